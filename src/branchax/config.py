@@ -1,0 +1,406 @@
+"""Every knob, as frozen dataclasses. This module imports no JAX, so that `--help` and every refusal are instant.
+
+A preset is a `Config` value (`presets.py`); a run is a preset with some fields replaced. `check` finds what is impossible
+before anything is compiled and says the field, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal
+
+from branchax.worlds.catalog import BRAX_BACKENDS, WORLDS
+
+
+class ConfigError(ValueError):
+    """A setting that cannot work. `str(error)` names the field, its value and what is allowed."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """The closed interval that a number must lie in; `None` is no bound. `above` makes the lower bound exclusive."""
+
+    low: float | None = None
+    high: float | None = None
+    above: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        low = -math.inf if self.low is None else self.low
+        high = math.inf if self.high is None else self.high
+        return math.isfinite(value) and (low < value if self.above else low <= value) and value <= high
+
+    def __str__(self) -> str:
+        low = "" if self.low is None else f"{'> ' if self.above else '>= '}{self.low:g}"
+        high = "" if self.high is None else f"<= {self.high:g}"
+        return " and ".join(part for part in (low, high) if part) or "a finite number"
+
+
+Count = Annotated[int, Range(1)]
+Natural = Annotated[int, Range(0)]
+Positive = Annotated[float, Range(0, above=True)]
+NonNegative = Annotated[float, Range(0)]
+Fraction = Annotated[float, Range(0, 1)]
+OptionalCount = Annotated[int | None, Range(1)]
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The dynamics model that rollouts are imagined in."""
+
+    kind: Literal["ensemble", "oracle"] = "ensemble"
+    """`ensemble` is learned; `oracle` is the simulator itself (no model error: what is left is the method's own)."""
+    members: Count = 7
+    """Networks in the ensemble."""
+    elites: Count = 5
+    """Members with the lowest holdout error; only they are imagined with."""
+    hidden: tuple[Count, ...] = (200, 200, 200, 200)
+    """Widths of each member's hidden layers."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the model."""
+    weight_decay: tuple[NonNegative, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)
+    """L2 penalty of each layer, first to last; the last value serves the layers that have none of their own."""
+    batch_size: Count = 256
+    """Rows in each member's minibatch."""
+    max_epochs: Count = 200
+    """Passes over the data after which a fit stops in any case."""
+    patience: Count = 5
+    """Passes without gain after which a member stops."""
+    min_gain: Fraction = 0.01
+    """The relative fall of the holdout error that counts as a gain."""
+    holdout_every: Annotated[int, Range(2)] = 5
+    """One row in so many is held out of training for as long as it is stored."""
+    termination: Literal["known", "learned", "none"] = "known"
+    """Where imagined episodes end: the world's own predicate (a world without one learns it), a learned head, nowhere."""
+    target: Literal["delta", "next_obs"] = "delta"
+    """What is regressed: the change of the observation, or the next observation itself."""
+    bound_margin: NonNegative = 0.1
+    """Predictions are clipped to the range of the real data, widened at both ends by this fraction of it."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """The branched rollouts that are imagined at the start of every epoch."""
+
+    start: Literal["replay", "initial"] = "replay"
+    """Where rollouts branch off: replayed real states (3.0), or fresh initial states of the world (2.0, 2.5)."""
+    horizon: Natural = 1
+    """Imagined steps per rollout; 0 imagines nothing, which makes the run model-free."""
+    horizon_end: OptionalCount = None
+    """With a ramp, the horizon at its end."""
+    ramp: tuple[Natural, Natural] = (0, 0)
+    """Env steps between which the horizon grows linearly from `horizon` to `horizon_end` (MBPO, appendix C)."""
+    per_step: Count = 400
+    """Rollouts per env step of the epoch."""
+    groups: Count = 10
+    """The rollouts are imagined in so many groups; each evaluates one member at a time, as one plain matrix product."""
+    parallel_groups: Count = 1
+    """Groups computed side by side. 1 is fastest on a CPU's caches; an accelerator wants all of them."""
+    propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
+    """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS, section 4.2)."""
+    keep_epochs: Count = 1
+    """Epochs that imagined data stays in the model buffer, at the largest horizon."""
+
+    def longest(self) -> int:
+        """The static bound on the horizon."""
+        return max(self.horizon, self.horizon_end or 0) if self.horizon else 0
+
+    def at(self, env_steps: int) -> int:
+        """The horizon after `env_steps` env steps: min(max(k0 + (t - a) / (b - a) (k1 - k0), k0), k1), rounded down."""
+        low, high = self.ramp
+        if self.horizon == 0 or self.horizon_end is None:
+            return self.horizon
+        share = float(env_steps >= high) if high <= low else min(max((env_steps - low) / (high - low), 0.0), 1.0)
+        return int(self.horizon + share * (self.horizon_end - self.horizon))
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """Soft actor-critic with twin critics and a learned temperature (Haarnoja et al. 2018, arXiv:1812.05905)."""
+
+    hidden: tuple[Count, ...] = (256, 256)
+    """Widths of the hidden layers of actor and critics."""
+    learning_rate: Positive = 3e-4
+    """Adam's step size for actor, critics and temperature."""
+    discount: Fraction = 0.99
+    """Gamma."""
+    tau: Annotated[float, Range(0, 1, above=True)] = 0.005
+    """Step of the Polyak average that the target critics follow."""
+    target_entropy: float | None = None
+    """Nats; the default is minus half the number of action entries."""
+    init_temperature: Positive = 0.1
+    """Alpha at the start."""
+    learn_temperature: bool = True
+    """Adjust alpha so that the policy's entropy stays at `target_entropy`."""
+    critic_layer_norm: bool = False
+    """LayerNorm after each hidden layer of the critics (keeps values bounded when updates are many)."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Every field can be set on the command line by its name."""
+
+    world: str = "brax/inverted_pendulum"
+    """Where the agent acts: see `branchax list`."""
+    backend: str = "generalized"
+    """Brax's physics backend. `spring` worlds hide part of their state, so no model of them can be accurate."""
+    episode_length: OptionalCount = None
+    """Steps until an episode is cut; the default is the world's own."""
+    parallel_worlds: Count = 1
+    """Real worlds stepped side by side."""
+    seed: Natural = 0
+    """The first seed."""
+    seeds: Count = 1
+    """Runs trained at once, with seeds `seed`, `seed + 1`, ..."""
+    env_steps: Count = 5_000
+    """Real steps in all, the exploration included."""
+    explore_steps: Count = 500
+    """Real steps with uniformly random actions before the first epoch."""
+    epoch_steps: Count = 250
+    """Real steps per epoch; an epoch fits the model, imagines, then alternates collecting and improving."""
+    collect_steps: Count = 1
+    """Real steps between two rounds of updates."""
+    updates_per_step: Positive = 10.0
+    """Gradient updates of the agent per real step."""
+    batch_size: Count = 256
+    """Transitions per update."""
+    real_fraction: Fraction = 0.05
+    """Share of each batch that is real; the rest is imagined."""
+    replay_capacity: OptionalCount = None
+    """Real transitions kept; the default keeps all."""
+    model: ModelConfig = field(default_factory=ModelConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    agent: SACConfig = field(default_factory=SACConfig)
+    eval_every: Count = 1
+    """Epochs between evaluations."""
+    eval_episodes: Count = 16
+    """Episodes per evaluation, run side by side with the policy's mode."""
+    checkpoint_every: Count = 5
+    """Epochs between checkpoints; the last epoch is always saved."""
+
+    # --- derived sizes -------------------------------------------------------------------------------------------------
+    @property
+    def model_free(self) -> bool:
+        """Whether nothing is imagined, so that no model is built at all."""
+        return self.rollout.horizon == 0
+
+    @property
+    def epochs(self) -> int:
+        """Epochs in the run."""
+        return max(0, -(-(self.env_steps - self.explore_steps) // self.epoch_steps))
+
+    @property
+    def real_rows(self) -> int:
+        """Real transitions in each batch (exact)."""
+        return self.batch_size if self.model_free else round(self.real_fraction * self.batch_size)
+
+    @property
+    def real_capacity(self) -> int:
+        """Rows of the real buffer, rounded up to whole holdout blocks."""
+        wanted = self.replay_capacity or self.explore_steps + self.epochs * self.epoch_steps
+        return -(-wanted // self.model.holdout_every) * self.model.holdout_every
+
+    @property
+    def rollouts(self) -> int:
+        """Imagined rollouts per epoch, rounded up to whole groups."""
+        wanted = self.rollout.per_step * self.epoch_steps
+        return -(-wanted // self.rollout.groups) * self.rollout.groups
+
+    @property
+    def imagined_capacity(self) -> int:
+        """Rows of the model buffer."""
+        return self.rollouts * self.rollout.longest() * self.rollout.keep_epochs
+
+    @property
+    def updates_per_round(self) -> int:
+        """Updates after each `collect_steps` real steps."""
+        return round(self.updates_per_step * self.collect_steps)
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """`" (did you mean a or b?)"` for the known names closest to `name`, or `""` when none is close."""
+    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(close)}?)" if close else ""
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` for the first setting that cannot work, before JAX is loaded."""
+    _check_ranges(config, "")
+    if config.world not in WORLDS:
+        raise ConfigError(f"world: {config.world!r} is unknown{nearest(config.world, WORLDS)}; `branchax list` shows all")
+    entry = WORLDS[config.world]
+    is_brax = config.world.startswith("brax/")
+    oracle = not config.model_free and config.model.kind == "oracle"
+    per_round = config.updates_per_step * config.collect_steps
+    rules: list[tuple[bool, str, Any, str]] = [
+        (not entry.refused, "world", config.world, f"another world: {entry.refused}"),
+        (not entry.discrete, "world", config.world, "a continuous world: this agent's actions are continuous"),
+        (
+            not is_brax or config.backend in BRAX_BACKENDS,
+            "backend",
+            config.backend,
+            ", ".join(BRAX_BACKENDS) + nearest(config.backend, BRAX_BACKENDS),
+        ),
+        (
+            config.env_steps > config.explore_steps,
+            "env_steps",
+            config.env_steps,
+            f"> explore_steps = {config.explore_steps}",
+        ),
+        (
+            config.explore_steps % config.parallel_worlds == 0,
+            "explore_steps",
+            config.explore_steps,
+            f"a multiple of parallel_worlds = {config.parallel_worlds}",
+        ),
+        (
+            config.collect_steps % config.parallel_worlds == 0,
+            "collect_steps",
+            config.collect_steps,
+            f"a multiple of parallel_worlds = {config.parallel_worlds}",
+        ),
+        (
+            config.epoch_steps % config.collect_steps == 0,
+            "epoch_steps",
+            config.epoch_steps,
+            f"a multiple of collect_steps = {config.collect_steps}",
+        ),
+        (
+            math.isclose(per_round, round(per_round)) and round(per_round) >= 1,
+            "updates_per_step",
+            config.updates_per_step,
+            f"a number whose product with collect_steps = {config.collect_steps} is whole and >= 1",
+        ),
+        (
+            config.batch_size <= config.real_capacity,
+            "batch_size",
+            config.batch_size,
+            f"<= the real buffer's capacity, {config.real_capacity}",
+        ),
+        (
+            config.real_capacity >= max(config.explore_steps, config.collect_steps),
+            "replay_capacity",
+            config.replay_capacity,
+            f">= explore_steps = {config.explore_steps} and >= collect_steps = {config.collect_steps}",
+        ),
+    ]
+    if config.model_free:
+        rules += [
+            (
+                config.real_fraction == 1.0,
+                "rollout.horizon",
+                0,
+                f">= 1, because real_fraction = {config.real_fraction:g} asks for imagined data (model-free: preset sac)",
+            ),
+            (config.rollout.horizon_end is None, "rollout.horizon_end", config.rollout.horizon_end, "unset at horizon 0"),
+        ]
+    else:
+        low, high = config.rollout.ramp
+        rules += [
+            (
+                config.model.elites <= config.model.members,
+                "model.elites",
+                config.model.elites,
+                f"<= model.members = {config.model.members}",
+            ),
+            (
+                config.real_rows < config.batch_size,
+                "real_fraction",
+                config.real_fraction,
+                "small enough to leave imagined rows in the batch (model-free: rollout.horizon 0)",
+            ),
+            (
+                oracle or config.explore_steps >= 2 * config.model.holdout_every,
+                "explore_steps",
+                config.explore_steps,
+                f">= {2 * config.model.holdout_every}, so that the first fit has rows to train on and to hold out",
+            ),
+            (
+                config.rollout.horizon_end is None or high > low,
+                "rollout.ramp",
+                config.rollout.ramp,
+                "two env-step counts in rising order when rollout.horizon_end is set",
+            ),
+            (
+                (config.rollout.horizon_end or config.rollout.horizon) >= config.rollout.horizon,
+                "rollout.horizon_end",
+                config.rollout.horizon_end,
+                f">= rollout.horizon = {config.rollout.horizon}",
+            ),
+            (
+                config.rollouts // config.rollout.groups * config.rollout.longest() <= config.imagined_capacity,
+                "rollout.keep_epochs",
+                config.rollout.keep_epochs,
+                "large enough for one epoch of rollouts",
+            ),
+            (
+                bool(config.model.weight_decay),
+                "model.weight_decay",
+                config.model.weight_decay,
+                "at least one value",
+            ),
+        ]
+    for holds, name, value, allowed in rules:
+        if not holds:
+            raise ConfigError(f"{name}: {value} is not possible; allowed: {allowed}")
+
+
+def _check_ranges(node: Any, path: str) -> None:
+    hints = typing.get_type_hints(type(node), include_extras=True)
+    for f in dataclasses.fields(node):
+        value, name = getattr(node, f.name), f"{path}{f.name}"
+        if dataclasses.is_dataclass(value):
+            _check_ranges(value, f"{name}.")
+        else:
+            _check_value(name, value, hints[f.name])
+
+
+def _check_value(name: str, value: Any, hint: Any) -> None:
+    limits, base = None, hint
+    if typing.get_origin(hint) is Annotated:
+        base, limits = hint.__origin__, next(m for m in hint.__metadata__ if isinstance(m, Range))
+    options = typing.get_args(base) if isinstance(base, types.UnionType) else (base,)
+    if typing.get_origin(base) is Literal:
+        if value not in typing.get_args(base):
+            choices = typing.get_args(base)
+            raise ConfigError(f"{name}: {value!r} is unknown{nearest(str(value), choices)}; allowed: {', '.join(choices)}")
+    elif typing.get_origin(base) is tuple:
+        inner = typing.get_args(base)
+        if not isinstance(value, (tuple, list)) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
+            raise ConfigError(f"{name}: {value!r} is not possible; allowed: {len(inner)} values")
+        for i, entry in enumerate(value):
+            _check_value(f"{name}[{i}]", entry, inner[0])
+    else:
+        kinds = tuple(float if o is float else o for o in options) + ((int,) if float in options else ())
+        if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in options):
+            wanted = " or ".join("none" if o is types.NoneType else o.__name__ for o in options)
+            raise ConfigError(f"{name}: {value!r} is not possible; allowed: {wanted}")
+        if limits is not None and value is not None and value not in limits:
+            raise ConfigError(f"{name}: {value} is not possible; allowed: {limits}")
+
+
+# --- saved beside every run, and read back ----------------------------------------------------------------------------------
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A JSON-ready dictionary of a config (tuples become lists)."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(kind: type, data: dict[str, Any], path: str = "") -> Any:
+    """The inverse of `to_dict`. Raises `ConfigError` for an unknown key, naming the nearest one."""
+    known = {f.name: f for f in dataclasses.fields(kind)}
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for name, value in data.items():
+        if name not in known:
+            raise ConfigError(f"{path}{name}: unknown field{nearest(name, known)}")
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = from_dict(typing.cast(type, hints[name]), value, f"{path}{name}.")
+        else:
+            values[name] = tuple(value) if isinstance(value, list) else value
+    return kind(**values)

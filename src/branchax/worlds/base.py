@@ -1,0 +1,76 @@
+"""The world protocol. Simulators, analytic systems and learned models all answer the same `step`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from branchax.types import Key, Transition
+
+Predicate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (obs [D], action [A], next_obs [D]) -> [] bool
+
+
+class WorldSpec(NamedTuple):
+    """The facts about a world that are known before anything is compiled."""
+
+    name: str
+    obs_size: int  # D
+    action_size: int  # A; continuous actions are scaled so that the actuators' range is [-1, 1]
+    episode_length: int  # steps after which an episode is truncated
+    discrete: bool = False
+    termination: Predicate | None = None  # None: no predicate is known, so a model has to learn when episodes end
+
+
+class WorldState(NamedTuple):
+    """A world between two steps."""
+
+    inner: Any  # the physics: whatever the world needs to go on
+    obs: jax.Array  # [D]
+    time: jax.Array  # [] int32, steps since the reset
+
+
+class World(NamedTuple):
+    """Two pure, unbatched functions; `jax.vmap` gives parallel worlds.
+
+    `step` never resets: `rollout` does, with a fresh key each time, after it has recorded the true `next_obs`.
+    """
+
+    spec: WorldSpec
+    reset: Callable[[Key], WorldState]
+    step: Callable[[Key, WorldState, jax.Array], tuple[WorldState, Transition]]
+
+
+def never(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
+    """The termination predicate of a world whose episodes end by the clock alone. Returns [] bool."""
+    del obs, action, next_obs
+    return jnp.zeros((), bool)
+
+
+def make_world(
+    spec: WorldSpec,
+    reset: Callable[[Key], tuple[Any, jax.Array]],
+    step: Callable[[Key, Any, jax.Array], tuple[Any, jax.Array, jax.Array, jax.Array]],
+) -> World:
+    """Builds a world from its physics alone; the clock, the time limit and the bookkeeping are added here.
+
+    Args:
+      spec: sizes, time limit and (where one is known) the termination predicate.
+      reset: `key -> (inner, obs [D])`, a fresh draw from the initial distribution.
+      step: `(key, inner, action [A]) -> (inner, obs [D], reward [], terminated [] bool)`.
+    """
+
+    def reset_world(key: Key) -> WorldState:
+        inner, obs = reset(key)
+        return WorldState(inner, obs, jnp.zeros((), jnp.int32))
+
+    def step_world(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
+        inner, obs, reward, terminated = step(key, state.inner, action)
+        time = state.time + 1
+        truncated = (time >= spec.episode_length) & ~terminated
+        transition = Transition(state.obs, action, reward, obs, terminated, truncated)
+        return WorldState(inner, obs, time), transition
+
+    return World(spec, reset_world, step_world)

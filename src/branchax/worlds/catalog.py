@@ -1,0 +1,40 @@
+"""The names of the worlds and the few facts needed before JAX is loaded (`--help`, `list`, checking a configuration)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Entry(NamedTuple):
+    """What `branchax list` shows of a world."""
+
+    about: str
+    discrete: bool = False
+    refused: str = ""  # why the world cannot be built, when it cannot
+
+
+BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
+
+WORLDS: dict[str, Entry] = {
+    "classic/pendulum": Entry("swing a pendulum up and hold it there"),
+    "classic/cartpole": Entry("swing-free balancing of a pole on a cart, continuous force"),
+    "classic/point_mass": Entry("push a damped point mass to the origin of the plane"),
+    "classic/lqr": Entry("linear dynamics, quadratic cost: optimal gain and value in closed form"),
+    "probe/constant_reward": Entry("one step, reward 1: Q = 1"),
+    "probe/observation": Entry("one step, reward equal to the observation: Q = obs"),
+    "probe/discounting": Entry("two steps, reward 1 at the second: Q = discount, then 1"),
+    "probe/action": Entry("one step, reward -(action - 1/2)^2: Q = reward, best action 1/2"),
+    "probe/time_limit": Entry("reward 1, cut by the clock after every step: Q = 1 / (1 - discount)"),
+    "brax/ant": Entry("four-legged locomotion"),
+    "brax/fast": Entry("Brax's own test world, no physics"),
+    "brax/halfcheetah": Entry("planar two-legged locomotion"),
+    "brax/hopper": Entry("planar one-legged hopping"),
+    "brax/humanoid": Entry("humanoid locomotion"),
+    "brax/humanoidstandup": Entry("humanoid getting up"),
+    "brax/inverted_pendulum": Entry("balance a pole on a cart"),
+    "brax/inverted_double_pendulum": Entry("balance two linked poles on a cart"),
+    "brax/pusher": Entry("push an object to a goal"),
+    "brax/reacher": Entry("reach a target with a two-link arm"),
+    "brax/swimmer": Entry("planar swimming in a viscous fluid"),
+    "brax/walker2d": Entry("planar two-legged walking"),
+}
