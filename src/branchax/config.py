@@ -14,7 +14,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from branchax.worlds.catalog import BRAX_BACKENDS, WORLDS
+from branchax.worlds.catalog import WORLDS
 
 
 class ConfigError(ValueError):
@@ -66,10 +66,12 @@ class ModelConfig:
     """L2 penalty of each layer, first to last; the last value serves the layers that have none of their own."""
     batch_size: Count = 256
     """Rows in each member's minibatch."""
-    max_epochs: Count = 200
-    """Passes over the data after which a fit stops in any case."""
+    round_steps: Count = 50
+    """Minibatches between two looks at the holdout error."""
+    max_rounds: Count = 40
+    """Rounds after which a fit stops in any case."""
     patience: Count = 5
-    """Passes without gain after which a member stops."""
+    """Rounds without gain after which a member stops."""
     min_gain: Fraction = 0.01
     """The relative fall of the holdout error that counts as a gain."""
     holdout_every: Annotated[int, Range(2)] = 5
@@ -240,10 +242,10 @@ def check(config: Config) -> None:
         (not entry.refused, "world", config.world, f"another world: {entry.refused}"),
         (not entry.discrete, "world", config.world, "a continuous world: this agent's actions are continuous"),
         (
-            not is_brax or config.backend in BRAX_BACKENDS,
+            not is_brax or config.backend in entry.backends,
             "backend",
             config.backend,
-            ", ".join(BRAX_BACKENDS) + nearest(config.backend, BRAX_BACKENDS),
+            ", ".join(entry.backends) + nearest(config.backend, entry.backends),
         ),
         (
             config.env_steps > config.explore_steps,

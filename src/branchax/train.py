@@ -1,36 +1,211 @@
-"""(interface only for now)"""
+"""A whole run as three pure functions over one state: `init`, `epoch` and `evaluate`.
+
+An epoch is fit -> imagine -> (collect -> improve) x n, as nested scans with static lengths (MBPO, algorithm 2):
+
+    fit       the model to all real data                                                    dynamics.fit
+    imagine   many short rollouts that branch off real states, into the model buffer        rollout, in the model's world
+    collect   a few real steps, into the replay buffer                                      rollout, in the real world
+    improve   the agent on batches with an exact share of real rows                         agent.update
+
+Everything that changes lives in `TrainState`: `vmap` over it trains seeds side by side, saving it resumes exactly.
+This module takes ready-made parts and knows no names; `build.py` makes the parts.
+"""
+
 from __future__ import annotations
+
 from collections.abc import Callable
 from typing import Any, NamedTuple
+
 import jax
-from branchax.types import Key, Metrics
-from branchax.worlds.base import WorldSpec
+import jax.numpy as jnp
+
+from branchax import replay
+from branchax.agents.base import Agent, Sources
+from branchax.config import Config
+from branchax.dynamics.base import Dynamics, assign_members
+from branchax.replay import Ring
+from branchax.rollout import episode_returns, finite, rollout
+from branchax.types import Key, Metrics, Row, Stream, Trajectory, Transition, stream
+from branchax.worlds.base import World, WorldSpec, WorldState
+
 
 class Counts(NamedTuple):
     """How much has been done; all [] int32."""
+
     env_steps: jax.Array
     model_steps: jax.Array
     updates: jax.Array
     epochs: jax.Array
 
+
 class Fault(NamedTuple):
-    """The first non-finite number that a real world returned. It never enters the buffer or the statistics."""
+    """The first non-finite number that a real world returned. Its row never enters the buffer, so no statistics either."""
+
     step: jax.Array  # [] int32, the env step; -1 while there is none
-    field: jax.Array  # [] int32, index into Transition._fields
+    field: jax.Array  # [] int32, index into `Transition._fields`
+
 
 class TrainState(NamedTuple):
-    key: Key
-    world: Any
-    real: Any
-    imagined: Any
+    """Everything a run needs to go on. `imagined` and `model` are `()` in a model-free run."""
+
+    key: Key  # [] the seed's root key; never advanced, every draw is `stream(key, component, count)`
+    world: WorldState  # [W, ...] the real worlds
+    real: Ring  # of `Row`
+    imagined: Ring | tuple[()]  # of `Transition`
     model: Any
     agent: Any
     counts: Counts
     fault: Fault
 
+
 class Program(NamedTuple):
     """A run as pure, unbatched functions; the host vmaps them over seeds and compiles them."""
+
     spec: WorldSpec
     init: Callable[[Key], TrainState]  # exploration included
     epoch: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]  # (state, horizon [] int32)
     evaluate: Callable[[Key, Any], Metrics]  # (key, state.agent) -> {"return": [N], "length": [N]}
+
+
+def make_program(config: Config, world: World, dynamics: Dynamics | None, agent: Agent) -> Program:
+    """Composes ready-made parts into a run; only sizes are read from `config`. `dynamics` is None in a model-free run."""
+    keeps_state = dynamics is not None and config.model.kind == "oracle"
+
+    def collect(key: Key, state: TrainState, act: Callable, steps: int) -> TrainState:
+        """`steps` real env steps over the parallel worlds, into the replay buffer."""
+        worlds, trajectory = rollout(
+            key, world, act, state.world, steps // config.parallel_worlds, restart=True
+        )
+        rows = Row(trajectory.transition, trajectory.state if keeps_state else None)
+        rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)  # [H, W, ...] -> [H W, ...], oldest first
+        return state._replace(
+            world=worlds,
+            real=replay.add(state.real, rows, finite(rows.transition)),
+            counts=state.counts._replace(env_steps=state.counts.env_steps + steps),
+            fault=first_fault(state.fault, state.counts.env_steps, rows.transition),
+        )
+
+    def init(key: Key) -> TrainState:
+        keys = jax.random.split(stream(key, Stream.WORLD), config.parallel_worlds)
+        worlds = jax.vmap(world.reset)(keys)
+        one = jax.eval_shape(world.step, key, jax.tree.map(lambda x: x[0], worlds), jnp.zeros(world.spec.action_size))
+        row = Row(one[1], one[0] if keeps_state else None)
+        zero = jnp.zeros((), jnp.int32)
+        state = TrainState(
+            key=key,
+            world=worlds,
+            real=replay.init(row, config.real_capacity),
+            imagined=() if dynamics is None else replay.init(row.transition, config.imagined_capacity),
+            model=() if dynamics is None else dynamics.init(stream(key, Stream.MODEL)),
+            agent=agent.init(stream(key, Stream.AGENT)),
+            # One array each: donated buffers must not be shared.
+            counts=Counts(*(jnp.copy(zero) for _ in Counts._fields)),
+            fault=Fault(zero - 1, jnp.copy(zero)),
+        )
+        return collect(stream(key, Stream.EXPLORE), state, uniform(world.spec), config.explore_steps)
+
+    def imagine(key: Key, state: TrainState, dynamics: Dynamics, horizon: jax.Array) -> tuple[Ring, Metrics]:
+        """Branches rollouts off real states (or initial ones) and stores their valid steps."""
+        groups, longest = config.rollout.groups, config.rollout.longest()
+        key_members, key_groups = jax.random.split(key)
+        members = assign_members(
+            key_members, dynamics.elites(state.model), groups, longest, config.rollout.propagation
+        )
+
+        def world_of(member: Any) -> World:
+            return dynamics.world(state.model, member)
+
+        def group(x: tuple[Key, Any]) -> Trajectory:
+            key_start, key_run = jax.random.split(x[0])
+            count = config.rollouts // groups
+            if config.rollout.start == "replay":
+                start = jax.vmap(dynamics.branch)(replay.sample(key_start, state.real, count))
+            else:
+                start = jax.vmap(world_of(None).reset)(jax.random.split(key_start, count))
+            act = lambda k, obs: agent.act(k, state.agent, obs)  # noqa: E731
+            model_world = world_of if members is not None else world_of(None)
+            return rollout(key_run, model_world, act, start, longest, context=x[1], horizon=horizon)[1]
+
+        keys = jax.random.split(key_groups, groups)
+        trajectory = jax.lax.map(group, (keys, members), batch_size=min(groups, config.rollout.parallel_groups))
+        rows, valid = jax.tree.map(
+            lambda x: x.reshape(-1, *x.shape[3:]), (trajectory.transition, trajectory.valid)
+        )  # [G, H, B, ...] -> [G H B, ...]
+        valid = valid & finite(rows)
+        assert isinstance(state.imagined, Ring)
+        steps = valid.sum()
+        share = jnp.maximum(steps, 1)
+        metrics = {
+            "imagine/steps": steps.astype(jnp.float32),
+            "imagine/length_mean": steps / config.rollouts,
+            "imagine/reward_mean": jnp.where(valid, rows.reward, 0.0).sum() / share,
+            "imagine/terminated": (valid & rows.terminated).sum() / share,
+            "imagine/obs_max": jnp.where(valid[:, None], jnp.abs(rows.next_obs), 0.0).max(),
+        }
+        return replay.add(state.imagined, rows, valid), metrics
+
+    def sources(state: TrainState) -> Sources:
+        """Where the agent's batches come from: exact shares of real and imagined rows."""
+        if dynamics is None:
+            return Sources(lambda key: replay.sample(key, state.real, config.batch_size).transition)
+        assert isinstance(state.imagined, Ring)
+        imagined = state.imagined
+        real = state.real._replace(data=state.real.data.transition)
+        return Sources(
+            lambda key: replay.sample_mixed(key, real, imagined, config.real_rows, config.batch_size)
+        )
+
+    def improve(key: Key, state: TrainState) -> tuple[TrainState, Metrics]:
+        """The updates that follow one round of collecting, as a scan."""
+        draws = sources(state)
+        count = config.updates_per_round
+        params, metrics = jax.lax.scan(
+            lambda params, k: agent.update(k, params, draws), state.agent, jax.random.split(key, count)
+        )
+        counts = state.counts._replace(updates=state.counts.updates + count)
+        return state._replace(agent=params, counts=counts), metrics
+
+    def collect_and_improve(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        act = lambda k, obs: agent.act(k, state.agent, obs)  # noqa: E731
+        state = collect(stream(state.key, Stream.COLLECT, state.counts.env_steps), state, act, config.collect_steps)
+        return improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state)
+
+    def epoch(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+        metrics: Metrics = {}
+        count = state.counts.epochs
+        if dynamics is not None:
+            model, fitted = dynamics.fit(stream(state.key, Stream.FIT, count), state.model, state.real)
+            state = state._replace(model=model)
+            imagined, dreamt = imagine(stream(state.key, Stream.IMAGINE, count), state, dynamics, horizon)
+            steps = dreamt["imagine/steps"].astype(jnp.int32)
+            counts = state.counts._replace(model_steps=state.counts.model_steps + steps)
+            state = state._replace(imagined=imagined, counts=counts)
+            metrics |= fitted | dreamt
+        rounds = config.epoch_steps // config.collect_steps
+        state, improved = jax.lax.scan(collect_and_improve, state, None, length=rounds)
+        metrics |= jax.tree.map(jnp.mean, improved)
+        state = state._replace(counts=state.counts._replace(epochs=count + 1))
+        return state, metrics
+
+    def evaluate(key: Key, params: Any) -> Metrics:
+        act = lambda _, obs: (agent.mode(params, obs), ())  # noqa: E731
+        total, length = episode_returns(key, world, act, config.eval_episodes)
+        return {"return": total, "length": length}
+
+    return Program(world.spec, init, epoch, evaluate)
+
+
+def uniform(spec: WorldSpec) -> Callable[[Key, jax.Array], tuple[jax.Array, Any]]:
+    """The exploring policy: every action entry uniform in [-1, 1]."""
+    return lambda key, obs: (jax.random.uniform(key, (spec.action_size,), minval=-1.0, maxval=1.0), ())
+
+
+def first_fault(fault: Fault, env_steps: jax.Array, rows: Transition) -> Fault:
+    """`fault`, or the first non-finite field among rows [N, ...] taken from step `env_steps` on."""
+    bad = jnp.stack([~finite(x) for x in rows], -1)  # [N, fields]: `finite` takes any pytree of rows
+    row, field = jnp.argmax(bad.any(-1)), jnp.argmax(bad, -1)
+    found = bad.any() & (fault.step < 0)
+    return Fault(
+        jnp.where(found, env_steps + row.astype(jnp.int32), fault.step),
+        jnp.where(found, field[row].astype(jnp.int32), fault.field),
+    )

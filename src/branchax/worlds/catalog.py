@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 
+BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
+
+
 class Entry(NamedTuple):
     """What `branchax list` shows of a world."""
 
     about: str
     discrete: bool = False
     refused: str = ""  # why the world cannot be built, when it cannot
+    backends: tuple[str, ...] = BRAX_BACKENDS  # what `backend` may be; worlds other than Brax's ignore it
 
-
-BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
 
 WORLDS: dict[str, Entry] = {
     "classic/pendulum": Entry("swing a pendulum up and hold it there"),
@@ -35,6 +37,6 @@ WORLDS: dict[str, Entry] = {
     "brax/inverted_double_pendulum": Entry("balance two linked poles on a cart"),
     "brax/pusher": Entry("push an object to a goal"),
     "brax/reacher": Entry("reach a target with a two-link arm"),
-    "brax/swimmer": Entry("planar swimming in a viscous fluid"),
+    "brax/swimmer": Entry("planar swimming in a viscous fluid", backends=("generalized",)),
     "brax/walker2d": Entry("planar two-legged walking"),
 }

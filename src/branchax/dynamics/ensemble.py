@@ -1,0 +1,170 @@
+"""A probabilistic ensemble: each member maps (obs, action) to a Gaussian over the change of the observation and the reward.
+
+Chua et al. 2018 (PETS, arXiv:1805.12114), section 4; Lakshminarayanan et al. 2017 for the negative log-likelihood:
+
+    -log p(y | x) = 1/2 sum_i [ (y_i - mean_i(x))^2 exp(-logvar_i(x)) + logvar_i(x) + log 2 pi ]
+
+Inputs, state targets and reward target are each standardised by the data's own mean and deviation, entry by entry, so
+that no scale drowns another in the loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from branchax import nn, normalize
+from branchax.config import ModelConfig
+from branchax.dynamics.base import Member
+from branchax.types import Key, Params, Transition
+from branchax.worlds.base import Predicate, World, WorldSpec, WorldState
+
+LOG_VAR_BOUNDS = (-10.0, 0.5)  # where the learned bounds start (PETS), in standardised units
+BOUND_WEIGHT = 0.01  # how strongly the bounds are drawn together (PETS)
+
+
+class Scales(NamedTuple):
+    """How raw numbers and the network's units relate; measured anew at each fit."""
+
+    inputs: normalize.Stats  # [D + A]
+    targets: normalize.Stats  # [D + 1], the state's and then the reward's
+    obs: normalize.Stats  # [D], for its range
+
+
+class Ensemble(NamedTuple):
+    """The state of an ensemble, each leaf of `params` and `optimizer` with a leading member axis [E, ...]."""
+
+    params: Params
+    optimizer: Params
+    scales: Scales
+    elites: jax.Array  # [n] int32
+
+
+class Prediction(NamedTuple):
+    """What one member says of one (obs, action), in standardised units."""
+
+    mean: jax.Array  # [D + 1]
+    log_var: jax.Array  # [D + 1]
+    logit: jax.Array  # [] of termination; only trained when termination is learned
+
+
+class ModelStep(NamedTuple):
+    """One imagined step, in the world's units."""
+
+    next_obs: jax.Array  # [D]
+    reward: jax.Array  # []
+    terminated: jax.Array  # [] bool
+
+
+def network(spec: WorldSpec, hidden: Sequence[int]) -> nn.Network:
+    """One member's trunk and heads: [D + A] -> means [D + 1], raw log-variances [D + 1], termination logit [1]."""
+    out = 2 * (spec.obs_size + 1) + 1
+    size = spec.obs_size + spec.action_size
+    return nn.mlp(size, hidden, out, activation=jax.nn.silu, kernel_init=nn.truncated_normal())
+
+
+def init_member(key: Key, net: nn.Network, spec: WorldSpec) -> Params:
+    """The parameters of one member; its log-variance bounds [D + 1] are learned with it."""
+    low, high = LOG_VAR_BOUNDS
+    size = spec.obs_size + 1
+    return {"net": net.init(key), "log_var_low": jnp.full(size, low), "log_var_high": jnp.full(size, high)}
+
+
+def inputs(obs: jax.Array, action: jax.Array) -> jax.Array:
+    """[..., D], [..., A] -> [..., D + A]."""
+    return jnp.concatenate([obs, action], -1)
+
+
+def targets(transition: Transition, target: str) -> jax.Array:
+    """[..., D + 1]: the change of the observation (or the next one), then the reward."""
+    state = transition.next_obs - transition.obs if target == "delta" else transition.next_obs
+    return jnp.concatenate([state, transition.reward[..., None]], -1)
+
+
+def predict(net: nn.Network, params: Params, x: jax.Array) -> Prediction:
+    """One member's Gaussian at standardised inputs x [..., D + A].
+
+    The raw log-variance is bounded softly: l <- high - softplus(high - l), then l <- low + softplus(l - low).
+    """
+    out = net.apply(params["net"], x)
+    size = (out.shape[-1] - 1) // 2
+    mean, raw, logit = out[..., :size], out[..., size : 2 * size], out[..., -1]
+    low, high = params["log_var_low"], params["log_var_high"]
+    log_var = high - jax.nn.softplus(high - raw)
+    log_var = low + jax.nn.softplus(log_var - low)
+    return Prediction(mean, log_var, logit)
+
+
+def negative_log_likelihood(prediction: Prediction, y: jax.Array) -> jax.Array:
+    """-log N(y; mean, exp(log_var)) summed over the entries of y [..., D + 1] -> [...]."""
+    square = (y - prediction.mean) ** 2 * jnp.exp(-prediction.log_var)
+    return 0.5 * jnp.sum(square + prediction.log_var + jnp.log(2 * jnp.pi), -1)
+
+
+def weight_penalty(params: Params, decay: Sequence[float]) -> jax.Array:
+    """1/2 sum over layers of decay_l |W_l|^2, biases left alone; the last decay serves the remaining layers. []."""
+    layers = [params["net"][f"layer_{i}"]["kernel"] for i in range(len(params["net"]))]
+    rates = [*decay, *[decay[-1]] * len(layers)]
+    return 0.5 * sum(rate * jnp.sum(w**2) for rate, w in zip(rates, layers, strict=False))
+
+
+def sample(
+    key: Key,
+    model: Ensemble,
+    net: nn.Network,
+    config: ModelConfig,
+    termination: Predicate | None,
+    obs: jax.Array,
+    action: jax.Array,
+    member: Member,
+) -> ModelStep:
+    """One imagined step from obs [D] under action [A]: unbatched, reparameterised, differentiable.
+
+    With a member, y = mean_e + exp(log_var_e / 2) noise; with `None`, the mean of the elites' means and no noise
+    (expectation propagation). Predictions stay inside the range of the data, widened by `bound_margin`.
+    """
+    x = normalize.apply(model.scales.inputs, inputs(obs, action))
+    key_noise, key_end = jax.random.split(key)
+    if member is None:
+        elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
+        each = jax.vmap(lambda params: predict(net, params, x))(elites)
+        z, chance = each.mean.mean(0), jax.nn.sigmoid(each.logit).mean()
+        ends = chance > 0.5
+    else:
+        one = predict(net, jax.tree.map(lambda leaf: leaf[member], model.params), x)
+        z = one.mean + jnp.exp(0.5 * one.log_var) * jax.random.normal(key_noise, one.mean.shape, one.mean.dtype)
+        ends = jax.random.bernoulli(key_end, jax.nn.sigmoid(one.logit))
+    y = normalize.clip(model.scales.targets, normalize.invert(model.scales.targets, z), config.bound_margin)
+    next_obs = obs + y[:-1] if config.target == "delta" else y[:-1]
+    next_obs = normalize.clip(model.scales.obs, next_obs, config.bound_margin)
+    terminated = ends if termination is None else termination(obs, action, next_obs)
+    return ModelStep(next_obs, y[-1], terminated)
+
+
+def as_world(
+    model: Ensemble,
+    member: Member,
+    net: nn.Network,
+    config: ModelConfig,
+    real: World,
+    termination: Predicate | None,
+) -> World:
+    """The world that one member (or the elites' mean) imagines. It starts where the real one does and has no clock."""
+
+    def reset(key: Key) -> WorldState:
+        return branch(real.reset(key).obs)
+
+    def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
+        out = sample(key, model, net, config, termination, state.obs, action, member)
+        transition = Transition(state.obs, action, out.reward, out.next_obs, out.terminated, jnp.zeros((), bool))
+        return WorldState((), out.next_obs, state.time + 1), transition
+
+    return World(real.spec, reset, step)
+
+
+def branch(obs: jax.Array) -> WorldState:
+    """The imagined world's state at a real observation [D]."""
+    return WorldState((), obs, jnp.zeros((), jnp.int32))

@@ -1,0 +1,180 @@
+"""Fitting the ensemble inside `jit`: bootstraps, a holdout for life, and early stopping member by member.
+
+As MBPO (Janner et al. 2019, and its code): minibatches of maximum likelihood until no member's holdout error falls by
+another 1 % within 5 looks at it; the 5 of 7 members with the lowest error are the elites. A look is taken after a fixed
+number of minibatches instead of after each pass over the data: a pass over the few rows of an early fit is too short for
+an error to fall by 1 %, and static lengths compile to plain loops.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from branchax import nn, normalize, replay
+from branchax.config import ModelConfig
+from branchax.dynamics import ensemble
+from branchax.dynamics.base import Dynamics
+from branchax.dynamics.ensemble import Ensemble, Scales
+from branchax.replay import Ring
+from branchax.types import Key, Metrics, Params, Transition
+from branchax.worlds.base import World
+
+HOLDOUT_CHUNK = 500  # holdout rows evaluated at a time
+
+
+class Progress(NamedTuple):
+    """The state of a fit between two rounds; leaves have a leading member axis [E, ...] but for `round`."""
+
+    params: Params
+    optimizer: optax.OptState
+    best_params: Params  # each member's own, from its own best round
+    best_error: jax.Array  # [E]
+    stale: jax.Array  # [E] int32, rounds since the error last fell by `min_gain`
+    round: jax.Array  # [] int32
+
+
+def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
+    """A probabilistic ensemble of `world` as `Dynamics`.
+
+    Termination is the world's own predicate when `config.termination` is "known" and the world has one; "known" without
+    a predicate, and "learned", train a Bernoulli head; "none" never terminates.
+    """
+    spec = world.spec
+    net = ensemble.network(spec, config.hidden)
+    optimizer = optax.apply_if_finite(optax.adam(config.learning_rate), max_consecutive_errors=2**31 - 1)
+    predicate = spec.termination if config.termination == "known" else None
+    if config.termination == "none":
+        predicate = lambda obs, action, next_obs: jnp.zeros((), bool)  # noqa: E731
+    learns_ends = predicate is None
+
+    def init(key: Key) -> Ensemble:
+        params = jax.vmap(lambda k: ensemble.init_member(k, net, spec))(jax.random.split(key, config.members))
+        scales = Scales(
+            normalize.unit(spec.obs_size + spec.action_size),
+            normalize.unit(spec.obs_size + 1),
+            normalize.unit(spec.obs_size),
+        )
+        return Ensemble(params, jax.vmap(optimizer.init)(params), scales, jnp.arange(config.elites))
+
+    def loss(params: Params, x: jax.Array, y: jax.Array, ended: jax.Array) -> jax.Array:
+        prediction = ensemble.predict(net, params, x)
+        value = ensemble.negative_log_likelihood(prediction, y).mean()
+        bounds = jnp.sum(params["log_var_high"]) - jnp.sum(params["log_var_low"])
+        value = value + ensemble.BOUND_WEIGHT * bounds + ensemble.weight_penalty(params, config.weight_decay)
+        if learns_ends:
+            value = value + optax.sigmoid_binary_cross_entropy(prediction.logit, ended).mean()
+        return value
+
+    def step(params: Params, opt_state: optax.OptState, *batch: jax.Array) -> tuple[Params, optax.OptState]:
+        updates, opt_state = optimizer.update(jax.grad(loss)(params, *batch), opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def prepare(scales: Scales, rows: Transition) -> tuple[jax.Array, jax.Array, jax.Array]:
+        x = normalize.apply(scales.inputs, ensemble.inputs(rows.obs, rows.action))
+        y = normalize.apply(scales.targets, ensemble.targets(rows, config.target))
+        return x, y, rows.terminated.astype(x.dtype)
+
+    def errors(params: Params, scales: Scales, ring: Ring) -> jax.Array:
+        """[E] mean squared error on the holdout, in variances of the targets (plus cross entropy if ends are learned)."""
+        _, count = replay.split_sizes(ring, config.holdout_every)
+
+        def chunk(i: jax.Array, total: jax.Array) -> jax.Array:
+            block = i * HOLDOUT_CHUNK + jnp.arange(HOLDOUT_CHUNK)
+            slot = replay.holdout_slot(jnp.minimum(block, count - 1), config.holdout_every)
+            x, y, ended = prepare(scales, replay.take(ring, slot).transition)
+
+            def member(params: Params) -> jax.Array:
+                prediction = ensemble.predict(net, params, x)
+                error = ((prediction.mean - y) ** 2).mean(-1)
+                if learns_ends:
+                    error = error + optax.sigmoid_binary_cross_entropy(prediction.logit, ended)
+                return jnp.where(block < count, error, 0.0).sum()
+
+            return total + jax.vmap(member)(params)
+
+        chunks = -(-count // HOLDOUT_CHUNK)
+        return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros(config.members)) / count
+
+    def fit(key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble, Metrics]:
+        scales = measure(ring, config.target)
+        train, _ = replay.split_sizes(ring, config.holdout_every)
+        # Each member's own bootstrap of the training rows, read round and round: its order is random already.
+        bootstrap = jax.random.randint(key, (config.members, replay.capacity(ring)), 0, train)
+
+        def one_round(progress: Progress) -> Progress:
+            first = progress.round * config.round_steps
+
+            def minibatch(carry: tuple[Params, optax.OptState], i: jax.Array) -> tuple[Any, None]:
+                place = ((first + i) * config.batch_size + jnp.arange(config.batch_size)) % train
+                rows = replay.take(ring, replay.train_slot(bootstrap[:, place], config.holdout_every)).transition
+                return jax.vmap(step)(*carry, *prepare(scales, rows)), None
+
+            start = progress.params, progress.optimizer
+            (params, opt_state), _ = jax.lax.scan(minibatch, start, jnp.arange(config.round_steps))
+            return keep_best(progress, params, opt_state, errors(params, scales, ring), config.min_gain)
+
+        def improving(progress: Progress) -> jax.Array:
+            return (progress.stale < config.patience).any() & (progress.round < config.max_rounds)
+
+        start = errors(model.params, scales, ring)
+        best = jnp.where(jnp.isfinite(start), start, jnp.inf)
+        stale, zero = jnp.zeros(config.members, jnp.int32), jnp.zeros((), jnp.int32)
+        progress = Progress(model.params, model.optimizer, model.params, best, stale, zero)
+        progress = jax.lax.while_loop(improving, one_round, progress)
+        order = jnp.argsort(progress.best_error)
+        elites = order[: config.elites].astype(jnp.int32)
+        metrics = {
+            "model/holdout_error": progress.best_error[elites].mean(),
+            "model/holdout_error_worst": progress.best_error.max(),
+            "model/fit_rounds": progress.round.astype(jnp.float32),
+            "model/skipped_steps": progress.optimizer.total_notfinite.sum().astype(jnp.float32),
+        }
+        return Ensemble(progress.best_params, progress.optimizer, scales, elites), metrics
+
+    return Dynamics(
+        init=init,
+        fit=fit,
+        elites=lambda model: model.elites,
+        world=lambda model, member: ensemble.as_world(model, member, net, config, world, predicate),
+        branch=lambda row: ensemble.branch(row.transition.obs),
+    )
+
+
+def measure(ring: Ring, target: str) -> Scales:
+    """The scales of all stored rows."""
+    rows = ring.data.transition
+    stored = jnp.arange(replay.capacity(ring)) < ring.size
+    both = jnp.concatenate([rows.obs, rows.next_obs])
+    return Scales(
+        normalize.measure(ensemble.inputs(rows.obs, rows.action), stored),
+        normalize.measure(ensemble.targets(rows, target), stored),
+        normalize.measure(both, jnp.concatenate([stored, stored])),
+    )
+
+
+def keep_best(
+    progress: Progress, params: Params, optimizer: optax.OptState, error: jax.Array, min_gain: float
+) -> Progress:
+    """The next `Progress` after a round that left `params` with holdout errors [E].
+
+    Each member keeps its own best parameters; an error that fell by less than the fraction `min_gain` counts as stale. A
+    member that ran out of patience may still better its best while others go on. NaN is never better.
+    """
+    better = error < progress.best_error
+    gained = error < progress.best_error * (1 - min_gain)
+
+    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
+        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+    return Progress(
+        params=params,
+        optimizer=optimizer,
+        best_params=jax.tree.map(choose, params, progress.best_params),
+        best_error=jnp.where(better, error, progress.best_error),
+        stale=jnp.where(gained, 0, progress.stale + 1),
+        round=progress.round + 1,
+    )

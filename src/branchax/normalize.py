@@ -1,0 +1,56 @@
+"""Mean, deviation and range of data, and the maps to and from standardised units."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+
+class Stats(NamedTuple):
+    """What is known of a batch of vectors. All [F]."""
+
+    mean: jax.Array
+    std: jax.Array
+    low: jax.Array
+    high: jax.Array
+
+
+def unit(size: int) -> Stats:
+    """The stats under which `apply` is the identity and nothing is out of range."""
+    zero, one, inf = jnp.zeros(size), jnp.ones(size), jnp.full(size, jnp.inf)
+    return Stats(zero, one, -inf, inf)
+
+
+def measure(x: jax.Array, mask: jax.Array) -> Stats:
+    """Stats of the rows of x [N, F] where mask [N] holds.
+
+    Entries that hardly vary keep a deviation of one, so that standardising never divides by (nearly) zero. The variance
+    is taken in a second pass around the mean: in float32, E[x^2] - E[x]^2 loses all digits for data far from zero.
+    """
+    keep = mask[:, None]
+    count = jnp.maximum(mask.sum(), 1).astype(x.dtype)
+    mean = jnp.where(keep, x, 0).sum(0) / count
+    variance = jnp.where(keep, (x - mean) ** 2, 0).sum(0) / count
+    std = jnp.sqrt(variance)
+    flat = std <= 1e-6 * jnp.maximum(jnp.abs(mean), 1.0)
+    low = jnp.where(keep, x, jnp.inf).min(0)
+    high = jnp.where(keep, x, -jnp.inf).max(0)
+    return Stats(mean, jnp.where(flat, 1.0, std), low, high)
+
+
+def apply(stats: Stats, x: jax.Array) -> jax.Array:
+    """x [..., F] in standard units."""
+    return (x - stats.mean) / stats.std
+
+
+def invert(stats: Stats, z: jax.Array) -> jax.Array:
+    """The inverse of `apply`."""
+    return z * stats.std + stats.mean
+
+
+def clip(stats: Stats, x: jax.Array, margin: float) -> jax.Array:
+    """x [..., F] clipped to the range of the data, widened at both ends by `margin` times its width."""
+    width = margin * (stats.high - stats.low)
+    return jnp.clip(x, stats.low - width, stats.high + width)

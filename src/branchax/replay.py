@@ -1,0 +1,91 @@
+"""A ring buffer over any pytree, as pure functions; donate the state and every write is in place.
+
+Which rows a model may train on is decided by the slot they are stored in: slots come in blocks of `holdout_every`, and a
+fixed hash picks one slot of each block to hold out. So a row is train or holdout for as long as it lives, however often a
+model is refitted, and both sets can be sampled with static shapes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from branchax.types import Key
+
+
+class Ring(NamedTuple):
+    """The last `C` rows written."""
+
+    data: Any  # pytree of [C, ...]
+    cursor: jax.Array  # [] int32, the slot written next
+    size: jax.Array  # [] int32, slots that hold a row
+
+
+def init(row: Any, capacity: int) -> Ring:
+    """An empty ring for rows shaped like `row` (arrays or `ShapeDtypeStruct`s); every leaf keeps its own dtype."""
+    data = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)
+    return Ring(data, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
+
+
+def capacity(ring: Ring) -> int:
+    """C."""
+    return jax.tree.leaves(ring.data)[0].shape[0]
+
+
+def add(ring: Ring, rows: Any, mask: jax.Array | None = None) -> Ring:
+    """Appends the rows [N, ...] where mask [N] holds, in order, over the oldest ones.
+
+    Raises:
+      ValueError: when N exceeds the capacity (two rows would claim one slot).
+    """
+    count, slots = jax.tree.leaves(rows)[0].shape[0], capacity(ring)
+    if count > slots:
+        raise ValueError(f"{count} rows do not fit into a ring of {slots}")
+    mask = jnp.ones(count, bool) if mask is None else mask
+    offset = jnp.cumsum(mask, dtype=jnp.int32)
+    # Rows that are masked out aim past the end, where scatter drops them.
+    slot = jnp.where(mask, (ring.cursor + offset - 1) % slots, slots + jnp.arange(count))
+    data = jax.tree.map(lambda d, r: d.at[slot].set(r.astype(d.dtype), mode="drop", unique_indices=True), ring.data, rows)
+    return Ring(data, (ring.cursor + offset[-1]) % slots, jnp.minimum(ring.size + offset[-1], slots))
+
+
+def take(ring: Ring, slot: jax.Array) -> Any:
+    """The rows in the given slots: [...] int -> pytree of [..., *row]."""
+    return jax.tree.map(lambda d: d[slot], ring.data)
+
+
+def sample(key: Key, ring: Ring, count: int) -> Any:
+    """`count` rows drawn uniformly with replacement from those stored; pytree of [count, ...]."""
+    return take(ring, jax.random.randint(key, (count,), 0, ring.size))
+
+
+def sample_mixed(key: Key, real: Ring, imagined: Ring, real_count: int, count: int) -> Any:
+    """`count` rows, exactly `real_count` of them real. The rings must hold rows of one structure."""
+    key_real, key_imagined = jax.random.split(key)
+    parts = sample(key_real, real, real_count), sample(key_imagined, imagined, count - real_count)
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
+
+
+# --- train and holdout --------------------------------------------------------------------------------------------------
+
+
+def split_sizes(ring: Ring, every: int) -> tuple[jax.Array, jax.Array]:
+    """Rows to train on and rows held out, [] int32 each. A block counts once all its slots hold a row."""
+    blocks = ring.size // every
+    return blocks * (every - 1), blocks
+
+
+def holdout_slot(block: jax.Array, every: int) -> jax.Array:
+    """The slot held out in each block [...] -> [...] int32: a multiplicative hash, so that no period of the data fits it."""
+    mixed = block.astype(jnp.uint32) * jnp.uint32(2654435761)
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(2246822519)
+    return block * every + ((mixed >> 16) % every).astype(jnp.int32)
+
+
+def train_slot(index: jax.Array, every: int) -> jax.Array:
+    """The slot of the `index`-th training row [...] -> [...] int32: the rows of a block without the one held out."""
+    block, rank = index // (every - 1), index % (every - 1)
+    slot = block * every + rank
+    return slot + (slot >= holdout_slot(block, every))

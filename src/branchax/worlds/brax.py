@@ -1,0 +1,91 @@
+"""Brax's environments as worlds (Freeman et al. 2021, arXiv:2106.13281). Brax is imported when the first one is built."""
+
+from __future__ import annotations
+
+import types
+import warnings
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from branchax.config import ConfigError, nearest
+from branchax.types import Key
+from branchax.worlds import terminations
+from branchax.worlds.base import World, WorldSpec, make_world
+from branchax.worlds.catalog import BRAX_BACKENDS, WORLDS
+
+
+def brax_world(name: str, backend: str = "generalized", episode_length: int | None = None) -> World:
+    """One of Brax's environments, with none of Brax's wrappers.
+
+    The wrappers overwrite the last observation of an episode with the next one's first, and restart every episode from one
+    cached state; here `next_obs` is the true one and every reset draws a fresh state. The world's `inner` is Brax's own
+    `State`, without its metrics. Any environment registered with Brax can be built; one that is not Brax's own has no
+    known termination predicate.
+
+    Args:
+      name: the name in Brax's registry, such as `"hopper"`.
+      backend: the physics: `"generalized"`, `"positional"`, `"spring"` or `"mjx"`. `spring` warns: its joints stretch and
+        the observation does not show it, so that a model of it keeps a one-step error however much data it sees.
+      episode_length: steps until an episode is truncated; the default is Brax's own, 1000 for every environment.
+
+    Raises:
+      ConfigError: the name is unknown, or the environment has no such backend.
+    """
+    entry = WORLDS.get(f"brax/{name}")
+    backends = entry.backends if entry else BRAX_BACKENDS
+    if backend not in backends:
+        allowed = ", ".join(backends) + nearest(backend, backends)
+        raise ConfigError(f"backend: {backend} is not possible for brax/{name}; allowed: {allowed}")
+
+    from brax import envs  # here, because the import takes seconds and most of the library can do without
+
+    if name not in envs._envs:
+        raise ConfigError(f"world: brax/{name} is unknown{nearest(name, envs._envs)}; `branchax list` shows all")
+    if name == "swimmer":
+        _mend_fluid()
+    if backend == "spring" and name != "fast":  # which has no physics
+        warnings.warn(
+            f"brax/{name}: the spring backend hides part of its state from the observation, so no model of it can be "
+            "accurate; generalized hides nothing",
+            stacklevel=2,
+        )
+    env = envs.get_environment(name, backend=backend)
+
+    # Both functions are jitted so that Brax, which takes longer to trace than the rest of an epoch together, is traced
+    # once and not again by every program that steps the world. It also keeps Brax from writing into the caller's state.
+    @jax.jit
+    def reset(key: Key) -> tuple[Any, jax.Array]:
+        state = env.reset(key).replace(metrics={})
+        state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)  # no weak types: see below
+        return state, state.obs
+
+    like, obs = jax.eval_shape(reset, jax.random.key(0))
+
+    @jax.jit
+    def step(key: Key, state: Any, action: jax.Array) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
+        del key  # the physics is deterministic
+        state = env.step(state, action).replace(metrics={})
+        # Some leaves come back weakly typed or as Python floats; a scan's carry must look as it did after the reset.
+        state = jax.tree.map(lambda leaf, first: jnp.asarray(leaf, first.dtype), state, like)
+        return state, state.obs, state.reward, state.done > 0.5
+
+    spec = WorldSpec(
+        name=f"brax/{name}",
+        obs_size=obs.shape[-1],
+        action_size=env.action_size,
+        episode_length=1000 if episode_length is None else episode_length,
+        termination=terminations.BRAX.get(name),
+    )
+    return make_world(spec, reset, step)
+
+
+def _mend_fluid() -> None:
+    """Gives `brax.fluid`, which only the swimmer uses, a `clip` that still takes `a_min` (removed from JAX in 0.10)."""
+    from brax import fluid
+
+    def clip(x: jax.Array, min: Any = None, max: Any = None, a_min: Any = None) -> jax.Array:
+        return jnp.clip(x, min if a_min is None else a_min, max)
+
+    fluid.jp = types.SimpleNamespace(**{**vars(jnp), "clip": clip})

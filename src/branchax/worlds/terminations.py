@@ -1,0 +1,78 @@
+"""When the episodes of Brax's environments end, as functions of what a model predicts.
+
+An imagined rollout has no simulator to ask, so these restate Brax's own conditions (0.14.2, each environment's default
+arguments) in terms of the observation. Strict and inclusive bounds, and what becomes of NaN, are as in Brax.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from branchax.worlds.base import Predicate, never
+
+
+def inverted_pendulum(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
+    """The pole leans by more than 0.2 rad. `next_obs [4]`: cart, pole, and their velocities. Returns [] bool."""
+    del obs, action
+    return jnp.abs(next_obs[1]) > 0.2
+
+
+def inverted_double_pendulum(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
+    """The tip of two poles of 0.6 m is at most 1 m above the cart. Returns [] bool.
+
+    `next_obs [8]`: cart, sin(q1, q2), cos(q1, q2), velocities, with q2 measured from the first pole; so the tip is at
+    y = 0.6 cos(q1) + 0.6 cos(q1 + q2).
+    """
+    del obs, action
+    sin1, sin2, cos1, cos2 = next_obs[1], next_obs[2], next_obs[3], next_obs[4]
+    return 0.6 * cos1 + 0.6 * (cos1 * cos2 - sin1 * sin2) <= 1.0
+
+
+def hopper(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
+    """The torso sinks to 0.7 m or leans by 0.2 rad, or any other entry reaches 100. Returns [] bool.
+
+    `next_obs [11]`: height, lean, three joints, six velocities. The observation clips velocities at 10, so of Brax's
+    bound of 100 on every state entry only the part on positions can be seen.
+    """
+    del obs, action
+    height, lean = next_obs[0], next_obs[1]
+    bounded = jnp.all(jnp.abs(next_obs[1:]) < 100.0)
+    return ~(bounded & (height > 0.7) & (height < jnp.inf) & (jnp.abs(lean) < 0.2))
+
+
+def walker2d(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
+    """The torso leaves heights of 0.8 to 2 m or leans by 1 rad. `next_obs [17]`: height, lean, ... Returns [] bool."""
+    del obs, action
+    height, lean = next_obs[0], next_obs[1]
+    return ~((height > 0.8) & (height < 2.0) & (jnp.abs(lean) < 1.0))
+
+
+def ant(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
+    """The torso leaves heights of 0.2 to 1 m. `next_obs [27]`: height, ... Returns [] bool."""
+    del obs, action
+    return (next_obs[0] < 0.2) | (next_obs[0] > 1.0)
+
+
+def humanoid(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
+    """The torso leaves heights of 1 to 2 m. `next_obs [244]`: height, ... Returns [] bool."""
+    del obs, action
+    return (next_obs[0] < 1.0) | (next_obs[0] > 2.0)
+
+
+# Every environment of Brax is listed, so that none is without a predicate by oversight. One whose end cannot be told from
+# its observation would be listed with None (a model then learns it); Brax has none such.
+BRAX: dict[str, Predicate | None] = {
+    "ant": ant,
+    "fast": never,
+    "halfcheetah": never,
+    "hopper": hopper,
+    "humanoid": humanoid,
+    "humanoidstandup": never,
+    "inverted_pendulum": inverted_pendulum,
+    "inverted_double_pendulum": inverted_double_pendulum,
+    "pusher": never,
+    "reacher": never,
+    "swimmer": never,
+    "walker2d": walker2d,
+}
