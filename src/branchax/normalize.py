@@ -19,8 +19,9 @@ class Stats(NamedTuple):
 
 def unit(size: int) -> Stats:
     """The stats under which `apply` is the identity and nothing is out of range."""
-    zero, one, inf = jnp.zeros(size), jnp.ones(size), jnp.full(size, jnp.inf)
-    return Stats(zero, one, -inf, inf)
+    zero, one = jnp.zeros(size), jnp.ones(size)
+    far = jnp.full(size, jnp.finfo(zero.dtype).max / 4)  # not infinite: a margin times an infinite width is NaN
+    return Stats(zero, one, -far, far)
 
 
 def measure(x: jax.Array, mask: jax.Array) -> Stats:

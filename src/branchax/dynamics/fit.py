@@ -26,12 +26,18 @@ from branchax.worlds.base import World
 HOLDOUT_CHUNK = 500  # holdout rows evaluated at a time
 
 
-class Progress(NamedTuple):
-    """The state of a fit between two rounds; leaves have a leading member axis [E, ...] but for `round`."""
+class Networks(NamedTuple):
+    """The members in training, each leaf with a leading member axis [E, ...]."""
 
     params: Params
     optimizer: optax.OptState
-    best_params: Params  # each member's own, from its own best round
+
+
+class Progress(NamedTuple):
+    """The state of a fit between two rounds."""
+
+    latest: Networks
+    best: Networks  # each member's own, from its own best round
     best_error: jax.Array  # [E]
     stale: jax.Array  # [E] int32, rounds since the error last fell by `min_gain`
     round: jax.Array  # [] int32
@@ -69,9 +75,9 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
             value = value + optax.sigmoid_binary_cross_entropy(prediction.logit, ended).mean()
         return value
 
-    def step(params: Params, opt_state: optax.OptState, *batch: jax.Array) -> tuple[Params, optax.OptState]:
-        updates, opt_state = optimizer.update(jax.grad(loss)(params, *batch), opt_state, params)
-        return optax.apply_updates(params, updates), opt_state
+    def step(member: Networks, *batch: jax.Array) -> Networks:
+        updates, state = optimizer.update(jax.grad(loss)(member.params, *batch), member.optimizer, member.params)
+        return Networks(optax.apply_updates(member.params, updates), state)
 
     def prepare(scales: Scales, rows: Transition) -> tuple[jax.Array, jax.Array, jax.Array]:
         x = normalize.apply(scales.inputs, ensemble.inputs(rows.obs, rows.action))
@@ -108,32 +114,30 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         def one_round(progress: Progress) -> Progress:
             first = progress.round * config.round_steps
 
-            def minibatch(carry: tuple[Params, optax.OptState], i: jax.Array) -> tuple[Any, None]:
+            def minibatch(members: Networks, i: jax.Array) -> tuple[Networks, None]:
                 place = ((first + i) * config.batch_size + jnp.arange(config.batch_size)) % train
                 rows = replay.take(ring, replay.train_slot(bootstrap[:, place], config.holdout_every)).transition
-                return jax.vmap(step)(*carry, *prepare(scales, rows)), None
+                return jax.vmap(step)(members, *prepare(scales, rows)), None
 
-            start = progress.params, progress.optimizer
-            (params, opt_state), _ = jax.lax.scan(minibatch, start, jnp.arange(config.round_steps))
-            return keep_best(progress, params, opt_state, errors(params, scales, ring), config.min_gain)
+            latest, _ = jax.lax.scan(minibatch, progress.latest, jnp.arange(config.round_steps))
+            return keep_best(progress, latest, errors(latest.params, scales, ring), config)
 
         def improving(progress: Progress) -> jax.Array:
             return (progress.stale < config.patience).any() & (progress.round < config.max_rounds)
 
-        start = errors(model.params, scales, ring)
-        best = jnp.where(jnp.isfinite(start), start, jnp.inf)
-        stale, zero = jnp.zeros(config.members, jnp.int32), jnp.zeros((), jnp.int32)
-        progress = Progress(model.params, model.optimizer, model.params, best, stale, zero)
+        start = Networks(model.params, model.optimizer)
+        error = errors(model.params, scales, ring)
+        error = jnp.where(jnp.isfinite(error), error, jnp.inf)
+        progress = Progress(start, start, error, jnp.zeros(config.members, jnp.int32), jnp.zeros((), jnp.int32))
         progress = jax.lax.while_loop(improving, one_round, progress)
-        order = jnp.argsort(progress.best_error)
-        elites = order[: config.elites].astype(jnp.int32)
+        elites = jnp.argsort(progress.best_error)[: config.elites].astype(jnp.int32)
         metrics = {
             "model/holdout_error": progress.best_error[elites].mean(),
             "model/holdout_error_worst": progress.best_error.max(),
             "model/fit_rounds": progress.round.astype(jnp.float32),
-            "model/skipped_steps": progress.optimizer.total_notfinite.sum().astype(jnp.float32),
+            "model/skipped_steps": progress.latest.optimizer.total_notfinite.sum().astype(jnp.float32),
         }
-        return Ensemble(progress.best_params, progress.optimizer, scales, elites), metrics
+        return Ensemble(*progress.best, scales, elites), metrics
 
     return Dynamics(
         init=init,
@@ -156,24 +160,22 @@ def measure(ring: Ring, target: str) -> Scales:
     )
 
 
-def keep_best(
-    progress: Progress, params: Params, optimizer: optax.OptState, error: jax.Array, min_gain: float
-) -> Progress:
-    """The next `Progress` after a round that left `params` with holdout errors [E].
+def keep_best(progress: Progress, latest: Networks, error: jax.Array, config: ModelConfig) -> Progress:
+    """The next `Progress` after a round that left the members `latest` with holdout errors [E].
 
-    Each member keeps its own best parameters; an error that fell by less than the fraction `min_gain` counts as stale. A
-    member that ran out of patience may still better its best while others go on. NaN is never better.
+    Each member keeps its own best parameters (and the optimiser's state that belongs to them) until its own patience is
+    over; what the others do never reaches it. An error that fell by less than the fraction `min_gain` is stale, and NaN is
+    never better.
     """
-    better = error < progress.best_error
-    gained = error < progress.best_error * (1 - min_gain)
+    better = (error < progress.best_error) & (progress.stale < config.patience)
+    gained = better & (error < progress.best_error * (1 - config.min_gain))
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
 
     return Progress(
-        params=params,
-        optimizer=optimizer,
-        best_params=jax.tree.map(choose, params, progress.best_params),
+        latest=latest,
+        best=jax.tree.map(choose, latest, progress.best),
         best_error=jnp.where(better, error, progress.best_error),
         stale=jnp.where(gained, 0, progress.stale + 1),
         round=progress.round + 1,

@@ -1,0 +1,149 @@
+"""Fitting: what is learned, who keeps what, and what a poisoned row can reach."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from branchax import replay
+from branchax.config import ModelConfig
+from branchax.dynamics import fit as fitting
+from branchax.dynamics.fit import Networks, Progress, keep_best, make_ensemble
+from branchax.types import Row, Transition
+from branchax.worlds.base import WorldSpec, make_world, never
+
+CONFIG = ModelConfig(members=3, elites=2, hidden=(32, 32), batch_size=64, round_steps=25, max_rounds=30, learning_rate=3e-3)
+COUNT = 400
+
+
+def linear_world(termination):
+    spec = WorldSpec("linear", 2, 1, 10, termination=termination)
+    return make_world(spec, lambda key: (jnp.zeros(2), jnp.zeros(2)), lambda *a: (a[1], a[1], jnp.zeros(()), jnp.zeros((), bool)))
+
+
+def data(noise=0.0):
+    """Linear dynamics, a reward a thousand times the state's scale, and episodes that end where obs 0 is positive."""
+    rng = np.random.default_rng(0)
+    obs, action = rng.normal(size=(COUNT, 2)), rng.uniform(-1, 1, size=(COUNT, 1))
+    delta = 0.1 * obs @ np.array([[0.5, -1.0], [1.0, 0.2]]) + 0.1 * action + noise * rng.normal(size=(COUNT, 2))
+    reward = 1_000 * obs[:, 0] - 500 * action[:, 0]
+    ended = obs[:, 0] > 0
+    t = Transition(obs, action, reward, obs + delta, ended, ~ended)
+    return jax.tree.map(lambda x: jnp.asarray(x, bool if x.dtype == bool else jnp.float32), t)
+
+
+def ring_of(transition, capacity=500):
+    rows = Row(transition)
+    return replay.add(replay.init(jax.tree.map(lambda x: x[0], rows), capacity), rows)
+
+
+DYNAMICS = make_ensemble(linear_world(never), CONFIG)
+FIT = jax.jit(DYNAMICS.fit)
+
+
+def test_learns_dynamics_and_reward_of_very_different_scales():
+    model, metrics = FIT(jax.random.key(0), DYNAMICS.init(jax.random.key(1)), ring_of(data()))
+    assert float(metrics["model/holdout_error"]) < 0.01  # in variances of the targets
+    assert float(metrics["model/skipped_steps"]) == 0
+    world = DYNAMICS.world(model, model.elites[0])
+    t = data()
+    keys = jax.random.split(jax.random.key(2), COUNT)
+    _, out = jax.vmap(world.step)(keys, jax.vmap(DYNAMICS.branch)(Row(t)), t.action)
+    for got, want in ((out.next_obs - out.obs, t.next_obs - t.obs), (out.reward, t.reward)):
+        assert float(((got - want) ** 2).mean() / want.var()) < 0.02
+    assert not bool(out.terminated.any())  # `never`
+
+
+def test_predicted_deviation_is_that_of_the_noise():
+    noise = 0.2
+    model, _ = FIT(jax.random.key(0), DYNAMICS.init(jax.random.key(1)), ring_of(data(noise)))
+    t = data(noise)
+    world = DYNAMICS.world(model, model.elites[0])
+    draws = jax.vmap(lambda k: world.step(k, DYNAMICS.branch(jax.tree.map(lambda x: x[0], Row(t))), t.action[0])[1].next_obs)
+    spread = draws(jax.random.split(jax.random.key(0), 2_000)).std(0)
+    np.testing.assert_allclose(spread, noise, rtol=0.35)
+
+
+def test_held_out_rows_are_never_trained_on():
+    """NaN in every held-out row reaches no gradient: all steps are taken, and the parameters stay finite."""
+    ring = ring_of(data())
+    slot = replay.holdout_slot(jnp.arange(COUNT // CONFIG.holdout_every), CONFIG.holdout_every)
+    poisoned = ring.data.transition._replace(reward=ring.data.transition.reward.at[slot].set(jnp.nan))
+    scales = fitting.measure(ring, CONFIG.target)
+    original, fitting.measure = fitting.measure, lambda *_: scales  # else the NaN would enter through the scales
+    try:
+        start = DYNAMICS.init(jax.random.key(1))
+        model, metrics = jax.jit(make_ensemble(linear_world(never), CONFIG).fit)(
+            jax.random.key(0), start, ring._replace(data=Row(poisoned))
+        )
+    finally:
+        fitting.measure = original
+    assert float(metrics["model/skipped_steps"]) == 0
+    # ... and an error that is NaN is never the best: what was there before is kept.
+    jax.tree.map(np.testing.assert_array_equal, model.params, start.params)
+
+
+def test_a_member_gone_nan_leaves_the_others_bit_equal():
+    start = DYNAMICS.init(jax.random.key(1))
+    broken = start._replace(params=jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), start.params))
+    ring = ring_of(data())
+    well, _ = FIT(jax.random.key(0), start, ring)
+    hurt, metrics = FIT(jax.random.key(0), broken, ring)
+    for member in (0, 2):
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[member], y[member]), well.params, hurt.params)  # noqa: B023
+    assert float(metrics["model/skipped_steps"]) > 0 and 1 not in hurt.elites
+
+
+def test_members_draw_their_own_minibatches():
+    """Members that start alike end apart."""
+    start = DYNAMICS.init(jax.random.key(1))
+    alike = start._replace(params=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), start.params))
+    model, _ = FIT(jax.random.key(0), alike, ring_of(data()))
+    w = np.asarray(model.params["net"]["layer_0"]["kernel"])
+    assert not np.allclose(w[0], w[1]) and not np.allclose(w[1], w[2])
+
+
+def test_each_member_keeps_the_parameters_of_its_own_best_round():
+    scores = np.array([[5.0, 3.0, 4.0], [4.0, 3.5, np.nan], [4.5, 1.0, 3.99], [3.0, 2.0, np.inf], [9.0, 9.0, 1.0]])
+    blank, config = jnp.zeros(3, jnp.int32), dataclasses.replace(CONFIG, patience=3)
+    members = Networks(jnp.zeros(3), jnp.zeros(3))
+    progress = Progress(members, members, jnp.full(3, jnp.inf), blank, jnp.zeros((), jnp.int32))
+    for number, error in enumerate(scores):
+        latest = Networks(jnp.full(3, float(number)), jnp.full(3, 10.0 * number))
+        progress = keep_best(progress, latest, jnp.asarray(error), config)
+        if number == 3:
+            np.testing.assert_array_equal(progress.stale, [0, 1, 3])  # 3.99 against 4 is no gain of 1 %
+    np.testing.assert_array_equal(progress.best.params, [3.0, 2.0, 2.0])  # the last member had stopped before its 1.0
+    np.testing.assert_array_equal(progress.best.optimizer, [30.0, 20.0, 20.0])
+    np.testing.assert_allclose(progress.best_error, [3.0, 1.0, 3.99])
+    assert int(progress.round) == 5
+
+
+def test_elites_are_the_members_with_the_lowest_error_and_fits_stop_early():
+    model, metrics = FIT(jax.random.key(0), DYNAMICS.init(jax.random.key(1)), ring_of(data(noise=0.3)))
+    assert float(metrics["model/fit_rounds"]) < CONFIG.max_rounds  # noise cannot be learned
+    assert float(metrics["model/holdout_error"]) <= float(metrics["model/holdout_error_worst"])
+    assert len(set(model.elites.tolist())) == 2
+
+
+@pytest.mark.parametrize(("termination", "mode"), [(None, "known"), (never, "learned")])
+def test_a_world_without_a_predicate_learns_one(termination, mode):
+    config = ModelConfig(members=2, elites=1, hidden=(32,), round_steps=50, max_rounds=20, termination=mode, learning_rate=3e-3)
+    dynamics = make_ensemble(linear_world(termination), config)
+    model, _ = jax.jit(dynamics.fit)(jax.random.key(0), dynamics.init(jax.random.key(1)), ring_of(data()))
+    t = data()
+    keys = jax.random.split(jax.random.key(2), COUNT)
+    step = jax.vmap(dynamics.world(model, model.elites[0]).step)
+    ended = step(keys, jax.vmap(dynamics.branch)(Row(t)), t.action)[1].terminated
+    clear = jnp.abs(t.obs[:, 0]) > 0.3  # nearer to the border the head is unsure, and its draws say so
+    assert float((ended == t.terminated)[clear].mean()) > 0.97
+
+
+def test_scales_are_those_of_the_stored_rows():
+    t = data()
+    scales = fitting.measure(ring_of(t), "delta")
+    np.testing.assert_allclose(scales.targets.std[-1], np.asarray(t.reward, np.float64).std(), rtol=1e-4)
+    np.testing.assert_allclose(scales.targets.std[:2], np.asarray(t.next_obs - t.obs, np.float64).std(0), rtol=1e-4)
+    np.testing.assert_array_equal(scales.obs.high, np.maximum(t.obs.max(0), t.next_obs.max(0)))

@@ -1,0 +1,29 @@
+"""The perceptron against a NumPy forward pass."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from branchax import nn
+
+
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_forward_equals_numpy(layer_norm):
+    net = nn.mlp(3, (5, 4), 2, layer_norm=layer_norm)
+    params = net.init(jax.random.key(0))
+    x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    h = x
+    for i in range(3):
+        h = h @ np.asarray(params[f"layer_{i}"]["kernel"]) + np.asarray(params[f"layer_{i}"]["bias"])
+        if i < 2:
+            if layer_norm:
+                h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-6)
+            h = np.maximum(h, 0)
+    np.testing.assert_allclose(net.apply(params, jnp.asarray(x)), h, rtol=2e-4, atol=1e-5)
+
+
+def test_truncated_normal_has_pets_deviation_and_no_tail():
+    w = nn.truncated_normal()(jax.random.key(0), (400, 300))
+    assert float(w.std()) == pytest.approx(0.5 / np.sqrt(400), rel=0.02)
+    assert float(jnp.abs(w).max()) < 2.4 * 0.5 / np.sqrt(400)

@@ -1,0 +1,46 @@
+"""Statistics against NumPy."""
+
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from branchax import normalize
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000), st.floats(0.1, 1.0), st.floats(-1e4, 1e4))
+def test_measure_equals_numpy_on_the_masked_rows(seed, keep, centre):
+    rng = np.random.default_rng(seed)
+    x = (centre + rng.normal(size=(40, 3)) * [1.0, 10.0, 100.0]).astype(np.float32)
+    mask = rng.random(40) < keep
+    mask[:2] = True
+    stats = normalize.measure(jnp.asarray(x), jnp.asarray(mask))
+    exact = x[mask].astype(np.float64)
+    np.testing.assert_allclose(stats.mean, exact.mean(0), rtol=1e-5, atol=1e-3)
+    moving = exact.std(0) > 1e-5 * np.maximum(abs(exact.mean(0)), 1)
+    np.testing.assert_allclose(np.asarray(stats.std)[moving], exact.std(0)[moving], rtol=1e-2)
+    np.testing.assert_array_equal(stats.low, x[mask].min(0))
+    np.testing.assert_array_equal(stats.high, x[mask].max(0))
+
+
+def test_rows_outside_the_mask_do_not_count_even_when_they_are_nan():
+    x = jnp.array([[1.0], [3.0], [jnp.nan]])
+    stats = normalize.measure(x, jnp.array([True, True, False]))
+    assert float(stats.mean[0]) == 2.0 and float(stats.std[0]) == 1.0
+
+
+def test_entries_that_do_not_vary_are_only_centred():
+    x = jnp.stack([jnp.full(10, 123.4), jnp.arange(10.0)], -1)
+    stats = normalize.measure(x, jnp.ones(10, bool))
+    assert float(stats.std[0]) == 1.0
+    np.testing.assert_allclose(normalize.apply(stats, x)[:, 0], 0.0, atol=1e-4)
+
+
+def test_invert_undoes_apply_and_clip_widens_the_range():
+    stats = normalize.Stats(*(jnp.array([v]) for v in (2.0, 4.0, -1.0, 3.0)))
+    x = jnp.array([[7.0]])
+    np.testing.assert_allclose(normalize.invert(stats, normalize.apply(stats, x)), x)
+    np.testing.assert_allclose(normalize.clip(stats, jnp.array([[-9.0], [1.0], [9.0]]), 0.25).ravel(), [-2.0, 1.0, 4.0])
+    np.testing.assert_array_equal(normalize.apply(normalize.unit(1), x), x)
+    np.testing.assert_array_equal(normalize.clip(normalize.unit(1), x, 0.0), x)

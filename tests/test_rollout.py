@@ -1,0 +1,120 @@
+"""The one scan: true next observations, fresh resets, masks, and horizons that cost nothing past their end."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from branchax.rollout import episode_returns, finite, rollout
+from branchax.worlds.base import WorldSpec, make_world
+
+
+def counter(limit=7, ends_at=1e9):
+    """A deterministic world: obs counts up by 1 + action from a random start; reward is the obs before the step."""
+    spec = WorldSpec("counter", 1, 1, limit)
+
+    def step(key, inner, action):
+        value = inner + 1.0 + action[0]
+        return value, value[None], inner, value >= ends_at
+
+    def reset(key):
+        value = jax.random.uniform(key)
+        return value, value[None]
+
+    return make_world(spec, reset, step)
+
+
+def still(key, obs):
+    return jnp.zeros(1), ()
+
+
+def starts(world, count, seed=0):
+    return jax.vmap(world.reset)(jax.random.split(jax.random.key(seed), count))
+
+
+def test_collecting_keeps_the_true_next_obs_on_every_row_and_resets_afresh():
+    world = counter(limit=4)
+    _, out = rollout(jax.random.key(1), world, still, starts(world, 3), 13, restart=True)
+    t = out.transition
+    np.testing.assert_allclose(t.next_obs, t.obs + 1.0)  # the last row of an episode too
+    truncated = np.asarray(t.truncated)
+    assert (truncated[3::4]).all() and truncated.sum() == 3 * 3 and out.valid.all()
+    begins = np.asarray(t.obs[4::4, :, 0])
+    assert begins.max() < 1.0 and len(np.unique(begins)) == begins.size  # every reset from a key of its own
+    carried = ~truncated[:-1]
+    np.testing.assert_allclose(np.asarray(t.obs)[1:][carried], np.asarray(t.next_obs)[:-1][carried])
+
+
+def test_termination_and_truncation_exclude_each_other():
+    world = counter(limit=4, ends_at=4.0)  # starts in [0, 1): terminated exactly when the clock runs out
+    _, out = rollout(jax.random.key(1), world, still, starts(world, 3), 4)
+    assert out.transition.terminated[-1].all() and not out.transition.truncated.any()
+
+
+def test_imagining_is_not_valid_past_a_termination():
+    world = counter(ends_at=3.0)
+    _, out = rollout(jax.random.key(1), world, still, starts(world, 5), 6)
+    terminated, valid = np.asarray(out.transition.terminated), np.asarray(out.valid)
+    assert valid[0].all() and not valid[-1].any()
+    for b in range(5):
+        first = terminated[:, b].argmax()
+        assert valid[: first + 1, b].all() and not valid[first + 1 :, b].any()
+
+
+def test_a_shortened_horizon_masks_the_rest_and_leaves_the_start_unchanged():
+    world = counter(limit=100)
+    run = jax.jit(lambda h: rollout(jax.random.key(3), world, still, starts(world, 4), 10, horizon=h))
+    full, short = run(jnp.int32(10)), run(jnp.int32(3))
+    assert short[1].valid[:3].all() and not short[1].valid[3:].any()
+    np.testing.assert_array_equal(short[1].transition.obs[:3], full[1].transition.obs[:3])
+    np.testing.assert_allclose(short[0].obs[:, 0], full[1].transition.obs[3, :, 0])
+    assert run._cache_size() == 1  # no recompile as the schedule moves
+
+
+def test_a_shortened_horizon_costs_nothing_even_under_vmap():
+    """The skipped steps stay a real branch: no `select` between a computed and a blank step."""
+    world = counter()
+    run = jax.vmap(lambda k, h: rollout(k, world, still, starts(world, 2), 10, horizon=h)[1].valid, in_axes=(0, None))
+    text = str(jax.make_jaxpr(run)(jax.random.split(jax.random.key(0), 3), jnp.int32(3)))
+    assert " cond[" in text
+
+
+def test_context_gives_each_step_its_own_world():
+    def world_of(gain):
+        base = counter()
+        return base._replace(step=lambda k, s, a: base.step(k, s, jnp.full(1, gain)))
+
+    gains = jnp.array([0.0, 10.0, 20.0])
+    _, out = rollout(jax.random.key(0), world_of, still, starts(counter(), 2), 3, context=gains)
+    np.testing.assert_allclose((out.transition.next_obs - out.transition.obs)[:, 0, 0], [1.0, 11.0, 21.0], rtol=1e-5)
+
+
+def test_same_key_same_bits_other_key_other_bits():
+    def noisy(key, obs):
+        return jax.random.normal(key, (1,)), ()
+
+    world = counter()
+    runs = [rollout(jax.random.key(k), world, noisy, starts(world, 2), 5)[1].transition.obs for k in (0, 0, 1)]
+    np.testing.assert_array_equal(runs[0], runs[1])
+    assert not np.allclose(runs[0], runs[2])
+    actions = rollout(jax.random.key(0), world, noisy, starts(world, 64), 5)[1].transition.action
+    assert len(np.unique(actions)) == actions.size  # no two draws share a key
+
+
+def test_episode_returns_equal_a_plain_loop():
+    world = counter(limit=23, ends_at=12.0)
+    returns, lengths = jax.jit(lambda k: episode_returns(k, world, still, 6, block=5))(jax.random.key(5))
+    begins = jax.vmap(world.reset)(jax.random.split(jax.random.split(jax.random.key(5))[0], 6)).obs[:, 0]
+    for begin, total, length in zip(np.asarray(begins), returns, lengths, strict=True):
+        value, expected, steps = float(begin), 0.0, 0
+        while steps < 23:
+            expected, steps, value = expected + value, steps + 1, value + 1
+            if value >= 12.0:
+                break
+        assert float(total) == np.float32(expected) or abs(float(total) - expected) < 1e-3
+        assert int(length) == steps
+
+
+def test_finite_looks_at_every_leaf_of_a_row():
+    rows = {"a": jnp.ones((3, 2)), "b": jnp.array([1.0, jnp.inf, 1.0]), "n": jnp.arange(3)}
+    rows["a"] = rows["a"].at[2, 1].set(jnp.nan)
+    np.testing.assert_array_equal(finite(rows), [True, False, False])
