@@ -21,7 +21,9 @@ MEMBERS, STD = 4, 0.05
 
 def constant_net():
     """A network whose parameters are its output: member e predicts a change of e + 1 and a reward of 10 (e + 1)."""
-    return nn.Network(init=lambda key: jnp.zeros(7), apply=lambda params, x: jnp.broadcast_to(params, (*x.shape[:-1], 7)))
+    return nn.Network(
+        init=lambda key: jnp.zeros(7), apply=lambda params, x: jnp.broadcast_to(params, (*x.shape[:-1], 7))
+    )
 
 
 def mock_model(elites=(3, 1), std=STD, logit=-50.0, size=100.0):
@@ -37,7 +39,9 @@ def mock_model(elites=(3, 1), std=STD, logit=-50.0, size=100.0):
 
 
 def imagine(members, model=None, horizon=3, batch=2_000, termination=None, config=None):
-    real = make_world(SPEC, lambda key: (jnp.zeros(2), jnp.zeros(2)), lambda *a: (a[1], a[1], jnp.zeros(()), jnp.zeros((), bool)))
+    real = make_world(
+        SPEC, lambda key: (jnp.zeros(2), jnp.zeros(2)), lambda *a: (a[1], a[1], jnp.zeros(()), jnp.zeros((), bool))
+    )
     model = mock_model() if model is None else model
 
     def world_of(member):
@@ -146,6 +150,13 @@ def test_one_step_is_differentiable_in_state_and_action():
 
 
 def test_targets_are_deltas_or_next_observations():
-    t = Transition(jnp.ones((1, 2)), jnp.zeros((1, 1)), jnp.array([7.0]), jnp.full((1, 2), 3.0), jnp.zeros(1, bool), jnp.zeros(1, bool))
+    t = Transition(
+        jnp.ones((1, 2)),
+        jnp.zeros((1, 1)),
+        jnp.array([7.0]),
+        jnp.full((1, 2), 3.0),
+        jnp.zeros(1, bool),
+        jnp.zeros(1, bool),
+    )
     np.testing.assert_array_equal(ensemble.targets(t, "delta"), [[2.0, 2.0, 7.0]])
     np.testing.assert_array_equal(ensemble.targets(t, "next_obs"), [[3.0, 3.0, 7.0]])

@@ -14,13 +14,17 @@ from branchax.dynamics.fit import Networks, Progress, keep_best, make_ensemble
 from branchax.types import Row, Transition
 from branchax.worlds.base import WorldSpec, make_world, never
 
-CONFIG = ModelConfig(members=3, elites=2, hidden=(32, 32), batch_size=64, round_steps=25, max_rounds=30, learning_rate=3e-3)
+CONFIG = ModelConfig(
+    members=3, elites=2, hidden=(32, 32), batch_size=64, round_steps=25, max_rounds=30, learning_rate=3e-3
+)
 COUNT = 400
 
 
 def linear_world(termination):
     spec = WorldSpec("linear", 2, 1, 10, termination=termination)
-    return make_world(spec, lambda key: (jnp.zeros(2), jnp.zeros(2)), lambda *a: (a[1], a[1], jnp.zeros(()), jnp.zeros((), bool)))
+    return make_world(
+        spec, lambda key: (jnp.zeros(2), jnp.zeros(2)), lambda *a: (a[1], a[1], jnp.zeros(()), jnp.zeros((), bool))
+    )
 
 
 def data(noise=0.0):
@@ -61,7 +65,9 @@ def test_predicted_deviation_is_that_of_the_noise():
     model, _ = FIT(jax.random.key(0), DYNAMICS.init(jax.random.key(1)), ring_of(data(noise)))
     t = data(noise)
     world = DYNAMICS.world(model, model.elites[0])
-    draws = jax.vmap(lambda k: world.step(k, DYNAMICS.branch(jax.tree.map(lambda x: x[0], Row(t))), t.action[0])[1].next_obs)
+    draws = jax.vmap(
+        lambda k: world.step(k, DYNAMICS.branch(jax.tree.map(lambda x: x[0], Row(t))), t.action[0])[1].next_obs
+    )
     spread = draws(jax.random.split(jax.random.key(0), 2_000)).std(0)
     np.testing.assert_allclose(spread, noise, rtol=0.35)
 
@@ -130,7 +136,9 @@ def test_elites_are_the_members_with_the_lowest_error_and_fits_stop_early():
 
 @pytest.mark.parametrize(("termination", "mode"), [(None, "known"), (never, "learned")])
 def test_a_world_without_a_predicate_learns_one(termination, mode):
-    config = ModelConfig(members=2, elites=1, hidden=(32,), round_steps=50, max_rounds=20, termination=mode, learning_rate=3e-3)
+    config = ModelConfig(
+        members=2, elites=1, hidden=(32,), round_steps=50, max_rounds=20, termination=mode, learning_rate=3e-3
+    )
     dynamics = make_ensemble(linear_world(termination), config)
     model, _ = jax.jit(dynamics.fit)(jax.random.key(0), dynamics.init(jax.random.key(1)), ring_of(data()))
     t = data()

@@ -115,7 +115,10 @@ def test_knobs_are_leaves_that_vmap_sweeps():
     update = jax.vmap(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: batch))[0])
     after = jax.jit(update)(swept)
     moved = [
-        max(float(jnp.abs(new[i] - old).max()) for new, old in zip(*map(jax.tree.leaves, (after.critics, params.critics)), strict=True))
+        max(
+            float(jnp.abs(new[i] - old).max())
+            for new, old in zip(*map(jax.tree.leaves, (after.critics, params.critics)), strict=True)
+        )
         for i in range(3)
     ]
     np.testing.assert_allclose(moved, rates, rtol=1e-2, atol=0)  # Adam's first step is the learning rate

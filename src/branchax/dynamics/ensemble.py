@@ -1,4 +1,4 @@
-"""A probabilistic ensemble: each member maps (obs, action) to a Gaussian over the change of the observation and the reward.
+"""A probabilistic ensemble: each member maps (obs, action) to a Gaussian over the change of the obs and the reward.
 
 Chua et al. 2018 (PETS, arXiv:1805.12114), section 4; Lakshminarayanan et al. 2017 for the negative log-likelihood:
 
@@ -68,9 +68,8 @@ def network(spec: WorldSpec, hidden: Sequence[int]) -> nn.Network:
 
 def init_member(key: Key, net: nn.Network, spec: WorldSpec) -> Params:
     """The parameters of one member; its log-variance bounds [D + 1] are learned with it."""
-    low, high = LOG_VAR_BOUNDS
-    size = spec.obs_size + 1
-    return {"net": net.init(key), "log_var_low": jnp.full(size, low), "log_var_high": jnp.full(size, high)}
+    low, high = (jnp.full(spec.obs_size + 1, bound, jnp.float32) for bound in LOG_VAR_BOUNDS)
+    return {"net": net.init(key), "log_var_low": low, "log_var_high": high}
 
 
 def inputs(obs: jax.Array, action: jax.Array) -> jax.Array:

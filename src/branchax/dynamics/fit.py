@@ -108,8 +108,10 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
     def fit(key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble, Metrics]:
         scales = measure(ring, config.target)
         train, _ = replay.split_sizes(ring, config.holdout_every)
-        # Each member's own bootstrap of the training rows, read round and round: its order is random already.
-        bootstrap = jax.random.randint(key, (config.members, replay.capacity(ring)), 0, train)
+        # Each member's own bootstrap of the training rows, read round and round: its order is random already. A key per
+        # member, because the draws must not depend on the capacity (a resumed run may have a larger one).
+        draw = lambda k: jax.random.randint(k, (replay.capacity(ring),), 0, train)  # noqa: E731
+        bootstrap = jax.vmap(draw)(jax.random.split(key, config.members))
 
         def one_round(progress: Progress) -> Progress:
             first = progress.round * config.round_steps

@@ -1,7 +1,9 @@
-"""Brax's environments as worlds (Freeman et al. 2021, arXiv:2106.13281). Brax is imported when the first one is built."""
+"""Brax's environments as worlds (Freeman et al. 2021, arXiv:2106.13281). Brax is imported when one is built."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import types
 import warnings
 from typing import Any
@@ -19,15 +21,15 @@ from branchax.worlds.catalog import BRAX_BACKENDS, WORLDS
 def brax_world(name: str, backend: str = "generalized", episode_length: int | None = None) -> World:
     """One of Brax's environments, with none of Brax's wrappers.
 
-    The wrappers overwrite the last observation of an episode with the next one's first, and restart every episode from one
-    cached state; here `next_obs` is the true one and every reset draws a fresh state. The world's `inner` is Brax's own
-    `State`, without its metrics. Any environment registered with Brax can be built; one that is not Brax's own has no
-    known termination predicate.
+    The wrappers overwrite the last observation of an episode with the next one's first, and restart every episode from
+    one cached state; here `next_obs` is the true one and every reset draws a fresh state. The world's `inner` is Brax's
+    own `State`, without its metrics. Any environment registered with Brax can be built; one that is not Brax's own has
+    no known termination predicate, and a few of Brax's own have none on some backends (`terminations.UNSEEN`).
 
     Args:
       name: the name in Brax's registry, such as `"hopper"`.
-      backend: the physics: `"generalized"`, `"positional"`, `"spring"` or `"mjx"`. `spring` warns: its joints stretch and
-        the observation does not show it, so that a model of it keeps a one-step error however much data it sees.
+      backend: the physics: `"generalized"`, `"positional"`, `"spring"` or `"mjx"`. `spring` warns: its joints stretch
+        and the observation does not show it, so that a model of it keeps a one-step error however much data it sees.
       episode_length: steps until an episode is truncated; the default is Brax's own, 1000 for every environment.
 
     Raises:
@@ -46,18 +48,17 @@ def brax_world(name: str, backend: str = "generalized", episode_length: int | No
     if name == "swimmer":
         _mend_fluid()
     if backend == "spring" and name != "fast":  # which has no physics
-        warnings.warn(
-            f"brax/{name}: the spring backend hides part of its state from the observation, so no model of it can be "
-            "accurate; generalized hides nothing",
-            stacklevel=2,
-        )
-    env = envs.get_environment(name, backend=backend)
+        _warn_of_spring()
+    with warnings.catch_warnings():
+        # Brax says each time that MJX is what is maintained now: nothing that a user of this library can mend.
+        warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
+        env = envs.get_environment(name, backend=backend)
 
-    # Both functions are jitted so that Brax, which takes longer to trace than the rest of an epoch together, is traced
-    # once and not again by every program that steps the world. It also keeps Brax from writing into the caller's state.
+    # Both functions are jitted so that Brax, which takes up to seconds to trace, is traced once and not again by every
+    # program that steps the world. It also keeps Brax from writing into the caller's state.
     @jax.jit
     def reset(key: Key) -> tuple[Any, jax.Array]:
-        state = env.reset(key).replace(metrics={})
+        state = dataclasses.replace(env.reset(key), metrics={})
         state = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.result_type(leaf)), state)  # no weak types: see below
         return state, state.obs
 
@@ -66,7 +67,7 @@ def brax_world(name: str, backend: str = "generalized", episode_length: int | No
     @jax.jit
     def step(key: Key, state: Any, action: jax.Array) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
         del key  # the physics is deterministic
-        state = env.step(state, action).replace(metrics={})
+        state = dataclasses.replace(env.step(state, action), metrics={})
         # Some leaves come back weakly typed or as Python floats; a scan's carry must look as it did after the reset.
         state = jax.tree.map(lambda leaf, first: jnp.asarray(leaf, first.dtype), state, like)
         return state, state.obs, state.reward, state.done > 0.5
@@ -76,9 +77,19 @@ def brax_world(name: str, backend: str = "generalized", episode_length: int | No
         obs_size=obs.shape[-1],
         action_size=env.action_size,
         episode_length=1000 if episode_length is None else episode_length,
-        termination=terminations.BRAX.get(name),
+        termination=terminations.known(name, backend),
     )
     return make_world(spec, reset, step)
+
+
+@functools.cache
+def _warn_of_spring() -> None:
+    """Once per process: a run builds its world more than once."""
+    warnings.warn(
+        "Brax's spring backend hides part of its state from the observation, so no model of it can be accurate; "
+        "generalized hides nothing",
+        stacklevel=3,
+    )
 
 
 def _mend_fluid() -> None:

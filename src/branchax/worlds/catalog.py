@@ -1,9 +1,8 @@
-"""The names of the worlds and the few facts needed before JAX is loaded (`--help`, `list`, checking a configuration)."""
+"""The names of the worlds and the few facts needed before JAX is loaded (`--help`, `list`, checking a config)."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
-
 
 BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
 

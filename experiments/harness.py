@@ -1,0 +1,50 @@
+"""What the experiments share: run a config once, read its curve, publish figures with their provenance."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from branchax.config import Config, to_dict
+from branchax.host import rundir, runlog
+from branchax.host.run import train
+
+RUNS, RESULTS = Path("runs/experiments"), Path("results")
+
+
+def run(config: Config, name: str) -> Path:
+    """Trains `config` in `runs/experiments/<name>`, or goes on there if it was interrupted; returns the directory."""
+    directory = RUNS / name
+    return train(config, directory, resume=(directory / rundir.CONFIG).exists())
+
+
+def curves(directory: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Env steps [T] and evaluation returns [T] of each seed of a run."""
+    rows = [row for row in runlog.read(directory / rundir.METRICS) if row.get(runlog.RETURN) is not None]
+    seeds = sorted({row["seed"] for row in rows})
+    return {
+        seed: tuple(np.array([[r["env_steps"], r[runlog.RETURN]] for r in rows if r["seed"] == seed]).T)  # type: ignore[misc]
+        for seed in seeds
+    }
+
+
+def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int = 3) -> float | None:
+    """The env steps at the first of `hold` evaluations in a row that reach `threshold`; None if there are none."""
+    good = np.convolve(returns >= threshold, np.ones(hold), "valid") == hold
+    return float(steps[good.argmax()]) if good.any() else None
+
+
+def publish(name: str, data: dict[str, Any], configs: dict[str, Config], directories: list[Path]) -> Path:
+    """Writes `results/<name>.json`: the data, the command, the configs, and where and with what each run was made."""
+    path = RESULTS / f"{name}.json"
+    made = {"command": "python " + " ".join(sys.argv), "environment": rundir.environment()}
+    runs = {}
+    for directory in directories:
+        rows = runlog.read(directory / rundir.METRICS)
+        runs[directory.name] = {"wall_s": rows[-1]["wall_s"], "seeds": sorted({row["seed"] for row in rows})}
+    settings = {key: to_dict(config) for key, config in configs.items()}
+    rundir.write_json(path, {**data, "made": made, "runs": runs, "configs": settings})
+    return path

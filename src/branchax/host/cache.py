@@ -1,0 +1,58 @@
+"""The persistent compilation cache: the second run of a configuration skips most of its compilation.
+
+Entries made for another CPU or another jaxlib can crash a process, so each combination has a directory of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+VARIABLE = "BRANCHAX_CACHE"  # another directory, or "off"
+
+
+def enable() -> Path | None:
+    """Switches the cache on and returns its directory; `None` when it is off or cannot be written.
+
+    A cache that was already configured (`JAX_COMPILATION_CACHE_DIR`) is left as it is.
+    """
+    import jax  # not above: the command line loads this module before it knows that JAX is needed
+
+    chosen = os.environ.get(VARIABLE, "")
+    if chosen.lower() == "off":
+        return None
+    if configured := getattr(jax.config, "jax_compilation_cache_dir", None):
+        return Path(configured)
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    root = Path(chosen) if chosen else home / "branchax" / "xla"
+    directory = root / f"{importlib.metadata.version('jaxlib')}-{_cpu_hash()}-{jax.default_backend()}"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return None
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    return directory
+
+
+def cpu_model() -> str:
+    """The processor's name, as far as the system tells it."""
+    return next((v for k, v in _cpu_lines() if k == "model name"), platform.processor() or platform.machine())
+
+
+def _cpu_lines() -> list[tuple[str, str]]:
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0]
+    except OSError:
+        return []
+    pairs = (line.partition(":") for line in text.splitlines())
+    return [(key.strip(), value.strip()) for key, _, value in pairs]
+
+
+def _cpu_hash() -> str:
+    facts = [platform.machine(), cpu_model(), *(v for k, v in _cpu_lines() if k in ("flags", "Features"))]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]

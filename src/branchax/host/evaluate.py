@@ -1,0 +1,58 @@
+"""Evaluation of a finished or interrupted run, from its last checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from branchax import build
+from branchax.config import Config, ConfigError, check, from_dict
+from branchax.host import cache, checkpoint, rundir, runlog
+from branchax.host.run import evaluate_at, load, seed_keys, summarise
+
+
+def evaluate(directory: str | Path, episodes: int | None = None) -> list[dict[str, Any]]:
+    """Runs episodes with the mode of the last saved policy; returns one record per seed.
+
+    With as many episodes as the run's own evaluations had, it repeats the last of them exactly: the start states follow
+    from the seed and the env step alone. The records are also written to `evaluations/<env_steps>.json`.
+
+    Args:
+      directory: a run's directory.
+      episodes: how many; by default the run's `eval_episodes`.
+
+    Raises:
+      ConfigError: when the directory holds no run, or nothing was saved in it yet.
+      CheckpointError: when the checkpoint cannot be read.
+    """
+    directory = Path(directory)
+    rundir.load_config(directory)
+    folder = directory / rundir.CHECKPOINTS
+    saved = checkpoint.steps(folder)
+    if not saved:
+        raise ConfigError(f"run: {directory} holds no checkpoint yet")
+    cache.enable()
+    config = from_dict(Config, checkpoint.note(folder, saved[-1])["config"])
+    config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
+    check(config)
+    program, keys = build.build(config), seed_keys(config)
+    state = load(directory, saved[-1], config, jax.eval_shape(jax.vmap(program.init), keys))
+    result = jax.jit(jax.vmap(evaluate_at(program)))(keys, state.counts.env_steps, state.agent)
+    numbers = summarise(result)
+    records = [
+        {
+            "seed": config.seed + i,
+            "env_steps": saved[-1],
+            "episodes": config.eval_episodes,
+            **{name: runlog.plain(values[i]) for name, values in numbers.items()},
+            "returns": [runlog.plain(x) for x in np.asarray(result["return"][i])],
+            "lengths": [runlog.plain(x) for x in np.asarray(result["length"][i])],
+        }
+        for i in range(config.seeds)
+    ]
+    rundir.write_json(directory / rundir.EVALUATIONS / f"{saved[-1]}.json", records)
+    return records

@@ -1,0 +1,82 @@
+"""`metrics.jsonl`: one JSON object a row, one row per epoch and seed, flushed as it is written.
+
+Every row has `seed`, `env_steps`, `model_steps`, `updates`, `epoch`, `wall_s`, `horizon` and the epoch's metrics
+("part/what"); after an evaluation it also has `eval/return_mean`, `eval/return_std` and `eval/length_mean`. Numbers
+that are not finite are written as `null`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+
+RETURN = "eval/return_mean"
+RETURN_SPREAD = "eval/return_std"
+LENGTH = "eval/length_mean"
+MODEL_ERROR = "model/holdout_error"
+
+Row = dict[str, Any]
+
+
+def plain(value: Any) -> int | float | None:
+    """A JSON-ready number; `None` for NaN and the infinities."""
+    value = np.asarray(value).item()
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def rows_of(
+    seeds: Iterable[int], counts: Mapping[str, Any], shared: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> list[Row]:
+    """One row per seed: `shared` numbers are in every row, `counts` and `metrics` are arrays [K], one entry each."""
+    counts, metrics = ({name: np.asarray(x) for name, x in arrays.items()} for arrays in (counts, metrics))
+    return [
+        {"seed": seed}
+        | {name: plain(x[i]) for name, x in counts.items()}
+        | {name: plain(x) for name, x in shared.items()}
+        | {name: plain(x[i]) for name, x in metrics.items()}
+        for i, seed in enumerate(seeds)
+    ]
+
+
+def read(path: Path) -> list[Row]:
+    """All rows. A last line that was cut off by a crash is left out.
+
+    Raises:
+      ValueError: for a broken line before the last, with its number.
+    """
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: not a JSON object: {line[:60]!r}") from error
+    return rows
+
+
+class Log:
+    """Appends rows to a file. With `keep`, the rows of later epochs are cut off first (they will be written again)."""
+
+    def __init__(self, path: Path, keep: int | None = None) -> None:
+        self.kept: list[Row] = []
+        if keep is not None:
+            self.kept = [row for row in read(path) if row["epoch"] <= keep]
+            draft = path.with_suffix(".tmp")
+            draft.write_text("".join(json.dumps(row) + "\n" for row in self.kept), encoding="utf-8")
+            draft.replace(path)
+        self._file: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Appends the rows and hands them to the system at once."""
+        self._file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()

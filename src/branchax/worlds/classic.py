@@ -1,0 +1,124 @@
+"""Classic control as pure, differentiable functions. Actions are in [-1, 1] and clipped there, as actuators do.
+
+Episode lengths are Gymnasium's where it has the task. (`lqr` is the exception to the clipping: see `worlds/lqr.py`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from branchax.types import Key
+from branchax.worlds.base import World, WorldSpec, make_world, never
+from branchax.worlds.lqr import lqr
+
+
+def pendulum(episode_length: int = 200) -> World:
+    """Gymnasium's Pendulum-v1: swing a pendulum up with a motor too weak to lift it, and hold it there.
+
+    With g = 10 m/s^2, m = 1 kg, l = 1 m, dt = 0.05 s and torque u = 2 clip(action, -1, 1) N m:
+
+        velocity' = clip(velocity + (3 g / (2 l) sin(angle) + 3 / (m l^2) u) dt, -8, 8)      [rad/s]
+        angle'    = angle + velocity' dt                                                    [rad, 0 is upright]
+        reward    = -(angle^2 + 0.1 velocity^2 + 0.001 u^2)           of the state before the step, |angle| <= pi
+
+    `obs [3]` is cos(angle), sin(angle), velocity; `action [1]`; episodes start anywhere, at up to 1 rad/s, and end only
+    by the clock.
+    """
+
+    def observe(state: jax.Array) -> jax.Array:
+        return jnp.stack([jnp.cos(state[0]), jnp.sin(state[0]), state[1]])
+
+    def reset(key: Key) -> tuple[jax.Array, jax.Array]:
+        state = jax.random.uniform(key, (2,), minval=-1.0) * jnp.array([jnp.pi, 1.0])
+        return state, observe(state)
+
+    def step(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        del key
+        angle, velocity = state[0], state[1]
+        torque = 2.0 * jnp.clip(action[0], -1.0, 1.0)
+        reward = -(angle**2 + 0.1 * velocity**2 + 0.001 * torque**2)
+        velocity = jnp.clip(velocity + (15.0 * jnp.sin(angle) + 3.0 * torque) * 0.05, -8.0, 8.0)
+        angle = angle + velocity * 0.05
+        state = jnp.stack([jnp.mod(angle + jnp.pi, 2 * jnp.pi) - jnp.pi, velocity])
+        return state, observe(state), reward, jnp.zeros((), bool)
+
+    return make_world(WorldSpec("classic/pendulum", 3, 1, episode_length, termination=never), reset, step)
+
+
+def cartpole_fell(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
+    """The cart is more than 2.4 m from the middle, or the pole leans by more than 12 degrees. Returns [] bool."""
+    del obs, action
+    return (jnp.abs(next_obs[0]) > 2.4) | (jnp.abs(next_obs[2]) > 12 * jnp.pi / 180)
+
+
+def cartpole(episode_length: int = 500) -> World:
+    """Gymnasium's CartPole-v1 (Barto, Sutton and Anderson 1983) with a continuous force.
+
+    A cart of M = 1 kg carries a pole of m = 0.1 kg and half-length l = 0.5 m. With F = 10 clip(action, -1, 1) N,
+
+        push    = (F + m l spin^2 sin(angle)) / (M + m)                                    g = 9.8 m/s^2
+        angular = (g sin(angle) - cos(angle) push) / (l (4/3 - m cos(angle)^2 / (M + m)))  [rad/s^2]
+        linear  = push - m l angular cos(angle) / (M + m)                                  [m/s^2]
+
+    in explicit Euler steps of 0.02 s. `obs [4]` is the cart's position [m] and velocity, the pole's angle [rad, 0 is
+    upright] and spin; `action [1]`. The reward is 1 at every step, the last one too, so it has no gradient of its own.
+    An episode starts within 0.05 of rest and terminates when pole or cart leaves its range (`cartpole_fell`).
+    """
+    gravity, mass, half_length, dt = 9.8, 0.1, 0.5, 0.02
+    total_mass = 1.0 + mass
+
+    def reset(key: Key) -> tuple[jax.Array, jax.Array]:
+        state = jax.random.uniform(key, (4,), minval=-0.05, maxval=0.05)
+        return state, state
+
+    def step(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        del key
+        _, velocity, angle, spin = state
+        sin, cos = jnp.sin(angle), jnp.cos(angle)
+        push = (10.0 * jnp.clip(action[0], -1.0, 1.0) + mass * half_length * spin**2 * sin) / total_mass
+        angular = (gravity * sin - cos * push) / (half_length * (4.0 / 3.0 - mass * cos**2 / total_mass))
+        linear = push - mass * half_length * angular * cos / total_mass
+        after = state + dt * jnp.stack([velocity, linear, spin, angular])
+        return after, after, jnp.ones_like(angle), cartpole_fell(state, action, after)
+
+    return make_world(WorldSpec("classic/cartpole", 4, 1, episode_length, termination=cartpole_fell), reset, step)
+
+
+def point_mass(episode_length: int = 200) -> World:
+    """Push a damped point of 1 kg to the origin of the plane and stop there.
+
+    With dt = 0.05 s and force u = clip(action, -1, 1) N, semi-implicit Euler steps of
+
+        velocity' = velocity + (u - 0.5 velocity) dt        position' = position + velocity' dt
+        reward    = -(|position|^2 + 0.1 |velocity|^2 + 0.01 |u|^2)                of the state before the step
+
+    `obs [4]` is position [m] and velocity [m/s], `action [2]`. Episodes start at rest in the square [-1, 1]^2 and end
+    only by the clock.
+    """
+
+    def reset(key: Key) -> tuple[jax.Array, jax.Array]:
+        position = jax.random.uniform(key, (2,), minval=-1.0, maxval=1.0)
+        state = jnp.concatenate([position, jnp.zeros_like(position)])
+        return state, state
+
+    def step(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        del key
+        position, velocity = state[:2], state[2:]
+        force = jnp.clip(action, -1.0, 1.0)
+        reward = -(position @ position + 0.1 * velocity @ velocity + 0.01 * force @ force)
+        velocity = velocity + 0.05 * (force - 0.5 * velocity)
+        after = jnp.concatenate([position + 0.05 * velocity, velocity])
+        return after, after, reward, jnp.zeros((), bool)
+
+    return make_world(WorldSpec("classic/point_mass", 4, 2, episode_length, termination=never), reset, step)
+
+
+CLASSIC: dict[str, Callable[..., World]] = {
+    "pendulum": pendulum,
+    "cartpole": cartpole,
+    "point_mass": point_mass,
+    "lqr": lqr,
+}

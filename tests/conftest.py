@@ -1,0 +1,118 @@
+"""What all tests share: the CPU, one compilation cache that outlives them, and a run small enough for unit tests."""
+
+import os
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["BRANCHAX_CACHE"] = str(Path(__file__).parents[1] / ".cache" / "jax")
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from branchax.host import cache
+
+cache.enable()
+
+
+@pytest.fixture
+def strict():
+    """JAX refuses implicit changes of rank and dtype. Not for all tests: Brax relies on both."""
+    with jax.numpy_rank_promotion("raise"), jax.numpy_dtype_promotion("strict"):
+        yield
+
+
+@pytest.fixture
+def toy_config():
+    """A valid configuration of 4 epochs of 10 steps; with `toy_program` it runs in about a second."""
+    from branchax.presets import preset
+
+    return replace(preset("sac", "classic/lqr"), env_steps=60, explore_steps=20, epoch_steps=10, batch_size=4)
+
+
+def replace(config, **changes):
+    """`dataclasses.replace` with dotted paths as `model__members`."""
+    import dataclasses
+
+    nested = {}
+    for name, value in changes.items():
+        head, _, rest = name.partition("__")
+        nested.setdefault(head, {})[rest] = value
+    return dataclasses.replace(
+        config,
+        **{
+            head: rest[""] if "" in rest else dataclasses.replace(getattr(config, head), **rest)
+            for head, rest in nested.items()
+        },
+    )
+
+
+def toy_program(config, fault_at=None, traces=None):
+    """A `Program` whose "agent" is a random walk: enough to test the host loop without any learning.
+
+    Its world returns NaN as the reward of env step `fault_at`. `traces` counts how often each function is traced.
+    """
+    from branchax import replay
+    from branchax.train import Counts, Fault, Program, TrainState
+    from branchax.types import Row, Stream, Transition, stream
+    from branchax.worlds.base import WorldSpec, WorldState
+
+    spec = WorldSpec(config.world, 2, 1, 5)
+    traces = {} if traces is None else traces
+
+    def rows(start, count):
+        at = start + jnp.arange(count)
+        zeros = jnp.zeros((count, 2))
+        return Row(
+            Transition(
+                zeros + at[:, None], zeros[:, :1], at * 1.0, zeros, jnp.zeros(count, bool), jnp.zeros(count, bool)
+            )
+        )
+
+    def add(state, count):
+        env_steps = state.counts.env_steps
+        fault = state.fault
+        if fault_at is not None:
+            hit = (env_steps <= fault_at) & (fault_at < env_steps + count) & (fault.step < 0)
+            fault = Fault(jnp.where(hit, fault_at, fault.step), jnp.where(hit, 2, fault.field))
+        counts = state.counts._replace(env_steps=env_steps + count)
+        return state._replace(real=replay.add(state.real, rows(env_steps, count)), counts=counts, fault=fault)
+
+    def init(key):
+        traces["init"] = traces.get("init", 0) + 1
+        zero = jnp.zeros((), jnp.int32)
+        row = jax.tree.map(lambda x: x[0], rows(zero, 1))
+        state = TrainState(
+            key,
+            WorldState((), jnp.zeros(2), zero + 0),
+            replay.init(row, config.real_capacity),
+            (),
+            (),
+            {"walk": jnp.zeros(3), "half": jnp.zeros((2,), jnp.bfloat16), "key": stream(key, Stream.AGENT)},
+            Counts(zero + 0, zero + 0, zero + 0, zero + 0),
+            Fault(zero - 1, zero + 0),
+        )
+        return add(state, config.explore_steps)
+
+    def epoch(state, horizon):
+        traces["epoch"] = traces.get("epoch", 0) + 1
+        key = stream(state.key, Stream.IMPROVE, state.counts.epochs)
+        seen = replay.sample(key, state.real, 8).transition.reward.mean()
+        agent = state.agent | {"walk": state.agent["walk"] + jax.random.normal(key, (3,)) + seen / 100}
+        counts = state.counts
+        counts = counts._replace(
+            epochs=counts.epochs + 1, updates=counts.updates + 7, model_steps=counts.model_steps + horizon
+        )
+        state = add(state._replace(agent=agent, counts=counts), config.epoch_steps)
+        return state, {
+            "policy/entropy": agent["walk"].mean(),
+            "critic/loss": jnp.nan,
+            "model/holdout_error": 1.0 / seen,
+        }
+
+    def evaluate(key, agent):
+        traces["evaluate"] = traces.get("evaluate", 0) + 1
+        noise = jax.random.normal(key, (config.eval_episodes,))
+        return {"return": agent["walk"].sum() + noise, "length": jnp.full(config.eval_episodes, 5)}
+
+    return Program(spec, init, epoch, evaluate)

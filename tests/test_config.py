@@ -1,0 +1,154 @@
+"""Every refusal of `config.check` names the field, the value and what is allowed."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from conftest import replace
+
+from branchax.config import Config, ConfigError, Range, RolloutConfig, check, from_dict, nearest, to_dict
+from branchax.presets import PRESETS, preset
+from branchax.worlds import catalog
+
+MBPO, SAC = preset("mbpo"), preset("sac")
+
+# (base, changes, what the message must contain)
+REFUSED = [
+    # ranges and types
+    (MBPO, {"seed": -1}, ["seed: -1", ">= 0"]),
+    (MBPO, {"seeds": 0}, ["seeds: 0", ">= 1"]),
+    (MBPO, {"env_steps": 2.5}, ["env_steps: 2.5", "int"]),
+    (MBPO, {"seeds": True}, ["seeds: True", "int"]),
+    (MBPO, {"world": 3}, ["world: 3", "str"]),
+    (MBPO, {"episode_length": 0}, ["episode_length: 0", ">= 1"]),
+    (MBPO, {"real_fraction": 1.5}, ["real_fraction: 1.5", ">= 0 and <= 1"]),
+    (MBPO, {"real_fraction": float("nan")}, ["real_fraction: nan"]),
+    (MBPO, {"agent__learning_rate": 0.0}, ["agent.learning_rate: 0", "> 0"]),
+    (MBPO, {"agent__learning_rate": float("inf")}, ["agent.learning_rate: inf"]),
+    (MBPO, {"agent__tau": 0.0}, ["agent.tau: 0", "> 0 and <= 1"]),
+    (MBPO, {"agent__target_entropy": "low"}, ["agent.target_entropy: 'low'", "float or none"]),
+    (MBPO, {"agent__learn_temperature": 1}, ["agent.learn_temperature: 1", "bool"]),
+    (MBPO, {"agent__hidden": (64, 0)}, ["agent.hidden[1]: 0", ">= 1"]),
+    (MBPO, {"model__holdout_every": 1}, ["model.holdout_every: 1", ">= 2"]),
+    (MBPO, {"model__weight_decay": (1e-4, -1.0)}, ["model.weight_decay[1]: -1", ">= 0"]),
+    (MBPO, {"model__kind": "ensembl"}, ["model.kind: 'ensembl'", "did you mean ensemble?", "ensemble, oracle"]),
+    (MBPO, {"rollout__propagation": "ts2"}, ["rollout.propagation: 'ts2'", "ts1, tsinf, mean"]),
+    (MBPO, {"rollout__ramp": (0, 1, 2)}, ["rollout.ramp: (0, 1, 2)", "2 values"]),
+    # names
+    (MBPO, {"world": "brax/hoper"}, ["world: 'brax/hoper'", "brax/hopper"]),
+    (MBPO, {"backend": "genralized"}, ["backend: genralized", "generalized, positional", "did you mean generalized"]),
+    # what does not go together
+    (MBPO, {"env_steps": 250}, ["env_steps: 250", "> explore_steps = 250"]),
+    (MBPO, {"parallel_worlds": 3, "collect_steps": 3}, ["explore_steps: 250", "parallel_worlds = 3"]),
+    (MBPO, {"parallel_worlds": 2}, ["collect_steps: 1", "parallel_worlds = 2"]),
+    (MBPO, {"collect_steps": 3}, ["epoch_steps: 250", "collect_steps = 3"]),
+    (MBPO, {"updates_per_step": 0.3}, ["updates_per_step: 0.3", "collect_steps = 1"]),
+    (MBPO, {"batch_size": 4001}, ["batch_size: 4001", "capacity, 4000"]),
+    (MBPO, {"batch_size": 200, "replay_capacity": 205}, ["replay_capacity: 205", "explore_steps = 250"]),
+    (SAC, {"real_fraction": 0.5}, ["rollout.horizon: 0", ">= 1"]),
+    (MBPO, {"rollout__horizon": 0}, ["rollout.horizon: 0", ">= 1"]),
+    (SAC, {"rollout__horizon_end": 3}, ["rollout.horizon_end: 3", "horizon 0"]),
+    (MBPO, {"model__elites": 8}, ["model.elites: 8", "<= model.members = 7"]),
+    (MBPO, {"real_fraction": 1.0}, ["real_fraction: 1.0", "imagined"]),
+    (MBPO, {"explore_steps": 9}, ["explore_steps: 9", ">= 10"]),
+    (MBPO, {"rollout__horizon_end": 5}, ["rollout.ramp: (0, 0)", "rising order"]),
+    (MBPO, {"rollout__horizon": 4, "rollout__horizon_end": 2, "rollout__ramp": (0, 9)}, ["_end: 2", "horizon = 4"]),
+    (MBPO, {"model__weight_decay": ()}, ["model.weight_decay: ()", "at least one"]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("base", "changes", "parts"), REFUSED, ids=[str(r[1]) for r in REFUSED])
+def test_refuses(base, changes, parts):
+    with pytest.raises(ConfigError) as refusal:
+        check(replace(base, **changes))
+    assert "\n" not in str(refusal.value)
+    for part in parts:
+        assert part in str(refusal.value)
+
+
+def test_refuses_what_the_catalog_says(monkeypatch):
+    worlds = {"a/discrete": catalog.Entry("", discrete=True), "a/broken": catalog.Entry("", refused="it is broken")}
+    monkeypatch.setattr("branchax.config.WORLDS", worlds)
+    with pytest.raises(ConfigError, match=r"world: a/discrete .* continuous"):
+        check(replace(MBPO, world="a/discrete"))
+    with pytest.raises(ConfigError, match=r"world: a/broken .* it is broken"):
+        check(replace(MBPO, world="a/broken"))
+
+
+def test_every_field_has_a_range_or_choices():
+    """A negative or absurd value of any numeric field is refused, or is a value that makes sense."""
+    for path, value in _leaves(MBPO):
+        if type(value) in (int, float):
+            with pytest.raises(ConfigError):
+                check(replace(MBPO, **{path.replace(".", "__"): -7}))
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_round_trip(name):
+    config = preset(name)
+    assert from_dict(Config, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_from_dict_names_the_nearest_field():
+    data = to_dict(MBPO)
+    data["model"]["membres"] = 3
+    with pytest.raises(ConfigError, match=r"model\.membres: unknown field \(did you mean members"):
+        from_dict(Config, data)
+
+
+def test_nearest():
+    assert nearest("memberz", ["members", "elites"]) == " (did you mean members?)"
+    assert nearest("xyz", ["members", "elites"]) == ""
+
+
+@pytest.mark.parametrize(
+    ("limits", "inside", "outside"),
+    [
+        (Range(1), [1, 10], [0, 0.5, float("inf"), float("nan")]),
+        (Range(0, above=True), [1e-9], [0, -1]),
+        (Range(0, 1), [0, 0.5, 1], [-0.1, 1.1]),
+        (Range(), [-3, 3], [float("nan")]),
+    ],
+)
+def test_range(limits, inside, outside):
+    assert all(x in limits for x in inside)
+    assert not any(x in limits for x in outside)
+
+
+@pytest.mark.parametrize(
+    ("k0", "k1", "a", "b"), [(1, 15, 20, 150), (1, 25, 20, 300), (2, 3, 0, 1), (1, 15, 5_000, 37_500)]
+)
+def test_horizon_follows_mbpo(k0, k1, a, b):
+    """MBPO, appendix C: min(max(x + (e - a) / (b - a) (y - x), x), y), rounded down."""
+    at = RolloutConfig(horizon=k0, horizon_end=k1, ramp=(a, b)).at
+    for t in np.unique(np.linspace(0, 2 * b, 301).astype(int)):
+        assert at(int(t)) == int(np.floor(np.clip(k0 + (t - a) / (b - a) * (k1 - k0), k0, k1) + 1e-9))
+    assert at(0) == k0
+    assert at(10 * b) == k1
+
+
+def test_horizon_without_a_schedule():
+    assert RolloutConfig(horizon=4).at(0) == RolloutConfig(horizon=4).at(10**6) == 4
+    assert RolloutConfig(horizon=0).at(10**6) == RolloutConfig(horizon=0).longest() == 0
+    assert RolloutConfig(horizon=1, horizon_end=9, ramp=(0, 5)).longest() == 9
+
+
+def test_derived_sizes():
+    config = replace(MBPO, env_steps=1001, explore_steps=251, epoch_steps=250, model__holdout_every=5)
+    assert config.epochs == 3
+    assert config.real_capacity == 1005  # 251 + 3 * 250, rounded up to whole blocks of 5
+    assert config.real_rows == round(0.05 * 256)
+    assert config.rollouts == 400 * 250
+    assert config.updates_per_round == 10
+    assert SAC.real_rows == SAC.batch_size
+    assert SAC.imagined_capacity == 0
+
+
+def _leaves(node, path=""):
+    for f in dataclasses.fields(node):
+        value = getattr(node, f.name)
+        if dataclasses.is_dataclass(value):
+            yield from _leaves(value, f"{path}{f.name}.")
+        else:
+            yield f"{path}{f.name}", value

@@ -1,0 +1,38 @@
+"""The presets are valid values, and a world's own settings reach them."""
+
+import pytest
+
+from branchax import presets
+from branchax.config import ConfigError, check
+from branchax.worlds.catalog import WORLDS
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_is_valid(name):
+    check(presets.preset(name))
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+@pytest.mark.parametrize("world", [name for name, entry in WORLDS.items() if not entry.discrete and not entry.refused])
+def test_is_valid_on_every_world(name, world):
+    config = presets.preset(name, world)
+    assert config.world == world
+    check(config)
+
+
+def test_each_says_what_it_is():
+    assert presets.ABOUT.keys() == presets.PRESETS.keys()
+
+
+def test_unknown_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"preset: 'mbop' is unknown \(did you mean mbpo.*\); known: mbpo, "):
+        presets.preset("mbop")
+
+
+def test_sac_is_model_free_and_mbpo_is_not():
+    assert presets.PRESETS["sac"].model_free
+    assert not presets.PRESETS["mbpo"].model_free
+
+
+def test_world_settings_name_known_worlds():
+    assert presets.WORLD_SETTINGS.keys() <= WORLDS.keys()
