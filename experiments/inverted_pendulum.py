@@ -2,7 +2,7 @@
 
 Each seed is a run of its own, as `make train SEED=n` makes it. The score is the mean of the last three evaluations.
 
-    python experiments/inverted_pendulum.py              # about 2 minutes a seed on a 2-core CPU
+    python -m experiments.inverted_pendulum    # about 2 minutes a seed on a 2-core CPU
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ SEEDS, THRESHOLD = (0, 1, 2), 950.0
 def main() -> None:
     """Runs, scores, publishes."""
     base = preset("mbpo", "brax/inverted_pendulum")
-    directories = [run(dataclasses.replace(base, seed=seed), f"brax_inverted_pendulum_mbpo_s{seed}_1") for seed in SEEDS]
+    directories = [
+        run(dataclasses.replace(base, seed=seed), f"brax_inverted_pendulum_mbpo_s{seed}_1") for seed in SEEDS
+    ]
     scores = {}
     for seed, directory in zip(SEEDS, directories, strict=True):
         steps, returns = curves(directory)[seed]

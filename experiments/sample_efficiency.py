@@ -3,7 +3,7 @@
 Both learners are the same code with the same networks and the same number of updates per real step; `sac` imagines
 nothing. A seed has solved a world at the first of three evaluations in a row that reach the threshold.
 
-    python experiments/sample_efficiency.py              # both worlds, 5 seeds each, on a 2-core CPU in about half an hour
+    python -m experiments.sample_efficiency    # both worlds, 5 seeds each
 """
 
 from __future__ import annotations
@@ -33,10 +33,7 @@ def main() -> None:
             pair.append(run(config, f"{short}_{name}"))
         plots.curve(pair, RESULTS / f"sample_efficiency_{short}.png")
         directories += pair
-        solved = [
-            [steps_to(*curve, threshold) for curve in curves(directory).values()]
-            for directory in pair
-        ]
+        solved = [[steps_to(*curve, threshold) for curve in curves(directory).values()] for directory in pair]
         # A seed that never solved it counts with the whole budget: a lower bound for sac, and unfair to mbpo only.
         means = [
             float(np.mean([budget if s is None else s for s in steps]))

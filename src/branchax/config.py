@@ -1,7 +1,7 @@
 """Every knob, as frozen dataclasses. This module imports no JAX, so that `--help` and every refusal are instant.
 
-A preset is a `Config` value (`presets.py`); a run is a preset with some fields replaced. `check` finds what is impossible
-before anything is compiled and says the field, its value and what is allowed.
+A preset is a `Config` value (`presets.py`); a run is a preset with some fields replaced. `check` finds what is
+impossible before anything is compiled and says the field, its value and what is allowed.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class ModelConfig:
     holdout_every: Annotated[int, Range(2)] = 5
     """One row in so many is held out of training for as long as it is stored."""
     termination: Literal["known", "learned", "none"] = "known"
-    """Where imagined episodes end: the world's own predicate (a world without one learns it), a learned head, nowhere."""
+    """Where imagined episodes end: the world's predicate (a world without one learns it), a learned head, nowhere."""
     target: Literal["delta", "next_obs"] = "delta"
     """What is regressed: the change of the observation, or the next observation itself."""
     bound_margin: NonNegative = 0.1
@@ -184,7 +184,8 @@ class Config:
     checkpoint_every: Count = 5
     """Epochs between checkpoints; the last epoch is always saved."""
 
-    # --- derived sizes -------------------------------------------------------------------------------------------------
+    # --- derived sizes ---
+
     @property
     def model_free(self) -> bool:
         """Whether nothing is imagined, so that no model is built at all."""
@@ -233,7 +234,9 @@ def check(config: Config) -> None:
     """Raises `ConfigError` for the first setting that cannot work, before JAX is loaded."""
     _check_ranges(config, "")
     if config.world not in WORLDS:
-        raise ConfigError(f"world: {config.world!r} is unknown{nearest(config.world, WORLDS)}; `branchax list` shows all")
+        raise ConfigError(
+            f"world: {config.world!r} is unknown{nearest(config.world, WORLDS)}; `branchax list` shows all"
+        )
     entry = WORLDS[config.world]
     is_brax = config.world.startswith("brax/")
     oracle = not config.model_free and config.model.kind == "oracle"
@@ -296,9 +299,15 @@ def check(config: Config) -> None:
                 config.real_fraction == 1.0,
                 "rollout.horizon",
                 0,
-                f">= 1, because real_fraction = {config.real_fraction:g} asks for imagined data (model-free: preset sac)",
+                f">= 1, because real_fraction = {config.real_fraction:g} asks for imagined data"
+                " (model-free: preset sac)",
             ),
-            (config.rollout.horizon_end is None, "rollout.horizon_end", config.rollout.horizon_end, "unset at horizon 0"),
+            (
+                config.rollout.horizon_end is None,
+                "rollout.horizon_end",
+                config.rollout.horizon_end,
+                "unset at horizon 0",
+            ),
         ]
     else:
         low, high = config.rollout.ramp
@@ -369,7 +378,9 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     if typing.get_origin(base) is Literal:
         if value not in typing.get_args(base):
             choices = typing.get_args(base)
-            raise ConfigError(f"{name}: {value!r} is unknown{nearest(str(value), choices)}; allowed: {', '.join(choices)}")
+            raise ConfigError(
+                f"{name}: {value!r} is unknown{nearest(str(value), choices)}; allowed: {', '.join(choices)}"
+            )
     elif typing.get_origin(base) is tuple:
         inner = typing.get_args(base)
         if not isinstance(value, (tuple, list)) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
@@ -385,7 +396,7 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
             raise ConfigError(f"{name}: {value} is not possible; allowed: {limits}")
 
 
-# --- saved beside every run, and read back ----------------------------------------------------------------------------------
+# --- saved beside every run, and read back ---
 
 
 def to_dict(config: Any) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Action distributions as values: a few pure functions of a parameter vector.
 
-`Distribution.sample` returns the log-probability with the sample, because for squashed distributions it is only accurate
-when computed from the value before the squashing.
+`Distribution.sample` returns the log-probability with the sample, because for squashed distributions it is only
+accurate when computed from the value before the squashing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def mean_and_log_std(params: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 
 def log_tanh_slope(u: jax.Array) -> jax.Array:
-    """log(d tanh(u) / du) = log(1 - tanh(u)^2), elementwise, without the cancellation: 2 (log 2 - u - softplus(-2u))."""
+    """log(d tanh(u) / du) = log(1 - tanh(u)^2), elementwise: 2 (log 2 - u - softplus(-2u)) cancels no digits."""
     return 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))
 
 
@@ -59,7 +59,7 @@ def _tanh_normal_log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
     return jnp.sum(normal_log_density(u, mean, log_std) - log_tanh_slope(u), -1)
 
 
-# a = tanh(u), u ~ N(mean, std): log pi(a) = sum_i log N(u_i) - log(1 - tanh(u_i)^2)  (Haarnoja et al. 2018, appendix C).
+# a = tanh(u), u ~ N(mean, std): log pi(a) = sum_i log N(u_i) - log(1 - tanh(u_i)^2)  (Haarnoja et al. 2018, app. C).
 # The mode is that of u, squashed.
 tanh_normal = Distribution(
     size=lambda action_size: 2 * action_size,

@@ -55,7 +55,7 @@ def mlp(
     module = _MLP((*hidden, out_size), activation, layer_norm, init)
     return Network(
         init=lambda key: module.init(key, jnp.zeros((in_size,)))["params"],
-        apply=lambda params, x: module.apply({"params": params}, x),
+        apply=lambda params, x: jnp.asarray(module.apply({"params": params}, x)),
     )
 
 

@@ -1,4 +1,4 @@
-"""The methods, as values. A preset is a `Config` literal; a world may bring settings of its own that a paper reports."""
+"""The methods, as values: a preset is a `Config` literal, and a world may bring settings that a paper reports."""
 
 from __future__ import annotations
 

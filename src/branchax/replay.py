@@ -1,8 +1,8 @@
 """A ring buffer over any pytree, as pure functions; donate the state and every write is in place.
 
-Which rows a model may train on is decided by the slot they are stored in: slots come in blocks of `holdout_every`, and a
-fixed hash picks one slot of each block to hold out. So a row is train or holdout for as long as it lives, however often a
-model is refitted, and both sets can be sampled with static shapes.
+Which rows a model may train on is decided by the slot they are stored in: slots come in blocks of `holdout_every`, and
+a fixed hash picks one slot of each block to hold out. So a row is train or holdout for as long as it lives, however
+often a model is refitted, and both sets can be sampled with static shapes.
 """
 
 from __future__ import annotations
@@ -47,7 +47,9 @@ def add(ring: Ring, rows: Any, mask: jax.Array | None = None) -> Ring:
     offset = jnp.cumsum(mask, dtype=jnp.int32)
     # Rows that are masked out aim past the end, where scatter drops them.
     slot = jnp.where(mask, (ring.cursor + offset - 1) % slots, slots + jnp.arange(count))
-    data = jax.tree.map(lambda d, r: d.at[slot].set(r.astype(d.dtype), mode="drop", unique_indices=True), ring.data, rows)
+    data = jax.tree.map(
+        lambda d, r: d.at[slot].set(r.astype(d.dtype), mode="drop", unique_indices=True), ring.data, rows
+    )
     return Ring(data, (ring.cursor + offset[-1]) % slots, jnp.minimum(ring.size + offset[-1], slots))
 
 
@@ -68,7 +70,7 @@ def sample_mixed(key: Key, real: Ring, imagined: Ring, real_count: int, count: i
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
-# --- train and holdout --------------------------------------------------------------------------------------------------
+# --- train and holdout ---
 
 
 def split_sizes(ring: Ring, every: int) -> tuple[jax.Array, jax.Array]:
@@ -78,7 +80,7 @@ def split_sizes(ring: Ring, every: int) -> tuple[jax.Array, jax.Array]:
 
 
 def holdout_slot(block: jax.Array, every: int) -> jax.Array:
-    """The slot held out in each block [...] -> [...] int32: a multiplicative hash, so that no period of the data fits it."""
+    """The slot held out in each block [...] -> [...] int32: a hash, so that no period of the data fits it."""
     mixed = block.astype(jnp.uint32) * jnp.uint32(2654435761)
     mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(2246822519)
     return block * every + ((mixed >> 16) % every).astype(jnp.int32)

@@ -73,9 +73,10 @@ def rollout(
 
 
 def finite(rows: Any) -> jax.Array:
-    """Whether every number of each row is finite: pytree of [B, ...] -> [B] bool."""
-    leaves = [jnp.isfinite(x).reshape(x.shape[0], -1).all(-1) for x in jax.tree.leaves(rows)]
-    return jnp.stack(leaves).all(0)
+    """Whether every float of each row is finite: pytree of [B, ...] -> [B] bool."""
+    leaves = jax.tree.leaves(rows)
+    floats = [jnp.isfinite(x).reshape(x.shape[0], -1).all(-1) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.ones(leaves[0].shape[0], bool), *floats]).all(0)
 
 
 def _reset_where(over: jax.Array, key: Key, world: World, state: WorldState) -> WorldState:
@@ -83,16 +84,12 @@ def _reset_where(over: jax.Array, key: Key, world: World, state: WorldState) -> 
 
     def reset(state: WorldState) -> WorldState:
         fresh = jax.vmap(world.reset)(jax.random.split(key, over.shape[0]))
-        return jax.tree.map(
-            lambda new, old: jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old), fresh, state
-        )
+        return jax.tree.map(lambda new, old: jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old), fresh, state)
 
     return jax.lax.cond(over.any(), reset, lambda state: state, state)
 
 
-def episode_returns(
-    key: Key, world: World, act: Act, episodes: int, block: int = 50
-) -> tuple[jax.Array, jax.Array]:
+def episode_returns(key: Key, world: World, act: Act, episodes: int, block: int = 50) -> tuple[jax.Array, jax.Array]:
     """The returns and lengths of `episodes` whole episodes, run side by side: [N], [N].
 
     Runs block by block until the last episode is over, so short episodes cost little.

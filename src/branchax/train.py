@@ -2,10 +2,10 @@
 
 An epoch is fit -> imagine -> (collect -> improve) x n, as nested scans with static lengths (MBPO, algorithm 2):
 
-    fit       the model to all real data                                                    dynamics.fit
-    imagine   many short rollouts that branch off real states, into the model buffer        rollout, in the model's world
-    collect   a few real steps, into the replay buffer                                      rollout, in the real world
-    improve   the agent on batches with an exact share of real rows                         agent.update
+    fit       the model to all real data                                                   dynamics.fit
+    imagine   many short rollouts branched off real states, into the model buffer          rollout, in the model's world
+    collect   a few real steps, into the replay buffer                                     rollout, in the real world
+    improve   the agent on batches with an exact share of real rows                        agent.update
 
 Everything that changes lives in `TrainState`: `vmap` over it trains seeds side by side, saving it resumes exactly.
 This module takes ready-made parts and knows no names; `build.py` makes the parts.
@@ -39,7 +39,7 @@ class Counts(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """The first non-finite number that a real world returned. Its row never enters the buffer, so no statistics either."""
+    """The first non-finite number that a real world returned. Its row never enters the buffer, nor any statistics."""
 
     step: jax.Array  # [] int32, the env step; -1 while there is none
     field: jax.Array  # [] int32, index into `Transition._fields`
@@ -68,14 +68,12 @@ class Program(NamedTuple):
 
 
 def make_program(config: Config, world: World, dynamics: Dynamics | None, agent: Agent) -> Program:
-    """Composes ready-made parts into a run; only sizes are read from `config`. `dynamics` is None in a model-free run."""
+    """Composes ready-made parts into a run; only sizes are read from `config`. A model-free run has no `dynamics`."""
     keeps_state = dynamics is not None and config.model.kind == "oracle"
 
     def collect(key: Key, state: TrainState, act: Callable, steps: int) -> TrainState:
         """`steps` real env steps over the parallel worlds, into the replay buffer."""
-        worlds, trajectory = rollout(
-            key, world, act, state.world, steps // config.parallel_worlds, restart=True
-        )
+        worlds, trajectory = rollout(key, world, act, state.world, steps // config.parallel_worlds, restart=True)
         rows = Row(trajectory.transition, trajectory.state if keeps_state else None)
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)  # [H, W, ...] -> [H W, ...], oldest first
         return state._replace(
@@ -108,9 +106,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         """Branches rollouts off real states (or initial ones) and stores their valid steps."""
         groups, longest = config.rollout.groups, config.rollout.longest()
         key_members, key_groups = jax.random.split(key)
-        members = assign_members(
-            key_members, dynamics.elites(state.model), groups, longest, config.rollout.propagation
-        )
+        members = assign_members(key_members, dynamics.elites(state.model), groups, longest, config.rollout.propagation)
 
         def world_of(member: Any) -> World:
             return dynamics.world(state.model, member)
@@ -151,9 +147,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         assert isinstance(state.imagined, Ring)
         imagined = state.imagined
         real = state.real._replace(data=state.real.data.transition)
-        return Sources(
-            lambda key: replay.sample_mixed(key, real, imagined, config.real_rows, config.batch_size)
-        )
+        return Sources(lambda key: replay.sample_mixed(key, real, imagined, config.real_rows, config.batch_size))
 
     def improve(key: Key, state: TrainState) -> tuple[TrainState, Metrics]:
         """The updates that follow one round of collecting, as a scan."""

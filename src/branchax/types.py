@@ -25,9 +25,9 @@ Params = Any  # a pytree of arrays
 class Transition(NamedTuple):
     """One step of any world, real or imagined. All leaves share their leading axes.
 
-    `next_obs` is always the observation *before* any reset, so `next_obs == f(obs, action)` holds on every row, the last
-    of an episode too. `terminated` says that the world ended (its value is zero from there on); `truncated` says that
-    only the clock ran out (its value goes on, and targets must bootstrap through it).
+    `next_obs` is always the observation *before* any reset, so `next_obs == f(obs, action)` holds on every row, the
+    last of an episode too. `terminated` says that the world ended (its value is zero from there on); `truncated` says
+    that only the clock ran out (its value goes on, and targets must bootstrap through it).
     """
 
     obs: jax.Array  # [..., D]
@@ -69,5 +69,5 @@ class Stream(enum.IntEnum):
 
 
 def stream(key: Key, component: Stream, count: jax.Array | int = 0) -> Key:
-    """The key of a component at its `count`-th use (an epoch, an evaluation): `fold_in(fold_in(key, component), count)`."""
+    """The key of a component at its `count`-th use (an epoch, say): `fold_in(fold_in(key, component), count)`."""
     return jax.random.fold_in(jax.random.fold_in(key, component), count)

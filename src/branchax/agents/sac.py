@@ -61,9 +61,10 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
         log_alpha = jnp.log(jnp.float32(config.init_temperature))
         entropy = default_entropy if config.target_entropy is None else config.target_entropy
         knobs = Knobs(*(jnp.float32(x) for x in (config.learning_rate, config.discount, config.tau, entropy)))
-        states = (optimizer.init(x) for x in (actor, critics, log_alpha))
         # A copy, because the epoch's buffers are donated and no array may be donated twice.
-        return SAC(actor, critics, jax.tree.map(jnp.copy, critics), log_alpha, *states, knobs)
+        targets = jax.tree.map(jnp.copy, critics)
+        actor_state, critic_state, alpha_state = (optimizer.init(x) for x in (actor, critics, log_alpha))
+        return SAC(actor, critics, targets, log_alpha, actor_state, critic_state, alpha_state, knobs)
 
     def q_values(critics: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
         """[B, D], [B, A] -> [2, B]."""

@@ -107,7 +107,7 @@ def weight_penalty(params: Params, decay: Sequence[float]) -> jax.Array:
     """1/2 sum over layers of decay_l |W_l|^2, biases left alone; the last decay serves the remaining layers. []."""
     layers = [params["net"][f"layer_{i}"]["kernel"] for i in range(len(params["net"]))]
     rates = [*decay, *[decay[-1]] * len(layers)]
-    return 0.5 * sum(rate * jnp.sum(w**2) for rate, w in zip(rates, layers, strict=False))
+    return 0.5 * jnp.stack([rate * jnp.sum(w**2) for rate, w in zip(rates, layers, strict=False)]).sum()
 
 
 def sample(

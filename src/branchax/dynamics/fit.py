@@ -1,20 +1,20 @@
 """Fitting the ensemble inside `jit`: bootstraps, a holdout for life, and early stopping member by member.
 
 As MBPO (Janner et al. 2019, and its code): minibatches of maximum likelihood until no member's holdout error falls by
-another 1 % within 5 looks at it; the 5 of 7 members with the lowest error are the elites. A look is taken after a fixed
-number of minibatches instead of after each pass over the data: a pass over the few rows of an early fit is too short for
-an error to fall by 1 %, and static lengths compile to plain loops.
+another 1 % within 5 looks at it; the 5 of 7 members with the lowest error are the elites. A look is taken after a
+fixed number of minibatches instead of after each pass over the data: a pass over the few rows of an early fit is too
+short for an error to fall by 1 %, and static lengths compile to plain loops.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from branchax import nn, normalize, replay
+from branchax import normalize, replay
 from branchax.config import ModelConfig
 from branchax.dynamics import ensemble
 from branchax.dynamics.base import Dynamics
@@ -30,7 +30,7 @@ class Networks(NamedTuple):
     """The members in training, each leaf with a leading member axis [E, ...]."""
 
     params: Params
-    optimizer: optax.OptState
+    optimizer: Any  # optax.ApplyIfFiniteState
 
 
 class Progress(NamedTuple):
@@ -85,7 +85,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         return x, y, rows.terminated.astype(x.dtype)
 
     def errors(params: Params, scales: Scales, ring: Ring) -> jax.Array:
-        """[E] mean squared error on the holdout, in variances of the targets (plus cross entropy if ends are learned)."""
+        """[E] holdout error: mean square in variances of the targets (plus cross entropy if ends are learned)."""
         _, count = replay.split_sizes(ring, config.holdout_every)
 
         def chunk(i: jax.Array, total: jax.Array) -> jax.Array:
@@ -165,9 +165,9 @@ def measure(ring: Ring, target: str) -> Scales:
 def keep_best(progress: Progress, latest: Networks, error: jax.Array, config: ModelConfig) -> Progress:
     """The next `Progress` after a round that left the members `latest` with holdout errors [E].
 
-    Each member keeps its own best parameters (and the optimiser's state that belongs to them) until its own patience is
-    over; what the others do never reaches it. An error that fell by less than the fraction `min_gain` is stale, and NaN is
-    never better.
+    Each member keeps its own best parameters (and the optimiser's state that belongs to them) until its own patience
+    is over; what the others do never reaches it. An error that fell by less than the fraction `min_gain` is stale, and
+    NaN is never better.
     """
     better = (error < progress.best_error) & (progress.stale < config.patience)
     gained = better & (error < progress.best_error * (1 - config.min_gain))

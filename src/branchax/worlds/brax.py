@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
+import io
 import types
 import warnings
 from typing import Any
@@ -41,7 +43,10 @@ def brax_world(name: str, backend: str = "generalized", episode_length: int | No
         allowed = ", ".join(backends) + nearest(backend, backends)
         raise ConfigError(f"backend: {backend} is not possible for brax/{name}; allowed: {allowed}")
 
-    from brax import envs  # here, because the import takes seconds and most of the library can do without
+    with contextlib.redirect_stdout(
+        io.StringIO()
+    ):  # MuJoCo's MJX prints that Warp, which nothing here uses, is missing
+        from brax import envs  # here, because the import takes seconds and most of the library can do without
 
     if name not in envs._envs:
         raise ConfigError(f"world: brax/{name} is unknown{nearest(name, envs._envs)}; `branchax list` shows all")

@@ -77,8 +77,8 @@ BRAX: dict[str, Predicate] = {
 }
 
 # Where the end cannot be told from the observation, because it is decided by where the bodies are and the observation
-# says how the joints are. Under `mjx` the bodies are one physics step behind the joints; under `spring` and `positional`
-# joints stretch. (Elsewhere the two agree, or the observation holds the very number that decides.)
+# says how the joints are: under `mjx` the bodies are one physics step behind the joints, under `spring` and
+# `positional` joints stretch. (Elsewhere the two agree, or the observation holds the very number that decides.)
 UNSEEN: dict[str, tuple[str, ...]] = {
     "ant": ("mjx",),
     "humanoid": ("mjx",),
