@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from branchax.config import with_field
 from branchax.host import cache
 
 cache.enable()
@@ -31,20 +32,10 @@ def toy_config():
 
 
 def replace(config, **changes):
-    """`dataclasses.replace` with dotted paths as `model__members`."""
-    import dataclasses
-
-    nested = {}
+    """`with_field` for each change; `model__members` means `model.members`."""
     for name, value in changes.items():
-        head, _, rest = name.partition("__")
-        nested.setdefault(head, {})[rest] = value
-    return dataclasses.replace(
-        config,
-        **{
-            head: rest[""] if "" in rest else dataclasses.replace(getattr(config, head), **rest)
-            for head, rest in nested.items()
-        },
-    )
+        config = with_field(config, name.replace("__", "."), value)
+    return config
 
 
 def toy_program(config, fault_at=None, traces=None):

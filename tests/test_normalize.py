@@ -1,5 +1,6 @@
 """Statistics against NumPy."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -43,3 +44,10 @@ def test_invert_undoes_apply_and_clip_widens_the_range():
     np.testing.assert_allclose(normalize.clip(stats, jnp.array([[-9.0], [1.0], [9.0]]), 0.25).ravel(), [-2.0, 1.0, 4.0])
     np.testing.assert_array_equal(normalize.apply(normalize.unit(1), x), x)
     np.testing.assert_array_equal(normalize.clip(normalize.unit(1), x, 0.0), x)
+
+
+def test_sums_do_not_depend_on_how_many_empty_rows_follow():
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(300, 3)), jnp.float32)
+    short, long = (jnp.concatenate([x, jnp.full((more, 3), 7.0)]) for more in (20, 3_000))
+    stats = [jax.jit(normalize.measure)(rows, jnp.arange(len(rows)) < 300) for rows in (short, long)]
+    jax.tree.map(np.testing.assert_array_equal, *stats)

@@ -74,6 +74,8 @@ class ModelConfig:
     """Rounds without gain after which a member stops."""
     min_gain: Fraction = 0.01
     """The relative fall of the holdout error that counts as a gain."""
+    good_error: NonNegative = 0.0
+    """The holdout error (in variances of the targets) at which a member is good enough and stops."""
     holdout_every: Annotated[int, Range(2)] = 5
     """One row in so many is held out of training for as long as it is stored."""
     termination: Literal["known", "learned", "none"] = "known"
@@ -230,6 +232,12 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
+def with_field(config: Any, path: str, value: Any) -> Any:
+    """`config` with the field at a dotted path replaced, such as `with_field(config, "agent.tau", 0.01)`."""
+    name, _, rest = path.partition(".")
+    return dataclasses.replace(config, **{name: with_field(getattr(config, name), rest, value) if rest else value})
+
+
 def check(config: Config) -> None:
     """Raises `ConfigError` for the first setting that cannot work, before JAX is loaded."""
     _check_ranges(config, "")
@@ -341,12 +349,6 @@ def check(config: Config) -> None:
                 "rollout.horizon_end",
                 config.rollout.horizon_end,
                 f">= rollout.horizon = {config.rollout.horizon}",
-            ),
-            (
-                config.rollouts // config.rollout.groups * config.rollout.longest() <= config.imagined_capacity,
-                "rollout.keep_epochs",
-                config.rollout.keep_epochs,
-                "large enough for one epoch of rollouts",
             ),
             (
                 bool(config.model.weight_decay),

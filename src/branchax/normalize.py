@@ -32,13 +32,22 @@ def measure(x: jax.Array, mask: jax.Array) -> Stats:
     """
     keep = mask[:, None]
     count = jnp.maximum(mask.sum(), 1).astype(x.dtype)
-    mean = jnp.where(keep, x, 0).sum(0) / count
-    variance = jnp.where(keep, (x - mean) ** 2, 0).sum(0) / count
+    mean = _sum_rows(jnp.where(keep, x, 0)) / count
+    variance = _sum_rows(jnp.where(keep, (x - mean) ** 2, 0)) / count
     std = jnp.sqrt(variance)
     flat = std <= 1e-6 * jnp.maximum(jnp.abs(mean), 1.0)
     low = jnp.where(keep, x, jnp.inf).min(0)
     high = jnp.where(keep, x, -jnp.inf).max(0)
     return Stats(mean, jnp.where(flat, 1.0, std), low, high)
+
+
+def _sum_rows(x: jax.Array, chunk: int = 512) -> jax.Array:
+    """The sum of x [N, F] over N, to the same bits however many rows of zeros follow.
+
+    A plain sum's rounding depends on N, so a run resumed with a larger buffer would not be the one it continues.
+    """
+    padded = jnp.pad(x, ((0, -x.shape[0] % chunk), (0, 0))).reshape(-1, chunk, x.shape[1])
+    return jax.lax.scan(lambda total, part: (total + part.sum(0), None), jnp.zeros(x.shape[1]), padded)[0]
 
 
 def apply(stats: Stats, x: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ short for an error to fall by 1 %, and static lengths compile to plain loops.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -125,12 +125,13 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
             return keep_best(progress, latest, errors(latest.params, scales, ring), config)
 
         def improving(progress: Progress) -> jax.Array:
-            return (progress.stale < config.patience).any() & (progress.round < config.max_rounds)
+            return active(progress, config).any() & (progress.round < config.max_rounds)
 
         start = Networks(model.params, model.optimizer)
-        error = errors(model.params, scales, ring)
-        error = jnp.where(jnp.isfinite(error), error, jnp.inf)
-        progress = Progress(start, start, error, jnp.zeros(config.members, jnp.int32), jnp.zeros((), jnp.int32))
+        # The parameters of the last fit are where training starts, but not a score to beat: on the data that came since,
+        # an error may have to rise before it can fall.
+        unbeaten, stale = jnp.full(config.members, jnp.inf), jnp.zeros(config.members, jnp.int32)
+        progress = Progress(start, start, unbeaten, stale, jnp.zeros((), jnp.int32))
         progress = jax.lax.while_loop(improving, one_round, progress)
         elites = jnp.argsort(progress.best_error)[: config.elites].astype(jnp.int32)
         metrics = {
@@ -154,12 +155,21 @@ def measure(ring: Ring, target: str) -> Scales:
     """The scales of all stored rows."""
     rows = ring.data.transition
     stored = jnp.arange(replay.capacity(ring)) < ring.size
-    both = jnp.concatenate([rows.obs, rows.next_obs])
     return Scales(
         normalize.measure(ensemble.inputs(rows.obs, rows.action), stored),
         normalize.measure(ensemble.targets(rows, target), stored),
-        normalize.measure(both, jnp.concatenate([stored, stored])),
+        _union(normalize.measure(rows.obs, stored), normalize.measure(rows.next_obs, stored)),
     )
+
+
+def _union(first: normalize.Stats, second: normalize.Stats) -> normalize.Stats:
+    """`first`, with a range that holds both."""
+    return first._replace(low=jnp.minimum(first.low, second.low), high=jnp.maximum(first.high, second.high))
+
+
+def active(progress: Progress, config: ModelConfig) -> jax.Array:
+    """Which members go on [E]: those that have patience left and are not good enough yet."""
+    return (progress.stale < config.patience) & (progress.best_error > config.good_error)
 
 
 def keep_best(progress: Progress, latest: Networks, error: jax.Array, config: ModelConfig) -> Progress:
@@ -169,7 +179,7 @@ def keep_best(progress: Progress, latest: Networks, error: jax.Array, config: Mo
     is over; what the others do never reaches it. An error that fell by less than the fraction `min_gain` is stale, and
     NaN is never better.
     """
-    better = (error < progress.best_error) & (progress.stale < config.patience)
+    better = (error < progress.best_error) & active(progress, config)
     gained = better & (error < progress.best_error * (1 - config.min_gain))
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:

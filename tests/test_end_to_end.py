@@ -1,0 +1,134 @@
+"""Whole runs through the command line: exact resume in a new process, evaluation that leaves no trace, the rows written."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from branchax import cli, worlds
+from branchax.build import build
+from branchax.host import checkpoint, rundir, runlog
+from branchax.host import run as host
+
+TRAIN = (
+    "train mbpo --world classic/cartpole --seed 4 --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32 "
+    "--updates-per-step 1 --model.members 3 --model.elites 2 --model.hidden 8 --model.round-steps 5 --model.max-rounds 3 "
+    "--rollout.per-step 10 --rollout.groups 4 --rollout.horizon 2 --agent.hidden 8 --eval-episodes 3"
+).split()
+
+
+def final(directory):
+    """The newest saved state, as NumPy arrays by name; rows that the replay buffer does not hold yet are left out."""
+    config = rundir.load_config(directory)
+    template = jax.eval_shape(jax.vmap(build(config).init), host.seed_keys(config))
+    state = host.load(directory, checkpoint.steps(directory / rundir.CHECKPOINTS)[-1], config, template)
+    state = state._replace(key=jax.random.key_data(state.key))
+    return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def assert_equal_bits(first, second):
+    assert first.keys() == second.keys()
+    for name in first:
+        assert first[name].tobytes() == second[name].tobytes(), name
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("runs") / "straight"
+    assert cli.main([*TRAIN, "--env-steps", "220", "--run", str(directory)]) == 0
+    return directory
+
+
+def test_resumed_in_a_new_process_equals_uninterrupted_bit_by_bit(straight, tmp_path):
+    halved = tmp_path / "halved"
+    assert cli.main([*TRAIN, "--env-steps", "140", "--run", str(halved)]) == 0
+    command = [sys.executable, "-m", "branchax", "train", "--run", str(halved), "--resume", "--env-steps", "220"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
+    assert done.returncode == 0, done.stderr
+    assert_equal_bits(final(straight), final(halved))
+
+    def rows(directory):
+        return [{k: v for k, v in row.items() if k != "wall_s"} for row in runlog.read(directory / rundir.METRICS)]
+
+    assert rows(straight) == rows(halved)
+
+
+def test_evaluating_or_not_gives_the_same_parameters(straight, tmp_path):
+    quiet = tmp_path / "quiet"
+    assert cli.main([*TRAIN, "--env-steps", "220", "--eval-every", "100", "--run", str(quiet)]) == 0
+    assert_equal_bits(final(straight), final(quiet))
+
+
+def test_rows_hold_what_the_docs_promise(straight):
+    rows = runlog.read(straight / rundir.METRICS)
+    assert [row["env_steps"] for row in rows] == [60, 100, 140, 180, 220]
+    promised = {"env_steps", "model_steps", "updates", "wall_s", "eval/return_mean", "eval/return_std", "eval/length_mean"}
+    measured = {"model/holdout_error", "critic/loss", "critic/q_mean", "policy/entropy", "policy/alpha", "imagine/steps"}
+    assert promised <= rows[0].keys() and promised | measured <= rows[-1].keys()
+    for row in rows:
+        assert row["eval/return_mean"] == pytest.approx(row["eval/length_mean"])  # cartpole pays 1 a step
+
+
+def test_evaluation_equals_a_plain_loop_over_the_world(straight):
+    """The number in the log, from nothing but `act`'s mode and `step`."""
+    config = rundir.load_config(straight)
+    program, world = build(config), worlds.make(config.world)
+    template = jax.eval_shape(jax.vmap(program.init), host.seed_keys(config))
+    state = host.load(straight, 220, config, template)
+    agent = jax.tree.map(lambda x: x[0], state.agent)
+    key = host.seed_keys(config)[0]
+    found = host.evaluate_at(program)(key, state.counts.env_steps[0], agent)
+    row = runlog.read(straight / rundir.METRICS)[-1]
+    assert float(found["return"].mean()) == pytest.approx(row["eval/return_mean"])
+    # One episode by hand, from the same start.
+    from branchax.build import build_agent
+    from branchax.types import Stream, stream
+
+    mode = jax.jit(build_agent(config, world).mode)
+    step = jax.jit(world.step)
+    start = jax.random.split(jax.random.split(stream(key, Stream.EVALUATE, state.counts.env_steps[0]))[0], 3)[0]
+    now, total = world.reset(start), 0.0
+    for _ in range(world.spec.episode_length):
+        now, transition = step(jax.random.key(0), now, mode(agent, now.obs))
+        total += float(transition.reward)
+        if bool(transition.terminated):
+            break
+    assert total == float(found["return"][0])
+
+
+def test_a_nan_world_stops_the_run_and_leaves_what_was_saved(tmp_path, monkeypatch, capsys):
+    real = worlds.make
+
+    def broken(name, **options):
+        world = real(name, **options)
+
+        def step(key, state, action):
+            after, transition = world.step(key, state, action)
+            bad = state.time == 7
+            return after, transition._replace(reward=jnp.where(bad, jnp.nan, transition.reward))
+
+        return world._replace(step=step)
+
+    monkeypatch.setattr(worlds, "make", broken)
+    code = cli.main([*TRAIN, "--env-steps", "220", "--run", str(tmp_path / "run")])
+    message = capsys.readouterr().err
+    assert code == 1 and "reward" in message and "env step 7" in message and "Traceback" not in message
+    assert not checkpoint.steps(tmp_path / "run" / rundir.CHECKPOINTS)
+
+
+def test_presets_build_and_take_an_epoch_in_the_abstract():
+    """Every preset is a valid program on a world of its kind: shapes and dtypes come out as they went in."""
+    from branchax.presets import PRESETS, preset
+
+    for name in PRESETS:
+        config = dataclasses.replace(preset(name, "classic/pendulum"))
+        program = build(config)
+        state = jax.eval_shape(program.init, jax.random.key(0))
+        after, _ = jax.eval_shape(program.epoch, state, jnp.int32(config.rollout.longest()))
+        same = jax.tree.map(lambda x, y: (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type), state, after)
+        assert all(jax.tree.leaves(same)), name
