@@ -1,4 +1,4 @@
-# `make` shows what there is. Variables: WORLD, PRESET, SEED and ARGS (any flag of `branchax train`), PYTHON.
+# `make` shows what there is. Variables: WORLD, PRESET, SEED, ARGS (any flag of the command), NAME, PYTHON.
 PYTHON ?= python3
 WORLD  ?= brax/inverted_pendulum
 PRESET ?= mbpo
@@ -10,7 +10,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow check format clean
+.PHONY: help setup train test test-slow check format experiment bench clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -42,6 +42,12 @@ check: $(READY)  ## formatting, lint, types and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/basedpyright
 	$(MAKE) test
+
+experiment: $(READY)  ## run experiments/NAME.py, as in make experiment NAME=inverted_pendulum
+	$(BIN)/python -m experiments.$(NAME) $(ARGS)
+
+bench: $(READY)  ## run benchmarks/NAME.py, as in make bench NAME=mbpo_paper
+	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
 format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

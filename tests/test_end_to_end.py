@@ -67,8 +67,23 @@ def test_evaluating_or_not_gives_the_same_parameters(straight, tmp_path):
 def test_rows_hold_what_the_docs_promise(straight):
     rows = runlog.read(straight / rundir.METRICS)
     assert [row["env_steps"] for row in rows] == [60, 100, 140, 180, 220]
-    promised = {"env_steps", "model_steps", "updates", "wall_s", "eval/return_mean", "eval/return_std", "eval/length_mean"}
-    measured = {"model/holdout_error", "critic/loss", "critic/q_mean", "policy/entropy", "policy/alpha", "imagine/steps"}
+    promised = {
+        "env_steps",
+        "model_steps",
+        "updates",
+        "wall_s",
+        "eval/return_mean",
+        "eval/return_std",
+        "eval/length_mean",
+    }
+    measured = {
+        "model/holdout_error",
+        "critic/loss",
+        "critic/q_mean",
+        "policy/entropy",
+        "policy/alpha",
+        "imagine/steps",
+    }
     assert promised <= rows[0].keys() and promised | measured <= rows[-1].keys()
     for row in rows:
         assert row["eval/return_mean"] == pytest.approx(row["eval/length_mean"])  # cartpole pays 1 a step
@@ -130,5 +145,7 @@ def test_presets_build_and_take_an_epoch_in_the_abstract():
         program = build(config)
         state = jax.eval_shape(program.init, jax.random.key(0))
         after, _ = jax.eval_shape(program.epoch, state, jnp.int32(config.rollout.longest()))
-        same = jax.tree.map(lambda x, y: (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type), state, after)
+        same = jax.tree.map(
+            lambda x, y: (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type), state, after
+        )
         assert all(jax.tree.leaves(same)), name

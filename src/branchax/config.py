@@ -66,9 +66,9 @@ class ModelConfig:
     """L2 penalty of each layer, first to last; the last value serves the layers that have none of their own."""
     batch_size: Count = 256
     """Rows in each member's minibatch."""
-    round_steps: Count = 50
+    round_steps: Count = 20
     """Minibatches between two looks at the holdout error."""
-    max_rounds: Count = 40
+    max_rounds: Count = 100
     """Rounds after which a fit stops in any case."""
     patience: Count = 5
     """Rounds without gain after which a member stops."""
