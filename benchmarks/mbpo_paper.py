@@ -1,8 +1,9 @@
 """Seconds per 1,000 real steps of the whole MBPO loop at the paper's sizes, on `brax/inverted_pendulum`.
 
-7 x (4 x 200) ensemble, SAC 2 x 256 with batches of 256, 10 updates and 400 rollouts per real step, a fit every 250 steps,
-after 5,000 steps of exploration: what mbrl-lib 0.2.0 needs 132 s (a quiet machine) to 235 s (a busy one) for on 2 cores.
-Compilation is timed apart.
+7 x (4 x 200) ensemble, SAC 2 x 256 with batches of 256, 10 updates and 400 rollouts per real step, a fit every 250
+steps, after 5,000 steps of exploration: the work that mbrl-lib 0.2.0 takes 132 s (a quiet 2-core machine) to 235 s (a
+busy one) for. Compilation is timed apart.
+
     python -m benchmarks.mbpo_paper
 """
 

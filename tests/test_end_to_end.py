@@ -1,4 +1,4 @@
-"""Whole runs through the command line: exact resume in a new process, evaluation that leaves no trace, the rows written."""
+"""Whole runs through the command line: exact resume in a new process, evaluation without a trace, the rows written."""
 
 import dataclasses
 import os
@@ -15,11 +15,12 @@ from branchax.build import build
 from branchax.host import checkpoint, rundir, runlog
 from branchax.host import run as host
 
-TRAIN = (
-    "train mbpo --world classic/cartpole --seed 4 --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32 "
-    "--updates-per-step 1 --model.members 3 --model.elites 2 --model.hidden 8 --model.round-steps 5 --model.max-rounds 3 "
-    "--rollout.per-step 10 --rollout.groups 4 --rollout.horizon 2 --agent.hidden 8 --eval-episodes 3"
-).split()
+SETTINGS = """
+    --world classic/cartpole --seed 4 --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32
+    --updates-per-step 1 --model.members 3 --model.elites 2 --model.hidden 8 --model.round-steps 5 --model.max-rounds 3
+    --rollout.per-step 10 --rollout.groups 4 --rollout.horizon 2 --agent.hidden 8 --eval-episodes 3
+"""
+TRAIN = ["train", "mbpo", *SETTINGS.split()]
 
 
 def final(directory):

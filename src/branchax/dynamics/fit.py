@@ -128,8 +128,8 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
             return active(progress, config).any() & (progress.round < config.max_rounds)
 
         start = Networks(model.params, model.optimizer)
-        # The parameters of the last fit are where training starts, but not a score to beat: on the data that came since,
-        # an error may have to rise before it can fall.
+        # The parameters of the last fit are where training starts, but not a score to beat: on the data that came
+        # since, an error may have to rise before it can fall.
         unbeaten, stale = jnp.full(config.members, jnp.inf), jnp.zeros(config.members, jnp.int32)
         progress = Progress(start, start, unbeaten, stale, jnp.zeros((), jnp.int32))
         progress = jax.lax.while_loop(improving, one_round, progress)
