@@ -1,8 +1,8 @@
 """Claim: short branched rollouts in a learned model need at most a third of the real steps that SAC needs.
 
 Both learners are the same code, with the same networks and the same 200 updates per real step; `sac` imagines nothing.
-With few updates per step both are limited by updates, and on worlds as small as these they need about the same number of
-real steps; with many, real data is what is short, and that is what a model stretches.
+With few updates per step both are limited by updates, and on worlds as small as these they need about the same number
+of real steps; with many, real data is what is short, and that is what a model stretches.
 
 A seed has solved a world at the first of three evaluations in a row that reach the threshold. A seed of `sac` that does
 not within its budget counts with the whole budget, which is a lower bound.

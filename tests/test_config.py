@@ -11,7 +11,7 @@ from branchax.config import Config, ConfigError, Range, RolloutConfig, check, fr
 from branchax.presets import PRESETS, preset
 from branchax.worlds import catalog
 
-MBPO, SAC = preset("mbpo"), preset("sac")
+MBPO, SAC = replace(preset("mbpo_paper"), explore_steps=250, env_steps=4_000), preset("sac")
 
 # (base, changes, what the message must contain)
 REFUSED = [

@@ -130,3 +130,12 @@ def test_targets_start_equal_to_the_critics_and_layer_norm_is_an_option():
     assert not np.allclose(*params.critics["layer_0"]["kernel"])  # the twins differ
     normed = make_sac(SPEC, SACConfig(hidden=(8,), critic_layer_norm=True)).init(jax.random.key(0))
     assert "norm_0" in normed.critics and "norm_0" not in normed.actor
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
+    params = AGENT.init(jax.random.key(0))
+    batch = jax.tree.map(lambda x: x[:32], experience("action"))
+    batch = batch._replace(reward=batch.reward.at[3].set(jnp.nan))
+    after, metrics = jax.jit(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: batch)))(params)
+    jax.tree.map(np.testing.assert_array_equal, after.critics, params.critics)
+    assert float(metrics["critic/skipped_steps"]) == 1

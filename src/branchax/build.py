@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
 from branchax import worlds
 from branchax.agents.base import Agent
 from branchax.agents.sac import make_sac
@@ -21,7 +27,22 @@ def build(config: Config) -> Program:
     """
     check(config)
     world = worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
-    return make_program(config, world, build_dynamics(config, world), build_agent(config, world))
+    program = make_program(config, world, build_dynamics(config, world), build_agent(config, world))
+    functions = {
+        name: _at_precision(config.precision, getattr(program, name)) for name in ("init", "epoch", "evaluate")
+    }
+    return program._replace(**functions)
+
+
+def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """`function`, traced with matrix products of the given precision."""
+
+    @functools.wraps(function)
+    def traced(*arguments: Any) -> Any:
+        with jax.default_matmul_precision(precision):
+            return function(*arguments)
+
+    return traced
 
 
 def build_dynamics(config: Config, world: World) -> Dynamics | None:

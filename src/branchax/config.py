@@ -179,6 +179,8 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     agent: SACConfig = field(default_factory=SACConfig)
+    precision: Literal["highest", "high", "default"] = "highest"
+    """Of matrix products. On a GPU anything below `highest` rounds to TF32 or less, which breaks training quietly."""
     eval_every: Count = 1
     """Epochs between evaluations."""
     eval_episodes: Count = 16

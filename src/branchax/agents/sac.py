@@ -42,9 +42,9 @@ class SAC(NamedTuple):
     critics: Params
     targets: Params
     log_alpha: jax.Array  # []
-    actor_optimizer: optax.OptState
-    critic_optimizer: optax.OptState
-    alpha_optimizer: optax.OptState
+    actor_optimizer: Any  # optax.ApplyIfFiniteState, as are the next two
+    critic_optimizer: Any
+    alpha_optimizer: Any
     knobs: Knobs
 
 
@@ -52,7 +52,8 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
     """SAC for a world with observations [D] and continuous actions [A] in [-1, 1]."""
     policy = nn.mlp(spec.obs_size, config.hidden, tanh_normal.size(spec.action_size))
     q_net = nn.mlp(spec.obs_size + spec.action_size, config.hidden, 1, layer_norm=config.critic_layer_norm)
-    optimizer = optax.scale_by_adam()
+    # A gradient that is not finite changes nothing; it is counted.
+    optimizer = optax.apply_if_finite(optax.scale_by_adam(), max_consecutive_errors=2**31 - 1)
     default_entropy = -0.5 * spec.action_size
 
     def init(key: Key) -> SAC:
@@ -71,7 +72,7 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
         x = jnp.concatenate([obs, action], -1)
         return jax.vmap(lambda params: q_net.apply(params, x)[:, 0])(critics)
 
-    def improve(agent: SAC, gradient: Any, state: optax.OptState, params: Params) -> tuple[Params, optax.OptState]:
+    def improve(agent: SAC, gradient: Any, state: Any, params: Params) -> tuple[Params, Any]:
         updates, state = optimizer.update(gradient, state)
         return jax.tree.map(lambda p, u: p - agent.knobs.learning_rate * u, params, updates), state
 
@@ -118,6 +119,8 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
             "policy/loss": j_pi,
             "policy/entropy": entropy,
             "policy/alpha": alpha,
+            "critic/skipped_steps": jnp.float32(critic_optimizer.total_notfinite),
+            "policy/skipped_steps": jnp.float32(actor_optimizer.total_notfinite),
         }
         return SAC(
             actor, critics, targets, log_alpha, actor_optimizer, critic_optimizer, alpha_optimizer, agent.knobs

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -80,12 +81,15 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
     view.say(f"  into {directory}")
     view.phase(f"building {config.world}")
     try:
-        program = build.build(config)
+        with warnings.catch_warnings(record=True) as caught:
+            program = build.build(config)
     except BaseException:
         with contextlib.suppress(OSError):
             directory.rmdir()  # which does nothing unless it is empty
         raise
     view.finished(f"built {config.world}", time.perf_counter() - start)
+    for warning in caught:
+        view.say(f"  {warning.message}", "yellow")
     for difference in rundir.record(directory, config, command):
         view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
     pool = ThreadPoolExecutor(3)
