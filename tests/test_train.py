@@ -189,3 +189,12 @@ def test_the_first_fault_is_kept():
     assert first_fault(fault, jnp.int32(200), rows) == fault
     clean = jax.tree.map(jnp.zeros_like, rows)
     assert int(first_fault(none, jnp.int32(100), clean).step) == -1
+
+
+def test_groups_side_by_side_imagine_what_groups_in_turn_do(tiny):
+    init, epoch, *_ = tiny
+    config = dataclasses.replace(TINY, rollout=dataclasses.replace(TINY.rollout, parallel_groups=4))
+    in_turn, _ = run(TINY, init, epoch, (0, 1), epochs=1)
+    side_by_side, _ = run(config, *compiled(config), (0, 1), epochs=1)
+    for x, y in zip(*map(jax.tree.leaves, (in_turn.imagined, side_by_side.imagined)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-4)
