@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +39,7 @@ def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int
 def publish(name: str, data: dict[str, Any], configs: dict[str, Config], directories: list[Path]) -> Path:
     """Writes `results/<name>.json`: the data, the command, the configs, and where and with what each run was made."""
     path = RESULTS / f"{name}.json"
-    made = {"command": "python " + " ".join(sys.argv), "environment": rundir.environment()}
+    made = {"command": f"python -m experiments.{name}", "environment": rundir.environment()}
     runs = {}
     for directory in directories:
         rows = runlog.read(directory / rundir.METRICS)

@@ -1,6 +1,5 @@
 """Whole runs through the command line: exact resume in a new process, evaluation without a trace, the rows written."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ TRAIN = ["train", "mbpo", *SETTINGS.split()]
 
 
 def final(directory):
-    """The newest saved state, as NumPy arrays by name; rows that the replay buffer does not hold yet are left out."""
+    """The newest saved state, as NumPy arrays by name."""
     config = rundir.load_config(directory)
     template = jax.eval_shape(jax.vmap(build(config).init), host.seed_keys(config))
     state = host.load(directory, checkpoint.steps(directory / rundir.CHECKPOINTS)[-1], config, template)
@@ -142,7 +141,7 @@ def test_presets_build_and_take_an_epoch_in_the_abstract():
     from branchax.presets import PRESETS, preset
 
     for name in PRESETS:
-        config = dataclasses.replace(preset(name, "classic/pendulum"))
+        config = preset(name, "classic/pendulum")
         program = build(config)
         state = jax.eval_shape(program.init, jax.random.key(0))
         after, _ = jax.eval_shape(program.epoch, state, jnp.int32(config.rollout.longest()))

@@ -115,7 +115,8 @@ def test_each_member_keeps_the_parameters_of_its_own_best_round():
     scores = np.array([[5.0, 3.0, 4.0], [4.0, 3.5, np.nan], [4.5, 1.0, 3.99], [3.0, 2.0, np.inf], [9.0, 9.0, 1.0]])
     blank, config = jnp.zeros(3, jnp.int32), dataclasses.replace(CONFIG, patience=3)
     members = Networks(jnp.zeros(3), jnp.zeros(3))
-    progress = Progress(members, members, jnp.full(3, jnp.inf), blank, jnp.zeros((), jnp.int32))
+    unbeaten = jnp.full(3, jnp.inf)
+    progress = Progress(members, members, unbeaten, unbeaten, blank, jnp.zeros((), jnp.int32))
     for number, error in enumerate(scores):
         latest = Networks(jnp.full(3, float(number)), jnp.full(3, 10.0 * number))
         progress = keep_best(progress, latest, jnp.asarray(error), config)
@@ -125,6 +126,15 @@ def test_each_member_keeps_the_parameters_of_its_own_best_round():
     np.testing.assert_array_equal(progress.best.optimizer, [30.0, 20.0, 20.0])
     np.testing.assert_allclose(progress.best_error, [3.0, 1.0, 3.99])
     assert int(progress.round) == 5
+
+
+def test_slow_gains_add_up():
+    """An error that falls by 0.8 % a round is a gain in every second one."""
+    members, unbeaten = Networks(jnp.zeros(1), jnp.zeros(1)), jnp.full(1, jnp.inf)
+    progress = Progress(members, members, unbeaten, unbeaten, jnp.zeros(1, jnp.int32), jnp.zeros((), jnp.int32))
+    for number in range(20):
+        progress = keep_best(progress, members, jnp.full(1, 0.992**number), CONFIG)
+        assert int(progress.stale[0]) <= 1
 
 
 def test_elites_are_the_members_with_the_lowest_error_and_fits_stop_early():

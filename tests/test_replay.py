@@ -55,6 +55,17 @@ def test_mixed_batches_hold_exact_counts():
         assert int((batch["n"] < 1_000).sum()) == 13 and batch["n"].shape == (256,)
 
 
+def test_keeping_the_latest_rows_only():
+    ring = replay.init(ROW, 10)
+    for first in (0, 6):
+        ring = replay.add(ring, rows(first, 6))  # 12 rows into 10 slots: 2 to 11 are stored
+    ring = replay.keep_latest(ring, jnp.int32(4))
+    drawn = replay.sample(jax.random.key(0), ring, 500)["n"]
+    assert set(drawn.tolist()) == {8, 9, 10, 11}
+    ring = replay.add(replay.keep_latest(ring, jnp.int32(0)), rows(20, 3))
+    assert set(replay.sample(jax.random.key(0), ring, 500)["n"].tolist()) == {20, 21, 22}
+
+
 def test_more_rows_than_slots_are_refused():
     with pytest.raises(ValueError, match="9 rows do not fit into a ring of 8"):
         replay.add(replay.init(ROW, 8), rows(0, 9))

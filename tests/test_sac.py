@@ -102,11 +102,6 @@ def test_first_update_equals_numpy():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), after.targets, mixed)
 
 
-def test_truncated_rows_bootstrap_and_terminated_rows_do_not():
-    data = experience("time_limit")
-    assert bool(data.truncated.all()) and not bool(data.terminated.any())
-
-
 def test_knobs_are_leaves_that_vmap_sweeps():
     params = AGENT.init(jax.random.key(0))
     rates = jnp.array([0.0, 1e-3, 1e-2])

@@ -6,7 +6,7 @@
     branchax.run(config, "runs/first")
 
 The names below load their modules when they are first used, so that `import branchax` imports no JAX. To drive the
-functions yourself, `branchax.build.build(config)` returns them as a `Program`.
+functions yourself, `build(config)` from `branchax.build` returns them as a `Program`.
 """
 
 from __future__ import annotations

@@ -137,7 +137,7 @@ def _train(arguments: list[str]) -> None:
         train(config, directory, options.resume, command=shlex.join(["branchax", "train", *arguments]))
     except (WorldFault, CheckpointError) as error:
         print(f"branchax: {error}", file=sys.stderr)
-        print(f"branchax: the run stopped; what was saved in {directory} before is good", file=sys.stderr)
+        print(f"branchax: the run stopped; the checkpoints in {directory}, if any, are good", file=sys.stderr)
         raise SystemExit(FAILED) from error
 
 

@@ -35,17 +35,18 @@ class Range:
         return math.isfinite(value) and (low < value if self.above else low <= value) and value <= high
 
     def __str__(self) -> str:
-        low = "" if self.low is None else f"{'> ' if self.above else '>= '}{self.low:g}"
-        high = "" if self.high is None else f"<= {self.high:g}"
+        low = "" if self.low is None else f"{'> ' if self.above else '>= '}{self.low:.10g}"
+        high = "" if self.high is None else f"<= {self.high:.10g}"
         return " and ".join(part for part in (low, high) if part) or "a finite number"
 
 
-Count = Annotated[int, Range(1)]
-Natural = Annotated[int, Range(0)]
-Positive = Annotated[float, Range(0, above=True)]
-NonNegative = Annotated[float, Range(0)]
+LARGEST = 2**31 - 1  # counters are 32-bit integers
+Count = Annotated[int, Range(1, LARGEST)]
+Natural = Annotated[int, Range(0, LARGEST)]
+Positive = Annotated[float, Range(0, 1e9, above=True)]
+NonNegative = Annotated[float, Range(0, 1e9)]
 Fraction = Annotated[float, Range(0, 1)]
-OptionalCount = Annotated[int | None, Range(1)]
+OptionalCount = Annotated[int | None, Range(1, LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ class RolloutConfig:
     parallel_groups: Count = 1
     """Groups computed side by side. 1 is fastest on a CPU's caches; an accelerator wants all of them."""
     propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
-    """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS, section 4.2)."""
+    """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS)."""
     keep_epochs: Count = 1
     """Epochs that imagined data stays in the model buffer, at the largest horizon."""
 
@@ -134,9 +135,9 @@ class SACConfig:
     """Gamma."""
     tau: Annotated[float, Range(0, 1, above=True)] = 0.005
     """Step of the Polyak average that the target critics follow."""
-    target_entropy: float | None = None
+    target_entropy: Annotated[float | None, Range(-1e9, 1e9)] = None
     """Nats; the default is minus half the number of action entries."""
-    init_temperature: Positive = 0.1
+    init_temperature: Annotated[float, Range(1e-9, 1e9)] = 0.1
     """Alpha at the start."""
     learn_temperature: bool = True
     """Adjust alpha so that the policy's entropy stays at `target_entropy`."""
@@ -161,7 +162,7 @@ class Config:
     seeds: Count = 1
     """Runs trained at once, with seeds `seed`, `seed + 1`, ..."""
     env_steps: Count = 5_000
-    """Real steps in all, the exploration included."""
+    """Real steps in all, the exploration included; the last epoch is run to its end."""
     explore_steps: Count = 500
     """Real steps with uniformly random actions before the first epoch."""
     epoch_steps: Count = 250
@@ -259,6 +260,25 @@ def check(config: Config) -> None:
             "backend",
             config.backend,
             ", ".join(entry.backends) + nearest(config.backend, entry.backends),
+        ),
+        (
+            config.episode_length is None or not config.world.startswith("probe/"),
+            "episode_length",
+            config.episode_length,
+            f"unset: {config.world} has its own",
+        ),
+        (
+            config.seed + config.seeds - 1 <= LARGEST,
+            "seeds",
+            config.seeds,
+            f"<= {LARGEST - config.seed + 1}, counted from seed = {config.seed}",
+        ),
+        (
+            config.seeds * max(config.real_capacity, config.imagined_capacity) <= LARGEST,
+            "seeds",
+            config.seeds,
+            f"so few that buffers hold at most {LARGEST:,} rows in all; a seed's would hold {config.real_capacity:,} real"
+            f" and {config.imagined_capacity:,} imagined ones",
         ),
         (
             config.env_steps > config.explore_steps,
@@ -410,6 +430,8 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 def from_dict(kind: type, data: dict[str, Any], path: str = "") -> Any:
     """The inverse of `to_dict`. Raises `ConfigError` for an unknown key, naming the nearest one."""
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path.rstrip('.') or 'config'}: {data!r} is not a set of fields")
     known = {f.name: f for f in dataclasses.fields(kind)}
     hints = typing.get_type_hints(kind)
     values = {}

@@ -36,7 +36,8 @@ ABOUT: dict[str, str] = {
     "oracle_mbpo": "mbpo with the simulator itself as the model",
 }
 
-# What MBPO's own configurations change for a task (its code, examples/config); each preset takes what it can use.
+# Updates, target entropy and horizon of MBPO's own configurations (its code, examples/config), for whatever preset can
+# use them; how much a run explores first, and all else, stays the preset's.
 WORLD_SETTINGS: dict[str, dict[str, Any]] = {
     "brax/hopper": {
         "updates_per_step": 20.0,

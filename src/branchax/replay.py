@@ -20,7 +20,7 @@ class Ring(NamedTuple):
 
     data: Any  # pytree of [C, ...]
     cursor: jax.Array  # [] int32, the slot written next
-    size: jax.Array  # [] int32, slots that hold a row
+    size: jax.Array  # [] int32, rows that count: the latest ones, back from the cursor
 
 
 def init(row: Any, capacity: int) -> Ring:
@@ -59,8 +59,14 @@ def take(ring: Ring, slot: jax.Array) -> Any:
 
 
 def sample(key: Key, ring: Ring, count: int) -> Any:
-    """`count` rows drawn uniformly with replacement from those stored; pytree of [count, ...]."""
-    return take(ring, jax.random.randint(key, (count,), 0, ring.size))
+    """`count` rows drawn uniformly with replacement from the latest `size`; pytree of [count, ...]."""
+    age = jax.random.randint(key, (count,), 0, ring.size)
+    return take(ring, (ring.cursor - 1 - age) % capacity(ring))
+
+
+def keep_latest(ring: Ring, count: jax.Array) -> Ring:
+    """The ring without all but the latest `count` [] rows (or as many as there are)."""
+    return ring._replace(size=jnp.minimum(ring.size, count.astype(jnp.int32)))
 
 
 def sample_mixed(key: Key, real: Ring, imagined: Ring, real_count: int, count: int) -> Any:

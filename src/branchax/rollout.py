@@ -80,13 +80,13 @@ def finite(rows: Any) -> jax.Array:
 
 
 def _reset_where(over: jax.Array, key: Key, world: World, state: WorldState) -> WorldState:
-    """Replaces the states of the worlds that are over [B] by fresh resets, each from its own key."""
+    """Replaces the states of the worlds that are over [B] by fresh resets, each from its own key.
 
-    def reset(state: WorldState) -> WorldState:
-        fresh = jax.vmap(world.reset)(jax.random.split(key, over.shape[0]))
-        return jax.tree.map(lambda new, old: jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old), fresh, state)
-
-    return jax.lax.cond(over.any(), reset, lambda state: state, state)
+    A reset is computed at every step: with many worlds one of them nearly always ends, and under `vmap` a branch would
+    run both sides anyway.
+    """
+    fresh = jax.vmap(world.reset)(jax.random.split(key, over.shape[0]))
+    return jax.tree.map(lambda new, old: jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old), fresh, state)
 
 
 def episode_returns(key: Key, world: World, act: Act, episodes: int, block: int = 50) -> tuple[jax.Array, jax.Array]:

@@ -30,12 +30,12 @@ from branchax.worlds.base import World, WorldSpec, WorldState
 
 
 class Counts(NamedTuple):
-    """How much has been done; all [] int32."""
+    """How much has been done; all []."""
 
-    env_steps: jax.Array
-    model_steps: jax.Array
-    updates: jax.Array
-    epochs: jax.Array
+    env_steps: jax.Array  # int32
+    model_steps: jax.Array  # uint32: long rollouts by the thousand pass 2^31
+    updates: jax.Array  # int32
+    epochs: jax.Array  # int32
 
 
 class Fault(NamedTuple):
@@ -69,7 +69,7 @@ class Program(NamedTuple):
 
 def make_program(config: Config, world: World, dynamics: Dynamics | None, agent: Agent) -> Program:
     """Composes ready-made parts into a run; only sizes are read from `config`. A model-free run has no `dynamics`."""
-    keeps_state = dynamics is not None and config.model.kind == "oracle"
+    keeps_state = dynamics is not None and dynamics.needs_state
 
     def collect(key: Key, state: TrainState, act: Callable, steps: int) -> TrainState:
         """`steps` real env steps over the parallel worlds, into the replay buffer."""
@@ -97,12 +97,12 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
             model=() if dynamics is None else dynamics.init(stream(key, Stream.MODEL)),
             agent=agent.init(stream(key, Stream.AGENT)),
             # One array each: donated buffers must not be shared.
-            counts=Counts(*(jnp.copy(zero) for _ in Counts._fields)),
+            counts=Counts(jnp.copy(zero), jnp.zeros((), jnp.uint32), jnp.copy(zero), jnp.copy(zero)),
             fault=Fault(zero - 1, jnp.copy(zero)),
         )
         return collect(stream(key, Stream.EXPLORE), state, uniform(world.spec), config.explore_steps)
 
-    def imagine(key: Key, state: TrainState, dynamics: Dynamics, horizon: jax.Array) -> tuple[Ring, Metrics]:
+    def imagine(key: Key, state: TrainState, dynamics: Dynamics, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         """Branches rollouts off real states (or initial ones) and stores their valid steps."""
         groups, longest = config.rollout.groups, config.rollout.longest()
         key_members, key_groups = jax.random.split(key)
@@ -138,7 +138,10 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
             "imagine/terminated": (valid & rows.terminated).sum() / share,
             "imagine/obs_max": jnp.where(valid[:, None], jnp.abs(rows.next_obs), 0.0).max(),
         }
-        return replay.add(state.imagined, rows, valid), metrics
+        # The epochs before this one, as long as rollouts are now; older rows come from older policies and models.
+        kept = replay.keep_latest(state.imagined, (config.rollout.keep_epochs - 1) * config.rollouts * horizon)
+        counts = state.counts._replace(model_steps=state.counts.model_steps + steps.astype(jnp.uint32))
+        return state._replace(imagined=replay.add(kept, rows, valid), counts=counts), metrics
 
     def sources(state: TrainState) -> Sources:
         """Where the agent's batches come from: exact shares of real and imagined rows."""
@@ -169,15 +172,13 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         count = state.counts.epochs
         if dynamics is not None:
             model, fitted = dynamics.fit(stream(state.key, Stream.FIT, count), state.model, state.real)
-            state = state._replace(model=model)
-            imagined, dreamt = imagine(stream(state.key, Stream.IMAGINE, count), state, dynamics, horizon)
-            steps = dreamt["imagine/steps"].astype(jnp.int32)
-            counts = state.counts._replace(model_steps=state.counts.model_steps + steps)
-            state = state._replace(imagined=imagined, counts=counts)
+            key = stream(state.key, Stream.IMAGINE, count)
+            state, dreamt = imagine(key, state._replace(model=model), dynamics, horizon)
             metrics |= fitted | dreamt
         rounds = config.epoch_steps // config.collect_steps
         state, improved = jax.lax.scan(collect_and_improve, state, None, length=rounds)
-        metrics |= jax.tree.map(jnp.mean, improved)
+        # Means over the epoch's updates; the largest of what is a maximum or a running count.
+        metrics |= {k: (jnp.max if k.endswith(("_max", "skipped_steps")) else jnp.mean)(v) for k, v in improved.items()}
         state = state._replace(counts=state.counts._replace(epochs=count + 1))
         return state, metrics
 

@@ -22,10 +22,11 @@ class Dynamics(NamedTuple):
     elites: Callable[[Any], jax.Array]  # M -> [n] int32, the members worth imagining with
     world: Callable[[Any, Member], World]  # the world in which one member predicts
     branch: Callable[[Row], WorldState]  # the state of that world at a stored row (unbatched)
+    needs_state: bool  # whether `branch` reads `row.state`, which is then stored with every row
 
 
 def assign_members(key: Key, elites: jax.Array, groups: int, horizon: int, propagation: str) -> Member:
-    """Which elite predicts each group of rollouts at each step: [groups, horizon] int32 (PETS, section 4.2).
+    """Which elite predicts each group of rollouts at each step: [groups, horizon] int32 (PETS, Chua et al. 2018).
 
     `ts1` draws anew at every step, `tsinf` once per rollout, `mean` passes no member at all. The draws are stratified:
     at each step the groups go round the elites from a random first one, so each group's member is uniform, independent

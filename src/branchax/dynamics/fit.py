@@ -39,7 +39,8 @@ class Progress(NamedTuple):
     latest: Networks
     best: Networks  # each member's own, from its own best round
     best_error: jax.Array  # [E]
-    stale: jax.Array  # [E] int32, rounds since the error last fell by `min_gain`
+    mark: jax.Array  # [E], the error when it last counted as a gain
+    stale: jax.Array  # [E] int32, rounds since then
     round: jax.Array  # [] int32
 
 
@@ -68,7 +69,8 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
 
     def loss(params: Params, x: jax.Array, y: jax.Array, ended: jax.Array) -> jax.Array:
         prediction = ensemble.predict(net, params, x)
-        value = ensemble.negative_log_likelihood(prediction, y).mean()
+        # Twice the mean over entries instead of the sum: the proportion to the two penalties that MBPO's rates are for.
+        value = 2 * ensemble.negative_log_likelihood(prediction, y).mean() / y.shape[-1]
         bounds = jnp.sum(params["log_var_high"]) - jnp.sum(params["log_var_low"])
         value = value + ensemble.BOUND_WEIGHT * bounds + ensemble.weight_penalty(params, config.weight_decay)
         if learns_ends:
@@ -131,14 +133,16 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         # The parameters of the last fit are where training starts, but not a score to beat: on the data that came
         # since, an error may have to rise before it can fall.
         unbeaten, stale = jnp.full(config.members, jnp.inf), jnp.zeros(config.members, jnp.int32)
-        progress = Progress(start, start, unbeaten, stale, jnp.zeros((), jnp.int32))
+        progress = Progress(start, start, unbeaten, unbeaten, stale, jnp.zeros((), jnp.int32))
         progress = jax.lax.while_loop(improving, one_round, progress)
         elites = jnp.argsort(progress.best_error)[: config.elites].astype(jnp.int32)
         metrics = {
             "model/holdout_error": progress.best_error[elites].mean(),
             "model/holdout_error_worst": progress.best_error.max(),
             "model/fit_rounds": progress.round.astype(jnp.float32),
-            "model/skipped_steps": progress.latest.optimizer.total_notfinite.sum().astype(jnp.float32),
+            "model/skipped_steps": jnp.float32(
+                (progress.latest.optimizer.total_notfinite - model.optimizer.total_notfinite).sum()
+            ),
         }
         return Ensemble(*progress.best, scales, elites), metrics
 
@@ -148,6 +152,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         elites=lambda model: model.elites,
         world=lambda model, member: ensemble.as_world(model, member, net, config, world, predicate),
         branch=lambda row: ensemble.branch(row.transition.obs),
+        needs_state=False,
     )
 
 
@@ -177,10 +182,10 @@ def keep_best(progress: Progress, latest: Networks, error: jax.Array, config: Mo
 
     Each member keeps its own best parameters (and the optimiser's state that belongs to them) until its own patience
     is over; what the others do never reaches it. An error that fell by less than the fraction `min_gain` is stale, and
-    NaN is never better.
+    NaN is never better. A gain is counted from the last error that was one, so that slow gains add up.
     """
     better = (error < progress.best_error) & active(progress, config)
-    gained = better & (error < progress.best_error * (1 - config.min_gain))
+    gained = better & (error < progress.mark * (1 - config.min_gain))
 
     def choose(new: jax.Array, old: jax.Array) -> jax.Array:
         return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
@@ -189,6 +194,7 @@ def keep_best(progress: Progress, latest: Networks, error: jax.Array, config: Mo
         latest=latest,
         best=jax.tree.map(choose, latest, progress.best),
         best_error=jnp.where(better, error, progress.best_error),
+        mark=jnp.where(gained, error, progress.mark),
         stale=jnp.where(gained, 0, progress.stale + 1),
         round=progress.round + 1,
     )

@@ -16,4 +16,5 @@ def oracle(world: World) -> Dynamics:
         elites=lambda model: jnp.zeros(1, jnp.int32),
         world=lambda model, member: world,
         branch=lambda row: row.state,
+        needs_state=True,
     )

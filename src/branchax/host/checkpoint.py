@@ -80,7 +80,9 @@ def restore(directory: Path, step: int, template: Any) -> Any:
     """
     path = directory.absolute() / str(step)
     leaves = _named(template)
-    wanted = {name: jax.eval_shape(_raw, leaf) for name, leaf in leaves.items() if leaf.size}
+    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # else Orbax wants the devices that saved it
+    shapes = {name: jax.eval_shape(_raw, leaf) for name, leaf in leaves.items() if leaf.size}
+    wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for name, x in shapes.items()}
     saved, _ = _metadata(path)
     wrong = sorted(f"{name} is in one of both only" for name in wanted.keys() ^ saved.keys())
     for name in wanted.keys() & saved.keys():

@@ -60,9 +60,11 @@ def train(config: Config, directory: str | Path, resume: bool = False, command: 
     """
     check(config)
     directory = Path(directory)
-    rundir.prepare(directory, resume)
     if resume:
         rundir.check_resume(rundir.load_config(directory), config)
+    rundir.prepare(directory, resume)
+    if not resume:
+        rundir.claim(directory, config)
     saved = checkpoint.steps(directory / rundir.CHECKPOINTS)
     with Progress(config) as view:
         if not saved or saved[-1] < config.env_steps:
@@ -84,8 +86,10 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
         with warnings.catch_warnings(record=True) as caught:
             program = build.build(config)
     except BaseException:
-        with contextlib.suppress(OSError):
-            directory.rmdir()  # which does nothing unless it is empty
+        if saved is None:
+            (directory / rundir.CONFIG).unlink()
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # which does nothing unless it is empty
         raise
     view.finished(f"built {config.world}", time.perf_counter() - start)
     for warning in caught:
@@ -199,10 +203,10 @@ def stop_at_fault(state: TrainState, config: Config) -> None:
     """Waits for `state`. Raises `WorldFault` if a real world has returned a number that is not finite."""
     steps, fields = np.asarray(state.fault.step), np.asarray(state.fault.field)
     for i in np.flatnonzero(steps >= 0):
-        raise WorldFault(
-            f"{config.world} returned a {Transition._fields[fields[i]]} that is not finite"
-            f" at env step {steps[i]} of seed {config.seed + i}"
-        )
+        field, where = Transition._fields[fields[i]], f"at env step {steps[i]} of seed {config.seed + i}"
+        if field == "action":
+            raise WorldFault(f"the policy's action is not finite {where}: training has diverged")
+        raise WorldFault(f"{config.world} returned a non-finite {field} {where}")
 
 
 def load(directory: Path, step: int, config: Config, template: TrainState) -> TrainState:

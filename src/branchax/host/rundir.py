@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from branchax.config import Config, ConfigError, from_dict, to_dict
+from branchax.config import Config, ConfigError, check, from_dict, to_dict
 from branchax.host import cache
 
 CONFIG, COMMAND, ENVIRONMENT, METRICS = "config.json", "command.txt", "environment.json", "metrics.jsonl"
@@ -35,6 +35,8 @@ def prepare(directory: Path, resume: bool) -> None:
     Raises:
       ConfigError: when it is not empty and `resume` is not set, or cannot be written.
     """
+    if directory.exists() and not directory.is_dir():
+        raise ConfigError(f"run: {directory} is not a directory")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if not resume and any(directory.iterdir()):
@@ -45,14 +47,28 @@ def prepare(directory: Path, resume: bool) -> None:
         raise ConfigError(f"run: cannot write to {directory}: {error.strerror}") from error
 
 
+def claim(directory: Path, config: Config) -> None:
+    """Writes the settings of a new run, which makes the directory its own.
+
+    Only one process can create the file: of two that start at once the second gets a `ConfigError`.
+    """
+    try:
+        with (directory / CONFIG).open("x", encoding="utf-8") as file:
+            json.dump(to_dict(config), file, indent=2)
+    except FileExistsError as error:
+        raise ConfigError(f"run: {directory} was taken by another run a moment ago; name another directory") from error
+
+
 def load_config(directory: Path) -> Config:
     """The settings of a run. Raises `ConfigError` when the directory holds none that can be read."""
     path = directory / CONFIG
     try:
-        return from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
+        config = from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
+        check(config)
+        return config
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise ConfigError(f"run: {directory} holds no run ({CONFIG} is missing)") from error
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise ConfigError(f"run: cannot read {path}: {error}") from error
 
 
