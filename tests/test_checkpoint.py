@@ -1,5 +1,8 @@
 """What is saved comes back bit for bit, counts once it is on disk, and never goes before its successor is there."""
 
+import os
+import subprocess
+import sys
 from typing import NamedTuple
 
 import jax
@@ -110,3 +113,16 @@ def test_refuses_another_format(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "SCHEMA", 2)
     with pytest.raises(CheckpointError, match="has format 1; this version of branchax reads 2"):
         checkpoint.note(tmp_path, 1)
+
+
+def test_restores_in_a_process_with_other_devices(tmp_path):
+    """Saved on the second of two devices, read where there is one."""
+    code = (
+        "import jax, jax.numpy as jnp, pathlib, sys; from branchax.host import checkpoint;"
+        "tree = {'x': jax.device_put(jnp.arange(3.0), jax.devices()[1])};"
+        "checkpoint.save(pathlib.Path(sys.argv[1]), 5, tree, {})"
+    )
+    two = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=two, check=True)
+    found = checkpoint.restore(tmp_path, 5, {"x": jax.ShapeDtypeStruct((3,), jnp.float32)})
+    np.testing.assert_array_equal(found["x"], [0.0, 1.0, 2.0])

@@ -162,8 +162,8 @@ def test_a_world_fault_is_one_line_and_exit_code_1(capsys, monkeypatch):
     monkeypatch.setattr("branchax.build.build", lambda config: toy_program(config, fault_at=33))
     assert cli.main([*TOY, "--run", "run"]) == 1
     errors = capsys.readouterr().err
-    assert "classic/lqr returned a reward that is not finite at env step 33 of seed 0" in errors
-    assert "what was saved in run before is good" in errors
+    assert "classic/lqr returned a non-finite reward at env step 33 of seed 0" in errors
+    assert "the checkpoints in run, if any, are good" in errors
 
 
 def test_ctrl_c_is_a_message(capsys, monkeypatch):

@@ -142,7 +142,7 @@ def test_resume_refuses_other_settings(toy, toy_config, tmp_path):
 def test_a_world_that_returns_nan_stops_the_run(toy, toy_config, tmp_path, step):
     toy["fault_at"] = step
     config = replace(toy_config, seed=2, checkpoint_every=1)
-    with pytest.raises(host.WorldFault, match=rf"a reward that is not finite at env step {step} of seed 2"):
+    with pytest.raises(host.WorldFault, match=rf"a non-finite reward at env step {step} of seed 2"):
         host.train(config, tmp_path)
     assert checkpoint.steps(tmp_path / rundir.CHECKPOINTS) == ([] if step == 5 else [30, 40])
     assert [row["epoch"] for row in rows(tmp_path)] == ([] if step == 5 else [0, 1, 2])
@@ -153,7 +153,7 @@ def test_refuses_a_directory_in_use(toy, toy_config, tmp_path):
     with pytest.raises(ConfigError, match="is not empty"):
         host.train(toy_config, tmp_path)
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.tex"]
-    with pytest.raises(ConfigError, match="cannot write to"):
+    with pytest.raises(ConfigError, match="is not a directory"):
         host.train(toy_config, tmp_path / "thesis.tex")
 
 
@@ -183,3 +183,17 @@ def test_evaluate_needs_a_checkpoint(toy_config, tmp_path):
     rundir.record(tmp_path, toy_config, "")
     with pytest.raises(ConfigError, match="no checkpoint yet"):
         evaluate.evaluate(tmp_path)
+
+
+def test_of_two_runs_that_start_at_once_the_second_is_refused(toy, toy_config, tmp_path, monkeypatch):
+    """Both saw an empty directory; the other one was faster to claim it."""
+    prepare = rundir.prepare
+
+    def beaten(directory, resume):
+        prepare(directory, resume)
+        rundir.claim(directory, replace(toy_config, seed=99))
+
+    monkeypatch.setattr(rundir, "prepare", beaten)
+    with pytest.raises(ConfigError, match="taken by another run"):
+        host.train(toy_config, tmp_path / "run")
+    assert rundir.load_config(tmp_path / "run").seed == 99

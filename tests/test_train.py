@@ -96,7 +96,7 @@ def test_real_rows_are_true_steps_of_the_world_at_episode_ends_too(tiny):
         over = np.asarray(t.terminated | t.truncated)[:-1]
         np.testing.assert_array_equal(np.asarray(t.next_obs)[:-1][~over], np.asarray(t.obs)[1:][~over])
         fresh = np.asarray(t.obs)[1:][over]
-        assert abs(fresh).max() < 0.06 and len(np.unique(fresh[:, 0])) == len(fresh)
+        assert (abs(fresh) < 0.06).all() and len(np.unique(fresh[:, 0])) == len(fresh)
 
 
 def test_no_imagined_row_starts_from_a_terminated_state(tiny):

@@ -277,7 +277,7 @@ def check(config: Config) -> None:
             config.seeds * max(config.real_capacity, config.imagined_capacity) <= LARGEST,
             "seeds",
             config.seeds,
-            f"so few that buffers hold at most {LARGEST:,} rows in all; a seed's would hold {config.real_capacity:,} real"
+            f"so few that buffers hold at most {LARGEST:,} rows in all; a seed's hold {config.real_capacity:,} real"
             f" and {config.imagined_capacity:,} imagined ones",
         ),
         (
