@@ -8,7 +8,7 @@ from typing import Any
 from branchax.config import Config, ConfigError, ModelConfig, RolloutConfig, SACConfig, nearest, with_field
 
 # Sized for a laptop's processor: a small world needs no 4 x 200, and time goes into updates, not into a perfect fit.
-_MODEL = ModelConfig(members=5, elites=3, hidden=(64, 64, 64), round_steps=50, max_rounds=30, good_error=3e-4)
+_MODEL = ModelConfig(members=5, elites=3, hidden=(64, 64, 64), round_steps=50, max_rounds=30)
 _AGENT = SACConfig(hidden=(64, 64), learning_rate=1e-3)
 _SMALL = Config(
     env_steps=4_000,

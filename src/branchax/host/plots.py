@@ -49,8 +49,10 @@ def curve(run_dirs: Iterable[str | Path], path: str | Path) -> None:
             _draw(axes[1], group, runlog.MODEL_ERROR, look)
     figure.suptitle(", ".join(sorted({group.world for group in groups})), fontsize=12, x=0.01, ha="left")
     _tidy(axes[0], "return of an episode")
-    if axes[0].lines:
+    if axes[0].lines and len(groups) == 1:
         axes[0].legend(frameon=False, fontsize=9, loc="best")
+    elif axes[0].lines:  # above the curves: there is no free corner among many
+        axes[0].legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     if has_model:
         axes[1].set_yscale("log")
         axes[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
