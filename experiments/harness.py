@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,9 @@ def publish(name: str, data: dict[str, Any], configs: dict[str, Config], directo
     runs = {}
     for directory in directories:
         rows = runlog.read(directory / rundir.METRICS)
-        runs[directory.name] = {"wall_s": rows[-1]["wall_s"], "seeds": sorted({row["seed"] for row in rows})}
+        made_by = json.loads((directory / rundir.ENVIRONMENT).read_text(encoding="utf-8"))  # may be older than `made`
+        seeds = sorted({row["seed"] for row in rows})
+        runs[directory.name] = {"wall_s": rows[-1]["wall_s"], "seeds": seeds, "commit": made_by["commit"]}
     settings = {key: to_dict(config) for key, config in configs.items()}
     rundir.write_json(path, {**data, "made": made, "runs": runs, "configs": settings})
     return path

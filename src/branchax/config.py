@@ -76,7 +76,7 @@ class ModelConfig:
     min_gain: Fraction = 0.01
     """The relative fall of the holdout error that counts as a gain."""
     good_error: NonNegative = 3e-4
-    """The holdout error (in variances of the targets) at which a member is good enough to stop; MBPO has no such stop."""
+    """Holdout error (in variances of the targets) at which a member is good enough to stop; MBPO has no such stop."""
     holdout_every: Annotated[int, Range(2)] = 5
     """One row in so many is held out of training for as long as it is stored."""
     termination: Literal["known", "learned", "none"] = "known"
