@@ -3,7 +3,8 @@
 As MBPO (Janner et al. 2019, and its code): minibatches of maximum likelihood until no member's holdout error falls by
 another 1 % within 5 looks at it; the 5 of 7 members with the lowest error are the elites. A look is taken after a
 fixed number of minibatches instead of after each pass over the data: a pass over the few rows of an early fit is too
-short for an error to fall by 1 %, and static lengths compile to plain loops.
+short for an error to fall by 1 %, and static lengths compile to plain loops. A member whose error is at `good_error`
+stops at once, which MBPO does not do.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from branchax.dynamics.base import Dynamics
 from branchax.dynamics.ensemble import Ensemble, Scales
 from branchax.replay import Ring
 from branchax.types import Key, Metrics, Params, Transition
-from branchax.worlds.base import World
+from branchax.worlds.base import World, never
 
 HOLDOUT_CHUNK = 500  # holdout rows evaluated at a time
 
@@ -55,7 +56,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
     optimizer = optax.apply_if_finite(optax.adam(config.learning_rate), max_consecutive_errors=2**31 - 1)
     predicate = spec.termination if config.termination == "known" else None
     if config.termination == "none":
-        predicate = lambda obs, action, next_obs: jnp.zeros((), bool)  # noqa: E731
+        predicate = never
     learns_ends = predicate is None
 
     def init(key: Key) -> Ensemble:
