@@ -15,7 +15,7 @@ TIERS = [
     {"nn", "distributions", "normalize", "returns", "replay"},
     {"worlds"},
     {"dynamics"},
-    {"rollout"},
+    {"rollout", "policies"},
     {"gradients"},
     {"agents"},
     {"train"},

@@ -22,7 +22,7 @@ class Distribution(NamedTuple):
 
     size: Callable[[int], int]  # A -> P
     sample: Callable[[Key, jax.Array], tuple[jax.Array, jax.Array]]  # -> action [..., A], log_prob [...]
-    log_prob: Callable[[jax.Array, jax.Array], jax.Array]  # (params, action) -> [...]
+    log_prob: Callable[[jax.Array, jax.Array], jax.Array] | None  # (params, action) -> [...]; None: it has no density
     mode: Callable[[jax.Array], jax.Array]  # -> [..., A]
 
 
@@ -66,4 +66,33 @@ tanh_normal = Distribution(
     sample=_tanh_normal_sample,
     log_prob=_tanh_normal_log_prob,
     mode=lambda params: jnp.tanh(mean_and_log_std(params)[0]),
+)
+
+
+def _normal_sample(key: Key, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+    mean, log_std = jnp.split(params, 2, axis=-1)
+    noise = jax.random.normal(key, mean.shape, mean.dtype)
+    # As above: in terms of the noise, so that its gradient has no term that cancels.
+    return mean + jnp.exp(log_std) * noise, jnp.sum(-0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi), -1)
+
+
+def _normal_log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
+    mean, log_std = jnp.split(params, 2, axis=-1)
+    return jnp.sum(normal_log_density(action, mean, log_std), -1)
+
+
+# a ~ N(mean, std^2), unbounded: worlds clip what their actuators cannot do. Parameters: mean [A], log std [A].
+normal = Distribution(
+    size=lambda action_size: 2 * action_size,
+    sample=_normal_sample,
+    log_prob=_normal_log_prob,
+    mode=lambda params: jnp.split(params, 2, axis=-1)[0],
+)
+
+# a = params: a deterministic policy. It has no density, so no likelihood ratio either.
+deterministic = Distribution(
+    size=lambda action_size: action_size,
+    sample=lambda key, params: (params, jnp.zeros(params.shape[:-1], params.dtype)),
+    log_prob=None,
+    mode=lambda params: params,
 )

@@ -26,12 +26,14 @@ class _MLP(linen.Module):
     activation: Activation
     layer_norm: bool
     kernel_init: linen.initializers.Initializer
+    last_init: linen.initializers.Initializer
 
     @linen.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         for i, size in enumerate(self.sizes):
-            x = linen.Dense(size, kernel_init=self.kernel_init, name=f"layer_{i}")(x)
-            if i + 1 < len(self.sizes):
+            is_last = i + 1 == len(self.sizes)
+            x = linen.Dense(size, kernel_init=self.last_init if is_last else self.kernel_init, name=f"layer_{i}")(x)
+            if not is_last:
                 x = linen.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
                 x = self.activation(x)
         return x
@@ -45,14 +47,17 @@ def mlp(
     activation: Activation = jax.nn.relu,
     layer_norm: bool = False,
     kernel_init: linen.initializers.Initializer | None = None,
+    last_scale: float | None = None,
 ) -> Network:
     """A multilayer perceptron `[..., in_size] -> [..., out_size]`, linear at its output.
 
     With `layer_norm`, each hidden layer is normalised before its activation. Weights start by LeCun's uniform rule
-    unless `kernel_init` says otherwise; biases start at zero.
+    unless `kernel_init` says otherwise (the last layer's from a normal of deviation `last_scale / sqrt(fan_in)` where
+    that is given); biases start at zero.
     """
     init = kernel_init or linen.initializers.lecun_uniform()
-    module = _MLP((*hidden, out_size), activation, layer_norm, init)
+    last = init if last_scale is None else linen.initializers.variance_scaling(last_scale**2, "fan_in", "normal")
+    module = _MLP((*hidden, out_size), activation, layer_norm, init, last)
     return Network(
         init=lambda key: module.init(key, jnp.zeros((in_size,)))["params"],
         apply=lambda params, x: jnp.asarray(module.apply({"params": params}, x)),

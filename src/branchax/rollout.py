@@ -24,6 +24,7 @@ def rollout(
     context: Any = None,
     horizon: jax.Array | None = None,
     restart: bool = False,
+    window: int | None = None,
 ) -> tuple[WorldState, Trajectory]:
     """Steps `B` worlds side by side for `length` steps.
 
@@ -38,6 +39,7 @@ def rollout(
       horizon: [] int, steps that are taken at all; later ones cost nothing and are not valid. Default: all.
       restart: at the end of an episode, go on from a fresh reset (collecting). Otherwise steps after a termination are
         still computed but are not valid (imagining).
+      window: no derivative flows back past the steps whose time is a multiple of it. Default: all the way.
 
     Returns:
       The states after the last step [B, ...], and the trajectory [H, B, ...].
@@ -48,9 +50,11 @@ def rollout(
         state, alive = carry
         time, slice_ = x
         here: World = world(slice_) if context is not None else world  # type: ignore[assignment, operator]
-        key_act, key_step, key_reset = jax.random.split(jax.random.fold_in(key, time), 3)
-        action, extras = jax.vmap(act)(jax.random.split(key_act, batch), state.obs)
-        after, transition = jax.vmap(here.step)(jax.random.split(key_step, batch), state, action)
+        if window is not None:
+            state = jax.tree.map(lambda x: jnp.where(time % window == 0, jax.lax.stop_gradient(x), x), state)
+        keys_act, keys_step, key_reset = step_keys(key, time, batch)
+        action, extras = jax.vmap(act)(keys_act, state.obs)
+        after, transition = jax.vmap(here.step)(keys_step, state, action)
         record = Trajectory(transition, alive, state, extras)
         if restart:
             over = transition.terminated | transition.truncated | ~finite(transition)
@@ -70,6 +74,12 @@ def rollout(
     alive = jnp.ones(batch, bool)
     (state, _), trajectory = jax.lax.scan(body, (start, alive), (jnp.arange(length), context))
     return state, trajectory
+
+
+def step_keys(key: Key, time: jax.Array, batch: int) -> tuple[Key, Key, Key]:
+    """The keys of one step of a rollout: [B] for `act`, [B] for `step`, one for the resets."""
+    key_act, key_step, key_reset = jax.random.split(jax.random.fold_in(key, time), 3)
+    return jax.random.split(key_act, batch), jax.random.split(key_step, batch), key_reset
 
 
 def finite(rows: Any) -> jax.Array:

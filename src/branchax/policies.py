@@ -1,0 +1,73 @@
+"""Policies as values: parameters, a map from observations to a distribution's parameters, and the distribution."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from branchax import nn
+from branchax.distributions import Distribution, deterministic, normal
+from branchax.types import Key, Params
+from branchax.worlds.base import WorldSpec
+
+
+class Policy(NamedTuple):
+    """pi(a | s; theta) = distribution(zeta), zeta = apply(theta, s)."""
+
+    init: Callable[[Key], Params]
+    apply: Callable[[Params, jax.Array], jax.Array]  # (theta, obs [..., D]) -> zeta [..., P]
+    distribution: Distribution
+
+    def act(self, params: Params) -> Callable[[Key, jax.Array], tuple[jax.Array, jax.Array]]:
+        """What `rollout` drives a world with: (key, obs [D]) -> action [A], zeta [P]; differentiable in everything."""
+
+        def act(key: Key, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+            zeta = self.apply(params, obs)
+            return self.distribution.sample(key, zeta)[0], zeta
+
+        return act
+
+    def log_prob(self, params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
+        """log pi(a | s; theta): [..., D], [..., A] -> [...]. Only for distributions that have a density."""
+        assert self.distribution.log_prob is not None, "a deterministic policy has no log_prob"
+        return self.distribution.log_prob(self.apply(params, obs), action)
+
+    def mode(self, params: Params, obs: jax.Array) -> jax.Array:
+        """[..., D] -> [..., A]."""
+        return self.distribution.mode(self.apply(params, obs))
+
+
+def gaussian_policy(
+    spec: WorldSpec, hidden: Sequence[int], init_std: float, activation: nn.Activation = jax.nn.tanh
+) -> Policy:
+    """A network for the mean and one learned log deviation per action entry, whatever the observation.
+
+    The last layer starts near zero (deviation 0.01), so that at first the noise alone acts.
+    """
+    net = nn.mlp(spec.obs_size, hidden, spec.action_size, activation=activation, last_scale=0.01)
+
+    def init(key: Key) -> Params:
+        return {"mean": net.init(key), "log_std": jnp.full(spec.action_size, jnp.log(init_std), jnp.float32)}
+
+    def apply(params: Params, obs: jax.Array) -> jax.Array:
+        mean = net.apply(params["mean"], obs)
+        return jnp.concatenate([mean, jnp.broadcast_to(params["log_std"], mean.shape)], -1)
+
+    return Policy(init, apply, normal)
+
+
+def linear_policy(spec: WorldSpec, std: float, dtype: jnp.dtype | type = jnp.float32) -> Policy:
+    """a = -K s + std e, e ~ N(0, I), with theta = K [A, D], which starts at zero; deterministic when `std` is 0."""
+
+    def apply(gain: Params, obs: jax.Array) -> jax.Array:
+        mean = -jnp.einsum("ad,...d->...a", gain, obs)
+        return mean if std == 0 else jnp.concatenate([mean, jnp.full_like(mean, jnp.log(std))], -1)
+
+    def init(key: Key) -> Params:
+        del key
+        return jnp.zeros((spec.action_size, spec.obs_size), dtype)
+
+    return Policy(init, apply, deterministic if std == 0 else normal)
