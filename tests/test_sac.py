@@ -33,7 +33,7 @@ def q_of(critics, obs, action):
 def train(key, data: Transition):
     """1,500 updates from scratch; one compiled program for every probe."""
     ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], data), data.reward.shape[0]), data)
-    sources = Sources(lambda k: replay.sample(k, ring, 128))
+    sources = Sources(lambda k: replay.sample(k, ring, 128), None)
     params = AGENT.init(jax.random.fold_in(key, 0))
     keys = jax.random.split(jax.random.fold_in(key, 1), 1_500)
     return jax.lax.scan(lambda p, k: AGENT.update(k, p, sources), params, keys)
@@ -51,7 +51,7 @@ def test_probes_reach_the_analytic_q(name):
     data = experience(name)
     params, _ = train(jax.random.key(0), data)
     expected = PROBES[name].q(data.obs, data.action, DISCOUNT)
-    np.testing.assert_allclose(q_of(params.critics, data.obs, data.action), np.stack([expected] * 2), atol=0.1)
+    np.testing.assert_allclose(q_of(params.critics.params, data.obs, data.action), np.stack([expected] * 2), atol=0.1)
     if name == "action":
         assert float(AGENT.mode(params, data.obs[0])[0]) == pytest.approx(0.5, abs=0.1)
 
@@ -66,7 +66,7 @@ def test_first_update_equals_numpy():
     ended = jnp.arange(16) % 3 == 0
     batch = Transition(f(16, 1), jnp.tanh(f(16, 1)), f(16), f(16, 1), ended, ~ended)
     key = jax.random.key(7)
-    after, metrics = jax.jit(lambda p: agent.update(key, p, Sources(lambda k: batch)))(params)
+    after, metrics = jax.jit(lambda p: agent.update(key, p, Sources(lambda k: batch, None)))(params)
 
     def dense(p, x, i):
         return x @ np.asarray(p[f"layer_{i}"]["kernel"], np.float64) + np.asarray(p[f"layer_{i}"]["bias"], np.float64)
@@ -79,7 +79,7 @@ def test_first_update_equals_numpy():
         return np.stack([net(jax.tree.map(lambda leaf: leaf[j], critics), x)[:, 0] for j in range(2)])  # noqa: B023
 
     def pi(obs, k):
-        mean, log_std = (np.asarray(v, np.float64) for v in mean_and_log_std(jnp.asarray(net(params.actor, obs))))
+        mean, log_std = (np.asarray(v, np.float64) for v in mean_and_log_std(jnp.asarray(net(params.actor.params, obs))))
         noise = np.asarray(jax.random.normal(k, mean.shape), np.float64)
         u = mean + np.exp(log_std) * noise
         density = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - np.tanh(u) ** 2)
@@ -89,16 +89,16 @@ def test_first_update_equals_numpy():
     _, key_next, key_actor = jax.random.split(key, 3)
     a, log_prob = pi(next_obs, key_next)
     y = reward + 0.9 * (1 - np.asarray(ended)) * (q(params.targets, next_obs, a).min(0) - 0.3 * log_prob)
-    j_q = 0.5 * ((q(params.critics, obs, action) - y) ** 2).mean(-1).sum()
+    j_q = 0.5 * ((q(params.critics.params, obs, action) - y) ** 2).mean(-1).sum()
     np.testing.assert_allclose(metrics["critic/loss"], j_q, rtol=1e-4)
     a, log_prob = pi(obs, key_actor)
-    j_pi = (0.3 * log_prob - q(after.critics, obs, a).min(0)).mean()  # the critics are updated first
+    j_pi = (0.3 * log_prob - q(after.critics.params, obs, a).min(0)).mean()  # the critics are updated first
     np.testing.assert_allclose(metrics["policy/loss"], j_pi, rtol=1e-4)
     np.testing.assert_allclose(metrics["policy/entropy"], -log_prob.mean(), rtol=1e-4)
     # Adam's first step is the sign of the gradient times the learning rate.
     step = -config.learning_rate * np.sign(-log_prob.mean() - (-1.0))
-    np.testing.assert_allclose(after.log_alpha - params.log_alpha, step, rtol=1e-3)
-    mixed = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, params.targets, after.critics)
+    np.testing.assert_allclose(after.log_alpha.params - params.log_alpha.params, step, rtol=1e-3)
+    mixed = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, params.targets, after.critics.params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), after.targets, mixed)
 
 
@@ -107,12 +107,12 @@ def test_knobs_are_leaves_that_vmap_sweeps():
     rates = jnp.array([0.0, 1e-3, 1e-2])
     swept = jax.vmap(lambda rate: params._replace(knobs=params.knobs._replace(learning_rate=rate)))(rates)
     batch = jax.tree.map(lambda x: x[:32], experience("action"))
-    update = jax.vmap(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: batch))[0])
+    update = jax.vmap(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: batch, None))[0])
     after = jax.jit(update)(swept)
     moved = [
         max(
             float(jnp.abs(new[i] - old).max())
-            for new, old in zip(*map(jax.tree.leaves, (after.critics, params.critics)), strict=True)
+            for new, old in zip(*map(jax.tree.leaves, (after.critics.params, params.critics.params)), strict=True)
         )
         for i in range(3)
     ]
@@ -121,16 +121,16 @@ def test_knobs_are_leaves_that_vmap_sweeps():
 
 def test_targets_start_equal_to_the_critics_and_layer_norm_is_an_option():
     params = AGENT.init(jax.random.key(0))
-    jax.tree.map(np.testing.assert_array_equal, params.critics, params.targets)
-    assert not np.allclose(*params.critics["layer_0"]["kernel"])  # the twins differ
+    jax.tree.map(np.testing.assert_array_equal, params.critics.params, params.targets)
+    assert not np.allclose(*params.critics.params["layer_0"]["kernel"])  # the twins differ
     normed = make_sac(SPEC, SACConfig(hidden=(8,), critic_layer_norm=True)).init(jax.random.key(0))
-    assert "norm_0" in normed.critics and "norm_0" not in normed.actor
+    assert "norm_0" in normed.critics.params and "norm_0" not in normed.actor.params
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
     params = AGENT.init(jax.random.key(0))
     batch = jax.tree.map(lambda x: x[:32], experience("action"))
     batch = batch._replace(reward=batch.reward.at[3].set(jnp.nan))
-    after, metrics = jax.jit(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: batch)))(params)
-    jax.tree.map(np.testing.assert_array_equal, after.critics, params.critics)
+    after, metrics = jax.jit(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: batch, None)))(params)
+    jax.tree.map(np.testing.assert_array_equal, after.critics.params, params.critics.params)
     assert float(metrics["critic/skipped_steps"]) == 1

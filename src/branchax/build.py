@@ -10,8 +10,10 @@ import jax
 
 from branchax import worlds
 from branchax.agents.base import Agent
+from branchax.agents.pathwise import make_pathwise
+from branchax.agents.policy_gradient import make_policy_gradient
 from branchax.agents.sac import make_sac
-from branchax.config import Config, check
+from branchax.config import Config, ConfigError, PathwiseConfig, PolicyGradientConfig, check
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.oracle import oracle
@@ -54,4 +56,15 @@ def build_dynamics(config: Config, world: World) -> Dynamics | None:
 
 def build_agent(config: Config, world: World) -> Agent:
     """The improver."""
-    return make_sac(world.spec, config.agent)
+    agent = config.agent
+    if isinstance(agent, PolicyGradientConfig):
+        return make_policy_gradient(world.spec, agent)
+    if isinstance(agent, PathwiseConfig):
+        if config.model.kind == "oracle" and not world.spec.differentiable:
+            raise ConfigError(
+                f"model.kind: oracle is not possible on {world.spec.name} with backend {config.backend}; allowed:"
+                " ensemble, because the pathwise gradient goes back through the model, and this simulator's derivatives"
+                " do not exist or mean nothing. Without them: presets ppo, v2.5, oracle_mbpo"
+            )
+        return make_pathwise(world.spec, agent)
+    return make_sac(world.spec, agent)

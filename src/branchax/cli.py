@@ -29,6 +29,7 @@ branchax {__version__}: model-based reinforcement learning on short rollouts tha
   branchax train PRESET [--world NAME] [--seed N] [--seeds K] [--env-steps N] [--run DIR]
   branchax train --run DIR --resume [--env-steps N]
   branchax evaluate DIR [--episodes N]
+  branchax lab gradients [--world NAME] [--dynamics known|learned|oracle] [--horizons 1,2,5,10]
   branchax list
 
 `branchax list` shows the presets and the worlds; `branchax train --help` shows every setting.
@@ -39,7 +40,8 @@ Try: branchax train mbpo --world brax/inverted_pendulum"""
 class TrainOptions:
     """What `branchax train` takes beside the preset."""
 
-    config: Annotated[Config, tyro.conf.arg(name="")]
+    # The preset decides which kind of agent it is; its fields are then flags like the others.
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     run: Path | None = None
     """Directory of the run, new or empty; by default a new one under runs/."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -59,7 +61,7 @@ class EvaluateOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 1 for a run that failed, 2 for bad settings, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": _train, "evaluate": _evaluate, "list": _list}
+    commands = {"train": _train, "evaluate": _evaluate, "lab": _lab, "list": _list}
     name = arguments[0] if arguments else "--help"
     try:
         if name in ("-h", "--help", "help"):
@@ -126,7 +128,7 @@ def _train(arguments: list[str]) -> None:
     check(config)
     if saved is not None:
         rundir.check_resume(saved, config)
-    _check_installed(config)
+    _check_installed(config.world)
     directory = options.run or _next_directory(named or "run", config)
     rundir.prepare(directory, options.resume)
 
@@ -147,7 +149,7 @@ def _evaluate(arguments: list[str]) -> None:
     )
     if options.episodes is not None and options.episodes < 1:
         raise ConfigError(f"episodes: {options.episodes} is not possible; allowed: >= 1")
-    _check_installed(rundir.load_config(options.run))
+    _check_installed(rundir.load_config(options.run).world)
 
     from branchax.host.checkpoint import CheckpointError
     from branchax.host.evaluate import evaluate
@@ -164,6 +166,34 @@ def _evaluate(arguments: list[str]) -> None:
             f" over {record['episodes']} episodes"
         )
     print(f"written to {options.run / rundir.EVALUATIONS / str(records[0]['env_steps'])}.json")
+
+
+def _lab(arguments: list[str]) -> None:
+    from branchax.host.lab import options as lab  # which loads no JAX
+
+    experiments, named = ("gradients",), [a for a in arguments[:1] if not a.startswith("-")]
+    if named and named[0] not in experiments:
+        raise ConfigError(f"lab: {named[0]!r} is unknown{nearest(named[0], experiments)}; known: gradients")
+    if not named and not {"-h", "--help"} & set(arguments):
+        raise ConfigError("lab: say what to measure: branchax lab gradients ...")
+    estimators = "\n".join(f"  {name:<21} {about}" for name, about in lab.ESTIMATORS.items())
+    options = tyro.cli(
+        lab.LabOptions,
+        args=arguments[len(named) :],
+        prog="branchax lab gradients",
+        description=f"Measures bias, variance, direction and cost of gradient estimators, by horizon.\n{estimators}",
+    )
+    lab.check(options)
+    _check_installed(options.world)
+    directory = lab.directory_of(options)
+    with lab.prepared(directory):
+        from branchax.host.lab.run import gradients
+
+        try:
+            gradients(options, directory, command=shlex.join(["branchax", "lab", *arguments]))
+        except KeyboardInterrupt:
+            print(f"\nbranchax: interrupted; {directory} has the horizons that were done, if any", file=sys.stderr)
+            raise SystemExit(INTERRUPTED) from None
 
 
 def _list(arguments: list[str]) -> None:
@@ -184,9 +214,9 @@ def _installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _check_installed(config: Config) -> None:
-    if config.world.startswith("brax/") and not _installed("brax"):
-        raise ConfigError(f"world: {config.world!r} needs brax, which is not installed: pip install brax==0.14.2")
+def _check_installed(world: str) -> None:
+    if world.startswith("brax/") and not _installed("brax"):
+        raise ConfigError(f"world: {world!r} needs brax, which is not installed: pip install brax==0.14.2")
 
 
 def _next_directory(name: str, config: Config) -> Path:

@@ -109,6 +109,13 @@ class RolloutConfig:
     """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS)."""
     keep_epochs: Count = 1
     """Epochs that imagined data stays in the model buffer, at the largest horizon."""
+    per_update: Count = 64
+    """Rollouts per update of an agent that learns on its own rollouts; it imagines them afresh for each."""
+    validate_every: OptionalCount = None
+    """Such an agent's updates between two looks at whether the model's elites still agree that its policy improves;
+    once fewer than `validate_share` of them do, it waits for new real data (ME-TRPO). Default: it never looks."""
+    validate_share: Fraction = 0.7
+    """Share of the elites in which the return must have risen since the last look."""
 
     def longest(self) -> int:
         """The static bound on the horizon."""
@@ -127,6 +134,8 @@ class RolloutConfig:
 class SACConfig:
     """Soft actor-critic with twin critics and a learned temperature (Haarnoja et al. 2018, arXiv:1812.05905)."""
 
+    kind: Literal["sac"] = "sac"
+    """Off-policy: learns on batches of replayed and imagined transitions."""
     hidden: tuple[Count, ...] = (256, 256)
     """Widths of the hidden layers of actor and critics."""
     learning_rate: Positive = 3e-4
@@ -143,6 +152,91 @@ class SACConfig:
     """Adjust alpha so that the policy's entropy stays at `target_entropy`."""
     critic_layer_norm: bool = False
     """LayerNorm after each hidden layer of the critics (keeps values bounded when updates are many)."""
+
+
+@dataclass(frozen=True)
+class PolicyGradientConfig:
+    """Likelihood-ratio gradients: REINFORCE, advantage actor-critic and PPO are values of these fields."""
+
+    kind: Literal["policy_gradient"] = "policy_gradient"
+    """On-policy: learns on rollouts of its own policy, fresh for every update."""
+    weight: Literal["to_go", "baseline", "gae"] = "gae"
+    """What multiplies the score: rewards to go, less a learned value, or generalised advantage estimates."""
+    gae_lambda: Fraction = 0.95
+    """Lambda of the advantage estimates."""
+    passes: Count = 1
+    """Passes over the rollouts of one update."""
+    minibatches: Count = 1
+    """Gradient steps per pass."""
+    clip: Annotated[float | None, Range(0, 1e9, above=True)] = None
+    """The probability ratio gains nothing outside 1 +- clip (PPO). Default: not clipped."""
+    kl_penalty: NonNegative = 0.0
+    """Weight of KL(old policy || new) at the start; it doubles or halves to keep the divergence near `kl_target`."""
+    kl_target: Positive = 0.01
+    """Nats by which an update is meant to move the policy, where there is a penalty."""
+    kl_stop: Annotated[float | None, Range(0, 1e9, above=True)] = None
+    """Nats at which an update takes no further steps. Default: it takes them all."""
+    entropy_weight: NonNegative = 0.0
+    """Weight of the policy's entropy in the objective."""
+    normalise: bool = True
+    """Standardise the advantages of each update."""
+    hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the policy's hidden layers; none makes its mean linear."""
+    value_hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the value's hidden layers."""
+    init_std: Positive = 0.5
+    """Deviation of the policy's Gaussian at the start, in units of half the actuators' range."""
+    squash: bool = False
+    """Squash actions by tanh; otherwise the world clips them."""
+    learning_rate: Positive = 3e-4
+    """Adam's step size for the policy."""
+    value_learning_rate: Positive = 1e-3
+    """Adam's step size for the value."""
+    value_passes: Count = 1
+    """Gradient steps of the value for each of the policy's."""
+    max_gradient_norm: Annotated[float | None, Range(0, 1e9, above=True)] = 0.5
+    """Longer gradients are scaled down to it."""
+    discount: Fraction = 0.99
+    """Gamma."""
+
+
+@dataclass(frozen=True)
+class PathwiseConfig:
+    """Gradients back through model and policy: SVG(infinity), SVG(k), APG and SHAC are values of these fields."""
+
+    kind: Literal["pathwise"] = "pathwise"
+    """On-policy: differentiates through rollouts of its own policy, fresh for every update."""
+    deterministic: bool = False
+    """A policy without noise. Otherwise a Gaussian, reparameterised."""
+    critic: bool = True
+    """Bootstrap rollouts with a learned value where they are cut."""
+    window: OptionalCount = None
+    """Steps after which the derivative is cut; with a critic, its slope stands in for what is lost. Default: never."""
+    gae_lambda: Fraction = 0.95
+    """Lambda of the returns that the value is fitted to."""
+    tau: Annotated[float, Range(0, 1, above=True)] = 0.05
+    """Step of the Polyak average that the target value follows."""
+    value_passes: Count = 8
+    """Gradient steps of the value per update."""
+    hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the policy's hidden layers; none makes its mean linear."""
+    value_hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the value's hidden layers."""
+    init_std: Positive = 0.3
+    """Deviation of the policy's Gaussian at the start, in units of half the actuators' range."""
+    squash: bool = True
+    """Squash actions by tanh; a clipped action has no derivative."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the policy."""
+    value_learning_rate: Positive = 1e-3
+    """Adam's step size for the value."""
+    max_gradient_norm: Annotated[float | None, Range(0, 1e9, above=True)] = 1.0
+    """Longer gradients are scaled down to it."""
+    discount: Fraction = 0.99
+    """Gamma."""
+
+
+AgentConfig = SACConfig | PolicyGradientConfig | PathwiseConfig
 
 
 @dataclass(frozen=True)
@@ -179,7 +273,7 @@ class Config:
     """Real transitions kept; the default keeps all."""
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
-    agent: SACConfig = field(default_factory=SACConfig)
+    agent: AgentConfig = field(default_factory=SACConfig)
     precision: Literal["highest", "high", "default"] = "highest"
     """Of matrix products. On a GPU anything below `highest` rounds to TF32 or less, which breaks training quietly."""
     eval_every: Count = 1
@@ -195,6 +289,11 @@ class Config:
     def model_free(self) -> bool:
         """Whether nothing is imagined, so that no model is built at all."""
         return self.rollout.horizon == 0
+
+    @property
+    def on_policy(self) -> bool:
+        """Whether the agent learns on fresh rollouts of its own policy, and not from a buffer."""
+        return not isinstance(self.agent, SACConfig)
 
     @property
     def epochs(self) -> int:
@@ -214,14 +313,14 @@ class Config:
 
     @property
     def rollouts(self) -> int:
-        """Imagined rollouts per epoch, rounded up to whole groups."""
-        wanted = self.rollout.per_step * self.epoch_steps
+        """Imagined rollouts per epoch (on-policy: per update), rounded up to whole groups."""
+        wanted = self.rollout.per_update if self.on_policy else self.rollout.per_step * self.epoch_steps
         return -(-wanted // self.rollout.groups) * self.rollout.groups
 
     @property
     def imagined_capacity(self) -> int:
-        """Rows of the model buffer."""
-        return self.rollouts * self.rollout.longest() * self.rollout.keep_epochs
+        """Rows of the model buffer; an on-policy agent has none."""
+        return 0 if self.on_policy else self.rollouts * self.rollout.longest() * self.rollout.keep_epochs
 
     @property
     def updates_per_round(self) -> int:
@@ -311,7 +410,7 @@ def check(config: Config) -> None:
             f"a number whose product with collect_steps = {config.collect_steps} is whole and >= 1",
         ),
         (
-            config.batch_size <= config.real_capacity,
+            config.on_policy or config.batch_size <= config.real_capacity,
             "batch_size",
             config.batch_size,
             f"<= the real buffer's capacity, {config.real_capacity}",
@@ -326,11 +425,25 @@ def check(config: Config) -> None:
     if config.model_free:
         rules += [
             (
-                config.real_fraction == 1.0,
+                config.on_policy or config.real_fraction == 1.0,
                 "rollout.horizon",
                 0,
                 f">= 1, because real_fraction = {config.real_fraction:g} asks for imagined data"
                 " (model-free: preset sac)",
+            ),
+            (
+                not isinstance(config.agent, PathwiseConfig),
+                "rollout.horizon",
+                0,
+                ">= 1: the pathwise gradient goes back through rollouts in a model or the oracle; without one: preset"
+                " ppo, reinforce, a2c or sac",
+            ),
+            (
+                not config.on_policy or config.updates_per_round == 1,
+                "updates_per_step",
+                config.updates_per_step,
+                f"1 / collect_steps = {1 / config.collect_steps:.10g}: model-free, an on-policy agent can use what it"
+                " collects for one update",
             ),
             (
                 config.rollout.horizon_end is None,
@@ -349,7 +462,7 @@ def check(config: Config) -> None:
                 f"<= model.members = {config.model.members}",
             ),
             (
-                config.real_rows < config.batch_size,
+                config.on_policy or config.real_rows < config.batch_size,
                 "real_fraction",
                 config.real_fraction,
                 "small enough to leave imagined rows in the batch (model-free: rollout.horizon 0)",
@@ -379,6 +492,29 @@ def check(config: Config) -> None:
                 "at least one value",
             ),
         ]
+    if config.on_policy:
+        every = config.rollout.validate_every
+        rules += [
+            (
+                every is None or (not config.model_free and config.updates_per_round % every == 0),
+                "rollout.validate_every",
+                every,
+                f"a divisor of the {config.updates_per_round} updates of a round, in a model"
+                if not config.model_free
+                else "unset without a model",
+            ),
+        ]
+    if isinstance(config.agent, PolicyGradientConfig):
+        horizon = config.collect_steps // config.parallel_worlds if config.model_free else config.rollout.longest()
+        rows = horizon * (config.parallel_worlds if config.model_free else config.rollouts)
+        rules.append(
+            (
+                config.agent.minibatches <= rows,
+                "agent.minibatches",
+                config.agent.minibatches,
+                f"<= the {rows} steps of an update",
+            )
+        )
     for holds, name, value, allowed in rules:
         if not holds:
             raise ConfigError(f"{name}: {value} is not possible; allowed: {allowed}")
@@ -438,8 +574,11 @@ def from_dict(kind: type, data: dict[str, Any], path: str = "") -> Any:
     for name, value in data.items():
         if name not in known:
             raise ConfigError(f"{path}{name}: unknown field{nearest(name, known)}")
-        if dataclasses.is_dataclass(hints[name]):
-            values[name] = from_dict(typing.cast(type, hints[name]), value, f"{path}{name}.")
+        options = [o for o in (typing.get_args(hints[name]) or (hints[name],)) if dataclasses.is_dataclass(o)]
+        if options:
+            kinds = {getattr(o, "kind", None): o for o in options}
+            chosen = kinds.get(value.get("kind") if isinstance(value, dict) else None, options[0])
+            values[name] = from_dict(typing.cast(type, chosen), value, f"{path}{name}.")
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)

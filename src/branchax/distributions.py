@@ -6,6 +6,7 @@ accurate when computed from the value before the squashing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -36,6 +37,12 @@ def mean_and_log_std(params: jax.Array) -> tuple[jax.Array, jax.Array]:
     mean, raw = jnp.split(params, 2, axis=-1)
     low, high = LOG_STD_BOUNDS
     return mean, low + 0.5 * (high - low) * (jnp.tanh(raw) + 1)
+
+
+def raw_log_std(log_std: float) -> float:
+    """The parameter that `mean_and_log_std` turns into `log_std`, which must lie inside `LOG_STD_BOUNDS`."""
+    low, high = LOG_STD_BOUNDS
+    return math.atanh(2 * (log_std - low) / (high - low) - 1)
 
 
 def log_tanh_slope(u: jax.Array) -> jax.Array:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from branchax.types import Key, Params
 
 Activation = Callable[[jax.Array], jax.Array]
+tanh: Activation = jnp.tanh
 
 
 class Network(NamedTuple):

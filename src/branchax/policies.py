@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from branchax import nn
-from branchax.distributions import Distribution, deterministic, normal
+from branchax.distributions import Distribution, deterministic, normal, raw_log_std, tanh_normal
 from branchax.types import Key, Params
 from branchax.worlds.base import WorldSpec
 
@@ -41,22 +42,31 @@ class Policy(NamedTuple):
 
 
 def gaussian_policy(
-    spec: WorldSpec, hidden: Sequence[int], init_std: float, activation: nn.Activation = jax.nn.tanh
+    spec: WorldSpec,
+    hidden: Sequence[int],
+    init_std: float,
+    squash: bool = False,
+    activation: nn.Activation = nn.tanh,
 ) -> Policy:
     """A network for the mean and one learned log deviation per action entry, whatever the observation.
 
-    The last layer starts near zero (deviation 0.01), so that at first the noise alone acts.
+    Deterministic when `init_std` is 0; with `squash`, actions go through tanh. The last layer starts near zero (its
+    weights 100 times smaller), so that at first the noise alone acts.
     """
     net = nn.mlp(spec.obs_size, hidden, spec.action_size, activation=activation, last_scale=0.01)
+    if init_std == 0:
+        last = jnp.tanh if squash else lambda x: x
+        return Policy(net.init, lambda params, obs: last(net.apply(params, obs)), deterministic)
+    start = raw_log_std(math.log(init_std)) if squash else math.log(init_std)
 
     def init(key: Key) -> Params:
-        return {"mean": net.init(key), "log_std": jnp.full(spec.action_size, jnp.log(init_std), jnp.float32)}
+        return {"mean": net.init(key), "log_std": jnp.full(spec.action_size, start, jnp.float32)}
 
     def apply(params: Params, obs: jax.Array) -> jax.Array:
         mean = net.apply(params["mean"], obs)
         return jnp.concatenate([mean, jnp.broadcast_to(params["log_std"], mean.shape)], -1)
 
-    return Policy(init, apply, normal)
+    return Policy(init, apply, tanh_normal if squash else normal)
 
 
 def linear_policy(spec: WorldSpec, std: float, dtype: jnp.dtype | type = jnp.float32) -> Policy:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from branchax.config import Config, ConfigError, ModelConfig, RolloutConfig, SACConfig, nearest, with_field
+from branchax.config import (
+    Config,
+    ConfigError,
+    ModelConfig,
+    PathwiseConfig,
+    PolicyGradientConfig,
+    RolloutConfig,
+    SACConfig,
+    nearest,
+    with_field,
+)
 
 # Sized for a laptop's processor: a small world needs no 4 x 200, and time goes into updates, not into a perfect fit.
 _MODEL = ModelConfig(members=5, elites=3, hidden=(64, 64, 64), round_steps=50, max_rounds=30)
@@ -18,6 +28,29 @@ _SMALL = Config(
     agent=_AGENT,
 )
 
+# On-policy agents in a model: collect, fit, then many updates, each on rollouts of its own from initial states.
+_LONG = replace(
+    _SMALL,
+    env_steps=8_000,
+    explore_steps=400,
+    epoch_steps=400,
+    collect_steps=400,
+    updates_per_step=0.25,
+    rollout=RolloutConfig(start="initial", horizon=200, per_update=60, groups=3),
+)
+_PPO = PolicyGradientConfig(passes=10, minibatches=4, clip=0.2)
+_REAL = replace(
+    _SMALL,
+    env_steps=200_000,
+    explore_steps=16,
+    epoch_steps=4_096,
+    collect_steps=4_096,
+    parallel_worlds=16,
+    updates_per_step=1 / 4_096,
+    rollout=RolloutConfig(horizon=0),
+    real_fraction=1.0,
+)
+
 PRESETS: dict[str, Config] = {
     # Short branched rollouts (Janner et al. 2019, arXiv:1906.08253).
     "mbpo": _SMALL,
@@ -27,6 +60,26 @@ PRESETS: dict[str, Config] = {
     "sac": replace(_SMALL, rollout=RolloutConfig(horizon=0), real_fraction=1.0),
     # The simulator in place of the model: what is left of the error is not the model's.
     "oracle_mbpo": replace(_SMALL, model=ModelConfig(kind="oracle")),
+    # 2.0: back through long rollouts of the model (SVG(infinity), Heess et al. 2015).
+    "v2.0": replace(_LONG, agent=PathwiseConfig(critic=False)),
+    # 2.5: likelihood ratios on long rollouts of the model, no new real data until the updates are done.
+    "v2.5": replace(_LONG, agent=_PPO),
+    "v2.5_a2c": replace(_LONG, agent=PolicyGradientConfig(learning_rate=1e-3)),
+    "v2.5_reinforce": replace(_LONG, agent=PolicyGradientConfig(weight="to_go", learning_rate=1e-3)),
+    # The same until the models disagree (Kurutach et al. 2018, arXiv:1802.10592).
+    "me_trpo": replace(_LONG, agent=_PPO, rollout=replace(_LONG.rollout, validate_every=5)),
+    # Pathwise through the simulator: whole episodes (Freeman et al. 2021), or short ones and a critic (Xu et al. 2022).
+    "apg": replace(_LONG, agent=PathwiseConfig(critic=False, deterministic=True), model=ModelConfig(kind="oracle")),
+    "shac": replace(
+        _LONG,
+        agent=PathwiseConfig(),
+        model=ModelConfig(kind="oracle"),
+        rollout=replace(_LONG.rollout, start="replay", horizon=16),
+    ),
+    # Model-free, on-policy.
+    "ppo": replace(_REAL, agent=_PPO),
+    "a2c": replace(_REAL, agent=PolicyGradientConfig(learning_rate=1e-3)),
+    "reinforce": replace(_REAL, agent=PolicyGradientConfig(weight="to_go", learning_rate=1e-3)),
 }
 
 ABOUT: dict[str, str] = {
@@ -34,6 +87,16 @@ ABOUT: dict[str, str] = {
     "mbpo_paper": "the same at the MBPO paper's sizes: 7 x (4 x 200), SAC 2 x 256, 400 rollouts per step",
     "sac": "model-free soft actor-critic: the same code at horizon 0",
     "oracle_mbpo": "mbpo with the simulator itself as the model",
+    "v2.0": "gradients back through long rollouts of the model; no critic",
+    "v2.5": "PPO on long rollouts of the model, many updates per collection",
+    "v2.5_a2c": "the same with advantage actor-critic",
+    "v2.5_reinforce": "the same with REINFORCE",
+    "me_trpo": "v2.5 that stops improving when the ensemble's members disagree",
+    "apg": "gradients back through whole episodes of the simulator itself",
+    "shac": "gradients back through short rollouts of the simulator, and a critic",
+    "ppo": "model-free PPO",
+    "a2c": "model-free advantage actor-critic",
+    "reinforce": "model-free REINFORCE",
 }
 
 # Updates, target entropy and horizon of MBPO's own configurations (its code, examples/config), for whatever preset can

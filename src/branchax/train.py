@@ -7,12 +7,17 @@ An epoch is fit -> imagine -> (collect -> improve) x n, as nested scans with sta
     collect   a few real steps, into the replay buffer                                     rollout, in the real world
     improve   the agent on batches with an exact share of real rows                        agent.update
 
+An agent that learns on rollouts of its own policy (PPO, the pathwise gradient) has no model buffer: each update
+imagines afresh, or takes what was just collected when there is no model. An epoch that collects only once does so
+first.
+
 Everything that changes lives in `TrainState`: `vmap` over it trains seeds side by side, saving it resumes exactly.
 This module takes ready-made parts and knows no names; `build.py` makes the parts.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,11 +25,12 @@ import jax
 import jax.numpy as jnp
 
 from branchax import replay
+from branchax.agents.agreement import while_agreed
 from branchax.agents.base import Agent, Sources
 from branchax.config import Config
 from branchax.dynamics.base import Dynamics, assign_members
 from branchax.replay import Ring
-from branchax.rollout import episode_returns, finite, rollout
+from branchax.rollout import Act, episode_returns, finite, rollout
 from branchax.types import Key, Metrics, Row, Stream, Trajectory, Transition, stream
 from branchax.worlds.base import World, WorldSpec, WorldState
 
@@ -70,18 +76,20 @@ class Program(NamedTuple):
 def make_program(config: Config, world: World, dynamics: Dynamics | None, agent: Agent) -> Program:
     """Composes ready-made parts into a run; only sizes are read from `config`. A model-free run has no `dynamics`."""
     keeps_state = dynamics is not None and dynamics.needs_state
+    buffers = dynamics is not None and not agent.on_policy  # whether imagined steps are stored
 
-    def collect(key: Key, state: TrainState, act: Callable, steps: int) -> TrainState:
-        """`steps` real env steps over the parallel worlds, into the replay buffer."""
+    def collect(key: Key, state: TrainState, act: Callable, steps: int) -> tuple[TrainState, Trajectory]:
+        """`steps` real env steps over the parallel worlds, into the replay buffer; also as they came, [H, W, ...]."""
         worlds, trajectory = rollout(key, world, act, state.world, steps // config.parallel_worlds, restart=True)
         rows = Row(trajectory.transition, trajectory.state if keeps_state else None)
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)  # [H, W, ...] -> [H W, ...], oldest first
-        return state._replace(
+        state = state._replace(
             world=worlds,
             real=replay.add(state.real, rows, finite(rows.transition)),
             counts=state.counts._replace(env_steps=state.counts.env_steps + steps),
             fault=first_fault(state.fault, state.counts.env_steps, rows.transition),
         )
+        return state, trajectory
 
     def init(key: Key) -> TrainState:
         keys = jax.random.split(stream(key, Stream.WORLD), config.parallel_worlds)
@@ -93,17 +101,19 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
             key=key,
             world=worlds,
             real=replay.init(row, config.real_capacity),
-            imagined=() if dynamics is None else replay.init(row.transition, config.imagined_capacity),
+            imagined=replay.init(row.transition, config.imagined_capacity) if buffers else (),
             model=() if dynamics is None else dynamics.init(stream(key, Stream.MODEL)),
             agent=agent.init(stream(key, Stream.AGENT)),
             # One array each: donated buffers must not be shared.
             counts=Counts(jnp.copy(zero), jnp.zeros((), jnp.uint32), jnp.copy(zero), jnp.copy(zero)),
             fault=Fault(zero - 1, jnp.copy(zero)),
         )
-        return collect(stream(key, Stream.EXPLORE), state, uniform(world.spec), config.explore_steps)
+        return collect(stream(key, Stream.EXPLORE), state, uniform(world.spec), config.explore_steps)[0]
 
-    def imagine(key: Key, state: TrainState, dynamics: Dynamics, horizon: jax.Array) -> tuple[TrainState, Metrics]:
-        """Branches rollouts off real states (or initial ones) and stores their valid steps."""
+    def branch(
+        key: Key, state: TrainState, dynamics: Dynamics, act: Act, horizon: jax.Array, window: int | None = None
+    ) -> Trajectory:
+        """Rollouts of `act` in the model, off real states or initial ones, in groups [G, H, B, ...]."""
         groups, longest = config.rollout.groups, config.rollout.longest()
         key_members, key_groups = jax.random.split(key)
         members = assign_members(key_members, dynamics.elites(state.model), groups, longest, config.rollout.propagation)
@@ -118,12 +128,16 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
                 start = jax.vmap(dynamics.branch)(replay.sample(key_start, state.real, count))
             else:
                 start = jax.vmap(world_of(None).reset)(jax.random.split(key_start, count))
-            act = lambda k, obs: agent.act(k, state.agent, obs)  # noqa: E731
             model_world = world_of if members is not None else world_of(None)
-            return rollout(key_run, model_world, act, start, longest, context=x[1], horizon=horizon)[1]
+            return rollout(key_run, model_world, act, start, longest, context=x[1], horizon=horizon, window=window)[1]
 
         keys = jax.random.split(key_groups, groups)
-        trajectory = jax.lax.map(group, (keys, members), batch_size=min(groups, config.rollout.parallel_groups))
+        return jax.lax.map(group, (keys, members), batch_size=min(groups, config.rollout.parallel_groups))
+
+    def imagine(key: Key, state: TrainState, dynamics: Dynamics, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+        """Stores the valid steps of branched rollouts."""
+        act = lambda k, obs: agent.act(k, state.agent, obs)  # noqa: E731
+        trajectory = branch(key, state, dynamics, act, horizon)
         rows, valid = jax.tree.map(
             lambda x: x.reshape(-1, *x.shape[3:]), (trajectory.transition, trajectory.valid)
         )  # [G, H, B, ...] -> [G H B, ...]
@@ -143,44 +157,81 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         counts = state.counts._replace(model_steps=state.counts.model_steps + steps.astype(jnp.uint32))
         return state._replace(imagined=replay.add(kept, rows, valid), counts=counts), metrics
 
-    def sources(state: TrainState) -> Sources:
-        """Where the agent's batches come from: exact shares of real and imagined rows."""
-        if dynamics is None:
-            return Sources(lambda key: replay.sample(key, state.real, config.batch_size).transition)
-        assert isinstance(state.imagined, Ring)
-        imagined = state.imagined
+    def sources(state: TrainState, recent: Trajectory, horizon: jax.Array) -> Sources:
+        """What the agent's updates may draw on: exact shares of real and imagined rows, and rollouts of its own."""
         real = state.real._replace(data=state.real.data.transition)
-        return Sources(lambda key: replay.sample_mixed(key, real, imagined, config.real_rows, config.batch_size))
+        if dynamics is None:
+            return Sources(lambda key: replay.sample(key, real, config.batch_size), lambda key, act, window: recent)
 
-    def improve(key: Key, state: TrainState) -> tuple[TrainState, Metrics]:
+        model = dynamics
+
+        def imagined(key: Key, act: Act, window: int | None) -> Trajectory:
+            groups = branch(key, state, model, act, horizon, window)  # [G, H, B, ...] -> [H, G B, ...]
+            return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]), groups)
+
+        buffer: Any = state.imagined
+        mixed = lambda key: replay.sample_mixed(key, real, buffer, config.real_rows, config.batch_size)  # noqa: E731
+        return Sources(mixed, imagined)
+
+    def improve(key: Key, state: TrainState, recent: Trajectory, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         """The updates that follow one round of collecting, as a scan."""
-        draws = sources(state)
+        draws = sources(state, recent, horizon)
         count = config.updates_per_round
-        params, metrics = jax.lax.scan(
-            lambda params, k: agent.update(k, params, draws), state.agent, jax.random.split(key, count)
-        )
+        update = lambda params, k: agent.update(k, params, draws)  # noqa: E731
+        improve_all = lambda params, keys: jax.lax.scan(update, params, keys)  # noqa: E731
+        if dynamics is not None and config.rollout.validate_every is not None:
+            returns_of = functools.partial(member_returns, key, state, dynamics, horizon)
+            improve_all = while_agreed(update, returns_of, config.rollout.validate_share, config.rollout.validate_every)
+        params, metrics = improve_all(state.agent, jax.random.split(key, count))
         counts = state.counts._replace(updates=state.counts.updates + count)
+        if agent.on_policy and dynamics is not None:
+            steps = metrics["imagine/steps"].astype(jnp.uint32).sum()
+            counts = counts._replace(model_steps=counts.model_steps + steps)
         return state._replace(agent=params, counts=counts), metrics
 
-    def collect_and_improve(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+    def member_returns(key: Key, state: TrainState, dynamics: Dynamics, horizon: jax.Array, params: Any) -> jax.Array:
+        """The mean return of the policy's mode in each elite's model, from the same starts with the same noise: [n]."""
+        act = lambda k, obs: (agent.mode(params, obs), ())  # noqa: E731
+        key_start, key_run = jax.random.split(key)
+
+        def in_member(member: jax.Array) -> jax.Array:
+            model_world = dynamics.world(state.model, member)
+            start = jax.vmap(model_world.reset)(jax.random.split(key_start, config.rollouts))
+            t = rollout(key_run, model_world, act, start, config.rollout.longest(), horizon=horizon)[1]
+            return jnp.where(t.valid, t.transition.reward, 0.0).sum(0).mean()
+
+        return jax.lax.map(in_member, dynamics.elites(state.model))
+
+    def collect_and_improve(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+        state, recent = collect_round(state)
+        return improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, recent, horizon)
+
+    def collect_round(state: TrainState) -> tuple[TrainState, Trajectory]:
         act = lambda k, obs: agent.act(k, state.agent, obs)  # noqa: E731
-        state = collect(stream(state.key, Stream.COLLECT, state.counts.env_steps), state, act, config.collect_steps)
-        return improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state)
+        return collect(stream(state.key, Stream.COLLECT, state.counts.env_steps), state, act, config.collect_steps)
+
+    def fit_and_imagine(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+        if dynamics is None:
+            return state, {}
+        model, metrics = dynamics.fit(stream(state.key, Stream.FIT, state.counts.epochs), state.model, state.real)
+        state = state._replace(model=model)
+        if not buffers:
+            return state, metrics
+        state, dreamt = imagine(stream(state.key, Stream.IMAGINE, state.counts.epochs), state, dynamics, horizon)
+        return state, metrics | dreamt
 
     def epoch(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
-        metrics: Metrics = {}
-        count = state.counts.epochs
-        if dynamics is not None:
-            model, fitted = dynamics.fit(stream(state.key, Stream.FIT, count), state.model, state.real)
-            key = stream(state.key, Stream.IMAGINE, count)
-            state, dreamt = imagine(key, state._replace(model=model), dynamics, horizon)
-            metrics |= fitted | dreamt
         rounds = config.epoch_steps // config.collect_steps
-        state, improved = jax.lax.scan(collect_and_improve, state, None, length=rounds)
+        if rounds == 1:
+            state, recent = collect_round(state)
+            state, metrics = fit_and_imagine(state, horizon)
+            state, improved = improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, recent, horizon)
+        else:
+            state, metrics = fit_and_imagine(state, horizon)
+            state, improved = jax.lax.scan(lambda s, _: collect_and_improve(s, horizon), state, None, length=rounds)
         # Means over the epoch's updates; the largest of what is a maximum or a running count.
         metrics |= {k: (jnp.max if k.endswith(("_max", "skipped_steps")) else jnp.mean)(v) for k, v in improved.items()}
-        state = state._replace(counts=state.counts._replace(epochs=count + 1))
-        return state, metrics
+        return state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1)), metrics
 
     def evaluate(key: Key, params: Any) -> Metrics:
         act = lambda _, obs: (agent.mode(params, obs), ())  # noqa: E731

@@ -7,13 +7,17 @@ from typing import Any, NamedTuple
 
 import jax
 
-from branchax.types import Key, Metrics, Transition
+from branchax.rollout import Act
+from branchax.types import Key, Metrics, Trajectory, Transition
 
 
 class Sources(NamedTuple):
     """What an update may draw on. A closure that is not called costs nothing once compiled."""
 
     replay: Callable[[Key], Transition]  # -> [B, ...], real and imagined rows in exact shares
+    # (key, act, window) -> [H, B, ...]: fresh rollouts of `act` in the model, differentiable, cut every `window` steps
+    # (`rollout`). Model-free: what the agent's own policy has just collected, whatever the arguments.
+    rollout: Callable[[Key, Act, int | None], Trajectory]
 
 
 class Agent(NamedTuple):
@@ -23,3 +27,4 @@ class Agent(NamedTuple):
     act: Callable[[Key, Any, jax.Array], tuple[jax.Array, Any]]  # (key, P, obs [D]) -> action [A], extras
     mode: Callable[[Any, jax.Array], jax.Array]  # (P, obs [D]) -> action [A], for evaluation
     update: Callable[[Key, Any, Sources], tuple[Any, Metrics]]
+    on_policy: bool = False  # whether `update` reads `sources.rollout`, and not `sources.replay`

@@ -11,7 +11,7 @@ A truncated transition bootstraps like any other: only `terminated` ends the val
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import chex
 import jax
@@ -20,6 +20,7 @@ import optax
 
 from branchax import nn
 from branchax.agents.base import Agent, Sources
+from branchax.agents.learner import Learner, adam, skipped
 from branchax.config import SACConfig
 from branchax.distributions import tanh_normal
 from branchax.types import Key, Metrics, Params
@@ -38,13 +39,10 @@ class Knobs(NamedTuple):
 class SAC(NamedTuple):
     """The state of the agent; the critics' leaves have a leading axis of 2."""
 
-    actor: Params
-    critics: Params
+    actor: Learner
+    critics: Learner
     targets: Params
-    log_alpha: jax.Array  # []
-    actor_optimizer: Any  # optax.ApplyIfFiniteState, as are the next two
-    critic_optimizer: Any
-    alpha_optimizer: Any
+    log_alpha: Learner  # of []
     knobs: Knobs
 
 
@@ -52,43 +50,38 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
     """SAC for a world with observations [D] and continuous actions [A] in [-1, 1]."""
     policy = nn.mlp(spec.obs_size, config.hidden, tanh_normal.size(spec.action_size))
     q_net = nn.mlp(spec.obs_size + spec.action_size, config.hidden, 1, layer_norm=config.critic_layer_norm)
-    # A gradient that is not finite changes nothing; it is counted.
-    optimizer = optax.apply_if_finite(optax.scale_by_adam(), max_consecutive_errors=2**31 - 1)
+    optimizer = adam()
     default_entropy = -0.5 * spec.action_size
 
     def init(key: Key) -> SAC:
         key_actor, key_critics = jax.random.split(key)
         actor, critics = policy.init(key_actor), jax.vmap(q_net.init)(jax.random.split(key_critics, 2))
-        log_alpha = jnp.log(jnp.float32(config.init_temperature))
+        log_alpha = optimizer.init(jnp.log(jnp.float32(config.init_temperature)))
         entropy = default_entropy if config.target_entropy is None else config.target_entropy
         knobs = Knobs(*(jnp.float32(x) for x in (config.learning_rate, config.discount, config.tau, entropy)))
         # A copy, because the epoch's buffers are donated and no array may be donated twice.
         targets = jax.tree.map(jnp.copy, critics)
-        actor_state, critic_state, alpha_state = (optimizer.init(x) for x in (actor, critics, log_alpha))
-        return SAC(actor, critics, targets, log_alpha, actor_state, critic_state, alpha_state, knobs)
+        return SAC(optimizer.init(actor), optimizer.init(critics), targets, log_alpha, knobs)
 
     def q_values(critics: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
         """[B, D], [B, A] -> [2, B]."""
         x = jnp.concatenate([obs, action], -1)
         return jax.vmap(lambda params: q_net.apply(params, x)[:, 0])(critics)
 
-    def improve(agent: SAC, gradient: Any, state: Any, params: Params) -> tuple[Params, Any]:
-        updates, state = optimizer.update(gradient, state)
-        return jax.tree.map(lambda p, u: p - agent.knobs.learning_rate * u, params, updates), state
-
     def act(key: Key, agent: SAC, obs: jax.Array) -> tuple[jax.Array, tuple[()]]:
-        return tanh_normal.sample(key, policy.apply(agent.actor, obs))[0], ()
+        return tanh_normal.sample(key, policy.apply(agent.actor.params, obs))[0], ()
 
     def mode(agent: SAC, obs: jax.Array) -> jax.Array:
-        return tanh_normal.mode(policy.apply(agent.actor, obs))
+        return tanh_normal.mode(policy.apply(agent.actor.params, obs))
 
     def update(key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Metrics]:
         key_batch, key_next, key_actor = jax.random.split(key, 3)
         batch = sources.replay(key_batch)
         chex.assert_rank([batch.obs, batch.action, batch.reward, batch.terminated], [2, 2, 1, 1])
-        alpha = jnp.exp(agent.log_alpha)
+        alpha = jnp.exp(agent.log_alpha.params)
+        learning_rate = agent.knobs.learning_rate
 
-        next_action, next_log_prob = tanh_normal.sample(key_next, policy.apply(agent.actor, batch.next_obs))
+        next_action, next_log_prob = tanh_normal.sample(key_next, policy.apply(agent.actor.params, batch.next_obs))
         next_value = q_values(agent.targets, batch.next_obs, next_action).min(0) - alpha * next_log_prob
         y = batch.reward + agent.knobs.discount * jnp.where(batch.terminated, 0.0, next_value)  # [B]
 
@@ -96,22 +89,23 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
             q = q_values(critics, batch.obs, batch.action)
             return 0.5 * ((q - y) ** 2).mean(-1).sum(), q
 
-        (j_q, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(agent.critics)
-        critics, critic_optimizer = improve(agent, gradient, agent.critic_optimizer, agent.critics)
+        (j_q, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(agent.critics.params)
+        critics = optimizer.step(agent.critics, gradient, learning_rate)
 
         def actor_loss(actor: Params) -> tuple[jax.Array, jax.Array]:
             action, log_prob = tanh_normal.sample(key_actor, policy.apply(actor, batch.obs))
-            return (alpha * log_prob - q_values(critics, batch.obs, action).min(0)).mean(), -log_prob.mean()
+            j_pi = alpha * log_prob - q_values(critics.params, batch.obs, action).min(0)
+            return j_pi.mean(), -log_prob.mean()
 
-        (j_pi, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(agent.actor)
-        actor, actor_optimizer = improve(agent, gradient, agent.actor_optimizer, agent.actor)
+        (j_pi, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(agent.actor.params)
+        actor = optimizer.step(agent.actor, gradient, learning_rate)
 
-        log_alpha, alpha_optimizer = agent.log_alpha, agent.alpha_optimizer
+        log_alpha = agent.log_alpha
         if config.learn_temperature:
             gradient = entropy - agent.knobs.target_entropy  # d J_alpha / d log_alpha
-            log_alpha, alpha_optimizer = improve(agent, gradient, alpha_optimizer, log_alpha)
+            log_alpha = optimizer.step(log_alpha, gradient, learning_rate)
 
-        targets = optax.incremental_update(critics, agent.targets, agent.knobs.tau)
+        targets = optax.incremental_update(critics.params, agent.targets, agent.knobs.tau)
         metrics = {
             "critic/loss": j_q,
             "critic/q_mean": q.mean(),
@@ -119,11 +113,9 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
             "policy/loss": j_pi,
             "policy/entropy": entropy,
             "policy/alpha": alpha,
-            "critic/skipped_steps": jnp.float32(critic_optimizer.total_notfinite),
-            "policy/skipped_steps": jnp.float32(actor_optimizer.total_notfinite),
+            "critic/skipped_steps": skipped(critics),
+            "policy/skipped_steps": skipped(actor),
         }
-        return SAC(
-            actor, critics, targets, log_alpha, actor_optimizer, critic_optimizer, alpha_optimizer, agent.knobs
-        ), metrics
+        return SAC(actor, critics, targets, log_alpha, agent.knobs), metrics
 
     return Agent(init, act, mode, update)

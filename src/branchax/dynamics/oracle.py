@@ -5,16 +5,19 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from branchax.dynamics.base import Dynamics
-from branchax.worlds.base import World
+from branchax.worlds.base import World, endless
 
 
 def oracle(world: World) -> Dynamics:
-    """A `Dynamics` that imagines in `world`. It has nothing to fit, and branches at the stored simulator states."""
+    """A `Dynamics` that imagines in `world`, without its clock as any model.
+
+    It has nothing to fit, and branches at the stored simulator states.
+    """
     return Dynamics(
         init=lambda key: (),
         fit=lambda key, model, ring: (model, {}),
         elites=lambda model: jnp.zeros(1, jnp.int32),
-        world=lambda model, member: world,
+        world=lambda model, member: endless(world),
         branch=lambda row: row.state,
         needs_state=True,
     )

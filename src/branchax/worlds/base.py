@@ -21,6 +21,7 @@ class WorldSpec(NamedTuple):
     action_size: int  # A; continuous actions are scaled so that the actuators' range is [-1, 1]
     episode_length: int  # steps after which an episode is truncated
     discrete: bool = False
+    differentiable: bool = True
     termination: Predicate | None = None  # None: no predicate is known, so a model has to learn when episodes end
 
 
@@ -47,6 +48,16 @@ def never(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
     """The termination predicate of a world whose episodes end by the clock alone. Returns [] bool."""
     del obs, action, next_obs
     return jnp.zeros((), bool)
+
+
+def endless(world: World) -> World:
+    """The same world without its clock: nothing is ever truncated. What is imagined ends by its horizon alone."""
+
+    def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
+        after, transition = world.step(key, state, action)
+        return after, transition._replace(truncated=jnp.zeros_like(transition.truncated))
+
+    return world._replace(step=step)
 
 
 def make_world(

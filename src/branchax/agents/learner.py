@@ -1,0 +1,100 @@
+"""What agents share: parameters with their optimizer, and a value function in units of its own targets."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from branchax import nn
+from branchax.types import Key, Params
+
+
+class Learner(NamedTuple):
+    """Parameters, and the state of the optimizer that moves them."""
+
+    params: Params
+    optimizer: Any  # optax.ApplyIfFiniteState
+
+
+class Optimizer(NamedTuple):
+    """Adam whose step size is an argument, so that `vmap` can sweep it; a gradient that is not finite changes nothing.
+
+    The gradient is that of a loss: `step` goes downhill.
+    """
+
+    transform: optax.GradientTransformation
+
+    def init(self, params: Params) -> Learner:
+        """A learner at `params`."""
+        return Learner(params, self.transform.init(params))
+
+    def step(self, learner: Learner, gradient: Params, learning_rate: jax.Array) -> Learner:
+        """One step downhill."""
+        updates, state = self.transform.update(gradient, learner.optimizer)
+        return Learner(jax.tree.map(lambda p, u: p - learning_rate * u, learner.params, updates), state)
+
+
+def skipped(learner: Learner) -> jax.Array:
+    """How many gradients were not finite so far, []."""
+    return jnp.float32(learner.optimizer.total_notfinite)
+
+
+def adam(max_gradient_norm: float | None = None) -> Optimizer:
+    """Adam; gradients longer than `max_gradient_norm` are scaled down to it, non-finite ones counted and skipped."""
+    clip = optax.identity() if max_gradient_norm is None else optax.clip_by_global_norm(max_gradient_norm)
+    return Optimizer(optax.apply_if_finite(optax.chain(clip, optax.scale_by_adam()), max_consecutive_errors=2**31 - 1))
+
+
+class Value(NamedTuple):
+    """A state value V(s) = mean + std net(s), whose units follow the targets that it is fitted to."""
+
+    learner: Learner
+    mean: jax.Array  # []
+    std: jax.Array  # []
+    seen: jax.Array  # [] bool, whether there were targets at all
+
+
+def init_value(key: Key, net: nn.Network, optimizer: Optimizer) -> Value:
+    """A value of zero mean and unit scale."""
+    zero = jnp.zeros(())
+    return Value(optimizer.init(net.init(key)), zero, zero + 1, jnp.zeros((), bool))
+
+
+def value_of(net: nn.Network, value: Value, obs: jax.Array) -> jax.Array:
+    """V at obs [..., D] -> [...]."""
+    return value.mean + value.std * net.apply(value.learner.params, obs)[..., 0]
+
+
+def rescale(value: Value, targets: jax.Array, weight: jax.Array, rate: float = 0.1) -> Value:
+    """Moves the units towards the mean and deviation of targets [N] of weight [N] 0 or 1; at first, all the way."""
+    total = jnp.maximum(weight.sum(), 1.0)
+    mean = (weight * targets).sum() / total
+    std = jnp.sqrt((weight * (targets - mean) ** 2).sum() / total) + 1e-4 * jnp.maximum(jnp.abs(mean), 1.0)
+    good = jnp.isfinite(mean) & jnp.isfinite(std)
+    step = jnp.where(good, jnp.where(value.seen, rate, 1.0), 0.0)
+    mean, std = (jnp.where(good, x, 0.0) for x in (mean, std))
+    return value._replace(
+        mean=value.mean + step * (mean - value.mean), std=value.std + step * (std - value.std), seen=value.seen | good
+    )
+
+
+def fit_value(
+    net: nn.Network,
+    optimizer: Optimizer,
+    value: Value,
+    obs: jax.Array,
+    targets: jax.Array,
+    weight: jax.Array,
+    learning_rate: jax.Array,
+) -> tuple[Value, jax.Array]:
+    """One step on 1/2 mean ((V(s) - target) / std)^2 over rows [N] with weights [N]; the value, and that loss []."""
+
+    def loss(params: Params) -> jax.Array:
+        error = net.apply(params, obs)[..., 0] - (targets - value.mean) / value.std
+        return 0.5 * (weight * error**2).sum() / jnp.maximum(weight.sum(), 1.0)
+
+    now, gradient = jax.value_and_grad(loss)(value.learner.params)
+    return value._replace(learner=optimizer.step(value.learner, gradient, learning_rate)), now

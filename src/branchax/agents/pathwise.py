@@ -1,0 +1,145 @@
+"""Gradients back through the model and the policy, with or without a critic.
+
+    J(theta) = E[ sum_{t < H} discount^t r_t + discount^H V(s_H) ],   differentiated through model and policy
+
+    SVG(infinity)  a stochastic policy, H the task's length, no critic         (Heess et al. 2015, arXiv:1510.09142)
+    SVG(k)         H = k, from replayed states, with a critic
+    APG            the simulator itself as the model, no critic                 (Freeman et al. 2021, arXiv:2106.13281)
+    SHAC           the simulator, short H, a critic with a slow target          (Xu et al. 2022, arXiv:2204.07137)
+
+The critic V is fitted to lambda-returns of the same rollouts, G_t = A_t + V(s_t) with `returns.gae`, by its slow copy.
+A gradient that is not finite is counted and skipped; the metric `policy/nonfinite_horizon_max` is then the first step
+whose reward, or its derivative along a random direction of theta, was not finite (0: none).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.flatten_util import ravel_pytree
+
+from branchax import nn
+from branchax.agents.base import Agent, Sources
+from branchax.agents.learner import Learner, Value, adam, fit_value, init_value, rescale, skipped, value_of
+from branchax.agents.policy_gradient import rows_mean
+from branchax.config import PathwiseConfig
+from branchax.gradients.base import returns
+from branchax.policies import gaussian_policy
+from branchax.returns import gae
+from branchax.types import Key, Metrics, Params, Trajectory
+from branchax.worlds.base import WorldSpec
+
+
+class Knobs(NamedTuple):
+    """The floats, as leaves: `vmap` can sweep them without compiling again. All []."""
+
+    learning_rate: jax.Array
+    value_learning_rate: jax.Array
+    discount: jax.Array
+    gae_lambda: jax.Array
+    tau: jax.Array
+
+
+class Pathwise(NamedTuple):
+    """The state of the agent."""
+
+    policy: Learner
+    value: Value
+    target: Params  # of the value's network
+    knobs: Knobs
+
+
+def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
+    """The agent for a world with observations [D] and continuous actions [A] in [-1, 1]."""
+    policy = gaussian_policy(spec, config.hidden, 0.0 if config.deterministic else config.init_std, config.squash)
+    net = nn.mlp(spec.obs_size, config.value_hidden, 1, activation=nn.tanh)
+    optimizer, value_optimizer = adam(config.max_gradient_norm), adam(config.max_gradient_norm)
+
+    def init(key: Key) -> Pathwise:
+        key_policy, key_value = jax.random.split(key)
+        value = init_value(key_value, net, value_optimizer)
+        floats = config.learning_rate, config.value_learning_rate, config.discount, config.gae_lambda, config.tau
+        return Pathwise(
+            optimizer.init(policy.init(key_policy)),
+            value,
+            jax.tree.map(jnp.copy, value.learner.params),  # a copy: donated buffers must not be shared
+            Knobs(*(jnp.float32(x) for x in floats)),
+        )
+
+    def act(key: Key, agent: Pathwise, obs: jax.Array) -> tuple[jax.Array, Any]:
+        return policy.act(agent.policy.params)(key, obs)
+
+    def mode(agent: Pathwise, obs: jax.Array) -> jax.Array:
+        return policy.mode(agent.policy.params, obs)
+
+    def slow(agent: Pathwise, obs: jax.Array) -> jax.Array:
+        return value_of(net, agent.value._replace(learner=agent.value.learner._replace(params=agent.target)), obs)
+
+    def update(key: Key, agent: Pathwise, sources: Sources) -> tuple[Pathwise, Metrics]:
+        key_rollout, key_direction = jax.random.split(key)
+        knobs = agent.knobs
+        bootstrap = (lambda obs, time: slow(agent, obs)) if config.critic else None
+
+        def run(theta: Params) -> Trajectory:
+            return sources.rollout(key_rollout, policy.act(theta), config.window)
+
+        def loss(theta: Params) -> tuple[jax.Array, Trajectory]:
+            trajectory = run(theta)
+            total = returns(trajectory, knobs.discount, bootstrap, config.window).mean()
+            return -total, trajectory
+
+        (total, trajectory), gradient = jax.value_and_grad(loss, has_aux=True)(agent.policy.params)
+        theta, norm = agent.policy.params, optax.global_norm(gradient)
+        began = jax.lax.cond(
+            jnp.isfinite(norm),
+            lambda: jnp.zeros((), jnp.int32),
+            lambda: first_nonfinite(lambda x: run(x).transition.reward, theta, key_direction),
+        )
+        agent = agent._replace(policy=optimizer.step(agent.policy, gradient, knobs.learning_rate))
+        metrics = {
+            "policy/loss": total,
+            "policy/gradient_norm": norm,
+            "policy/nonfinite_horizon_max": began.astype(jnp.float32),
+            "policy/skipped_steps": skipped(agent.policy),
+            "imagine/steps": trajectory.valid.sum().astype(jnp.float32),
+            "imagine/reward_mean": rows_mean(trajectory.transition.reward, trajectory.valid),
+        }
+        if not config.critic:
+            return agent, metrics
+        t = trajectory.transition
+        now, ahead = slow(agent, t.obs), slow(agent, t.next_obs)
+        target = gae(trajectory, now, ahead, knobs.discount, knobs.gae_lambda) + now
+        keep = (trajectory.valid & jnp.isfinite(target)).reshape(-1)
+        obs, target = t.obs.reshape(-1, t.obs.shape[-1]), target.reshape(-1)
+        obs, target = jnp.where(keep[:, None], obs, 0.0), jnp.where(keep, target, 0.0)
+        weight = keep.astype(target.dtype)
+        value = rescale(agent.value, target, weight)
+
+        def fit(value: Value, _: None) -> tuple[Value, jax.Array]:
+            return fit_value(net, value_optimizer, value, obs, target, weight, knobs.value_learning_rate)
+
+        value, losses = jax.lax.scan(fit, value, length=config.value_passes)
+        followed = optax.incremental_update(value.learner.params, agent.target, knobs.tau)
+        metrics |= {
+            "value/loss": losses[-1],
+            "value/mean": value.mean,
+            "value/skipped_steps": skipped(value.learner),
+        }
+        return agent._replace(value=value, target=followed), metrics
+
+    return Agent(init, act, mode, update, on_policy=True)
+
+
+def first_nonfinite(rewards: Any, theta: Params, key: Key) -> jax.Array:
+    """The first step, from 1, at which rewards(theta) [H, B] or their slope along a random direction is not finite.
+
+    Forward mode gives the derivatives of all steps at once. [] int32; 0 when all are finite.
+    """
+    flat, unravel = ravel_pytree(theta)
+    direction = unravel(jax.random.normal(key, flat.shape, flat.dtype))
+    value, slope = jax.jvp(rewards, (theta,), (direction,))
+    bad = ~(jnp.isfinite(value) & jnp.isfinite(slope)).all(1)
+    return jnp.where(bad.any(), bad.argmax() + 1, 0).astype(jnp.int32)

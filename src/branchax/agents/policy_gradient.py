@@ -1,0 +1,184 @@
+"""REINFORCE, advantage actor-critic and PPO: one on-policy update, of which they are values.
+
+    L(theta) = E_t[ w_t A_t ] - kl_weight KL(old || theta) + entropy_weight H(theta)
+    w_t      = pi(a_t | s_t; theta) / pi(a_t | s_t; old)
+
+A_t is the reward to go (REINFORCE, Williams 1992), less a learned value, or the generalised advantage estimate (A2C,
+Mnih et al. 2016; `returns.gae`). At theta = old, w_t = 1 and the gradient is the likelihood-ratio one, E[score A_t].
+For more steps than one on the same rollouts, PPO (Schulman et al. 2017, arXiv:1707.06347) bounds how far the policy
+moves:
+
+    clip        E_t[ min(w_t A_t, clip(w_t, 1 - clip, 1 + clip) A_t) ]                               (eq. 7)
+    penalty     kl_weight doubles when KL > 1.5 kl_target and halves when KL < kl_target / 1.5        (section 4)
+    early stop  no further step in this update once KL > kl_stop
+
+KL is estimated by the mean of w - 1 - log w over the rows, which is never negative and has mean KL(old || theta).
+As all these methods do, the states are weighted alike: the factor discount^t of the exact gradient is left out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from branchax import nn
+from branchax.agents.base import Agent, Sources
+from branchax.agents.learner import Learner, Value, adam, fit_value, init_value, rescale, skipped, value_of
+from branchax.config import PolicyGradientConfig
+from branchax.gradients.likelihood_ratio import weights
+from branchax.policies import gaussian_policy
+from branchax.returns import rewards_to_go
+from branchax.types import Key, Metrics, Params, Trajectory
+from branchax.worlds.base import WorldSpec
+
+
+class Knobs(NamedTuple):
+    """The floats, as leaves: `vmap` can sweep them without compiling again. All []."""
+
+    learning_rate: jax.Array
+    value_learning_rate: jax.Array
+    discount: jax.Array
+    gae_lambda: jax.Array
+    entropy_weight: jax.Array
+
+
+class PolicyGradient(NamedTuple):
+    """The state of the agent."""
+
+    policy: Learner
+    value: Value
+    kl_weight: jax.Array  # []
+    knobs: Knobs
+
+
+class Rows(NamedTuple):
+    """The steps of one update, flattened; [N, ...]."""
+
+    obs: jax.Array
+    action: jax.Array
+    log_prob: jax.Array  # under the policy that took them
+    advantage: jax.Array
+    target: jax.Array  # of the value
+    weight: jax.Array  # 1 for a valid step, 0 for a blank one
+
+
+def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent:
+    """The agent for a world with observations [D] and continuous actions [A] in [-1, 1]."""
+    policy = gaussian_policy(spec, config.hidden, config.init_std, config.squash)
+    net = nn.mlp(spec.obs_size, config.value_hidden, 1, activation=nn.tanh)
+    optimizer, value_optimizer = adam(config.max_gradient_norm), adam(config.max_gradient_norm)
+
+    def init(key: Key) -> PolicyGradient:
+        key_policy, key_value = jax.random.split(key)
+        floats = config.learning_rate, config.value_learning_rate, config.discount, config.gae_lambda
+        return PolicyGradient(
+            optimizer.init(policy.init(key_policy)),
+            init_value(key_value, net, value_optimizer),
+            jnp.float32(config.kl_penalty),
+            Knobs(*(jnp.float32(x) for x in (*floats, config.entropy_weight))),
+        )
+
+    def act(key: Key, agent: PolicyGradient, obs: jax.Array) -> tuple[jax.Array, Any]:
+        return policy.act(agent.policy.params)(key, obs)
+
+    def mode(agent: PolicyGradient, obs: jax.Array) -> jax.Array:
+        return policy.mode(agent.policy.params, obs)
+
+    def prepare(agent: PolicyGradient, trajectory: Trajectory) -> Rows:
+        t, knobs = trajectory.transition, agent.knobs
+        chex.assert_rank([t.obs, t.action, t.reward, trajectory.valid], [3, 3, 2, 2])
+        value = lambda obs, time: value_of(net, agent.value, obs)  # noqa: E731
+        psi = weights(trajectory, knobs.discount, config.weight, value, knobs.gae_lambda)
+        if config.weight == "gae":
+            target = psi + value_of(net, agent.value, t.obs)
+        else:
+            target = rewards_to_go(trajectory, knobs.discount)
+        log_prob = policy.log_prob(agent.policy.params, t.obs, t.action)
+        weight = trajectory.valid.astype(psi.dtype)
+        if config.normalise:
+            psi = standardise(psi, weight)
+        rows = Rows(t.obs, t.action, log_prob, psi, target, weight)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
+
+    def loss(params: Params, rows: Rows, agent: PolicyGradient, key: Key) -> tuple[jax.Array, Metrics]:
+        mean = lambda x: (rows.weight * x).sum() / jnp.maximum(rows.weight.sum(), 1.0)  # noqa: E731
+        zeta = policy.apply(params, rows.obs)
+        log_prob = policy.distribution.log_prob
+        assert log_prob is not None
+        log_ratio = jnp.where(rows.weight > 0, log_prob(zeta, rows.action) - rows.log_prob, 0.0)
+        ratio = jnp.exp(log_ratio)
+        gain = ratio * rows.advantage
+        if config.clip is not None:
+            gain = jnp.minimum(gain, jnp.clip(ratio, 1 - config.clip, 1 + config.clip) * rows.advantage)
+        kl = mean(ratio - 1 - log_ratio)
+        entropy = -mean(policy.distribution.sample(key, zeta)[1])  # reparameterised, so that it has a gradient
+        total = -mean(gain) + agent.kl_weight * kl - agent.knobs.entropy_weight * entropy
+        moved = mean(jnp.abs(ratio - 1) > (config.clip or jnp.inf))
+        return total, {"policy/loss": -mean(gain), "policy/kl": kl, "policy/entropy": entropy, "policy/clipped": moved}
+
+    def update(key: Key, agent: PolicyGradient, sources: Sources) -> tuple[PolicyGradient, Metrics]:
+        key_rollout, key_steps = jax.random.split(key)
+        trajectory = jax.lax.stop_gradient(sources.rollout(key_rollout, policy.act(agent.policy.params), None))
+        rows = prepare(agent, trajectory)
+        agent = agent._replace(value=rescale(agent.value, rows.target, rows.weight))
+        count = rows.weight.shape[0] // config.minibatches
+
+        def one_pass(carry: tuple[PolicyGradient, jax.Array], key: Key) -> tuple[Any, Metrics]:
+            key_order, key_entropy = jax.random.split(key)
+            order = jax.random.permutation(key_order, rows.weight.shape[0])[: count * config.minibatches]
+            batches = order.reshape(config.minibatches, count), jax.random.split(key_entropy, config.minibatches)
+
+            def step(carry: tuple[PolicyGradient, jax.Array], batch: tuple[jax.Array, Key]) -> tuple[Any, Metrics]:
+                agent, going = carry
+                part = jax.tree.map(lambda x: x[batch[0]], rows)
+                (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
+                    agent.policy.params, part, agent, batch[1]
+                )
+                if config.kl_stop is not None:
+                    going = going & (metrics["policy/kl"] <= config.kl_stop)
+                moved = optimizer.step(agent.policy, gradient, agent.knobs.learning_rate)
+                kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), moved, agent.policy)
+                value, value_loss = agent.value, jnp.zeros(())
+                for _ in range(config.value_passes if config.weight != "to_go" else 0):
+                    value, value_loss = fit_value(
+                        net, value_optimizer, value, part.obs, part.target, part.weight, agent.knobs.value_learning_rate
+                    )
+                metrics |= {"value/loss": value_loss, "policy/steps_taken": going.astype(jnp.float32)}
+                return (agent._replace(policy=kept, value=value), going), metrics
+
+            return jax.lax.scan(step, carry, batches)
+
+        keys = jax.random.split(key_steps, config.passes)
+        (agent, _), metrics = jax.lax.scan(one_pass, (agent, jnp.ones((), bool)), keys)
+        last_kl = metrics["policy/kl"][-1, -1]
+        if config.kl_penalty > 0:
+            doubled = jnp.where(last_kl > 1.5 * config.kl_target, 2.0, 1.0)
+            factor = jnp.where(last_kl < config.kl_target / 1.5, 0.5, doubled)
+            agent = agent._replace(kl_weight=agent.kl_weight * factor)
+        metrics = jax.tree.map(jnp.mean, metrics) | {
+            "policy/kl": last_kl,
+            "policy/skipped_steps": skipped(agent.policy),
+            "value/skipped_steps": skipped(agent.value.learner),
+            "value/mean": agent.value.mean,
+            "imagine/steps": trajectory.valid.sum().astype(jnp.float32),
+            "imagine/reward_mean": (rows_mean(trajectory.transition.reward, trajectory.valid)),
+        }
+        return agent, metrics
+
+    return Agent(init, act, mode, update, on_policy=True)
+
+
+def standardise(x: jax.Array, weight: jax.Array) -> jax.Array:
+    """x less its mean, over its deviation, over the entries of weight 1 (of 0 or 1; same shape)."""
+    total = jnp.maximum(weight.sum(), 1.0)
+    mean = jnp.where(weight > 0, x, 0.0).sum() / total
+    std = jnp.sqrt(jnp.where(weight > 0, (x - mean) ** 2, 0.0).sum() / total)
+    return (x - mean) / (std + 1e-8)
+
+
+def rows_mean(x: jax.Array, keep: jax.Array) -> jax.Array:
+    """The mean of x where `keep` holds (same shape) -> []."""
+    return jnp.where(keep, x, 0.0).sum() / jnp.maximum(keep.sum(), 1)
