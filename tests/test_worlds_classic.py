@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.integrate
 import scipy.linalg
 
 from branchax.config import ConfigError
@@ -66,7 +67,38 @@ def integrator(obs, action):
     return np.array([x + 0.1 * v + 0.005 * action[0], v + 0.1 * action[0]]), -(obs @ obs) - 0.1 * action @ action, False
 
 
-REFERENCES = {"pendulum": pendulum, "cartpole": cartpole, "point_mass": point_mass, "lqr": integrator}
+def double_pendulum(obs, action):
+    """Newton's equations of the two masses in the plane, with the rods' forces as multipliers, integrated by SciPy."""
+    (c1, s1, c2, s2, *velocity), u = obs, 5.0 * np.clip(action, -1, 1)
+
+    def slope(_, y):
+        (s1, s2), (c1, c2), (w1, w2) = np.sin(y[:2]), np.cos(y[:2]), y[2:]
+        rod1, rod2 = np.array([s1, c1]), np.array([s2, c2])  # from the upright, turning towards x
+        side1, side2 = np.array([c1, -s1]), np.array([c2, -s2])
+        # A torque on a rod of 1 m pushes its end sideways, and its pivot with the same force the other way.
+        force1, force2 = (u[0] - u[1]) * side1 - u[1] * side2, u[1] * side2
+        fall = np.array([0.0, -9.81])
+        system, right = np.zeros((6, 6)), np.zeros(6)  # for the accelerations of the masses and the rods' forces
+        system[:4, :4] = np.eye(4)
+        system[4, :2], system[5, :4] = rod1, [*-rod2, *rod2]
+        system[:4, 4:] = -system[4:, :4].T
+        right[:2], right[2:4], right[4:] = force1 + fall, force2 + fall, [-(w1**2), -(w2**2)]
+        a = np.linalg.solve(system, right)
+        return [w1, w2, side1 @ a[:2], side2 @ (a[2:4] - a[:2])]
+
+    start = [np.arctan2(s1, c1), np.arctan2(s2, c2), *velocity]
+    a1, a2, *w = scipy.integrate.solve_ivp(slope, (0, 0.05), start, "DOP853", rtol=1e-12, atol=1e-13).y[:, -1]
+    reward = c1 + c2 - 0.02 * sum(np.hypot(1, v) - 1 for v in velocity) - 0.001 * u @ u
+    return np.array([np.cos(a1), np.sin(a1), np.cos(a2), np.sin(a2), *w]), reward, False
+
+
+REFERENCES = {
+    "pendulum": pendulum,
+    "cartpole": cartpole,
+    "point_mass": point_mass,
+    "double_pendulum": double_pendulum,
+    "lqr": integrator,
+}
 
 
 def wander(world, steps, batch=8, seed=0, reach=1.5):
@@ -145,6 +177,64 @@ def test_the_derivative_of_a_step_is_the_reference_s(name):
         ahead, behind = REFERENCES[name](obs, action + e)[0], REFERENCES[name](obs, action - e)[0]
         np.testing.assert_allclose(jacobian[:, i], (ahead - behind) / (2 * eps), rtol=1e-6, atol=1e-8)
     assert np.abs(jacobian).max() > 0
+
+
+# --- the double pendulum ----------------------------------------------------------------------------------------------
+
+
+def swing(steps, action=(0.0, 0.0), batch=32, start=None):
+    """The obs [steps, batch, 6] before each step of the double pendulum under a constant action."""
+    world = make("classic/double_pendulum")
+    start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), batch)) if start is None else start
+    act = lambda key, obs: (jnp.asarray(action), ())  # noqa: E731
+    return jax.jit(lambda s: rollout(jax.random.key(0), world, act, s, steps)[1])(start)
+
+
+def test_free_swinging_keeps_the_energy():
+    c1, s1, c2, s2, w1, w2 = np.moveaxis(np.asarray(swing(200).transition.next_obs, np.float64), -1, 0)
+    np.testing.assert_allclose(c1**2 + s1**2, 1.0, atol=1e-6)
+    np.testing.assert_allclose(c2**2 + s2**2, 1.0, atol=1e-6)
+    square = (w1 * c1 + w2 * c2) ** 2 + (w1 * s1 + w2 * s2) ** 2  # of the second mass's velocity
+    energy = 9.81 * (2 * c1 + c2) + (w1**2 + square) / 2
+    assert np.ptp(energy[0]) > 50  # starts high and low
+    np.testing.assert_allclose(energy, np.broadcast_to(energy[0], energy.shape), atol=1e-3)  # joules, over 10 s
+
+
+def test_the_largest_torques_for_an_episode_leave_everything_finite():
+    for action in ((1.0, 1.0), (1.0, -1.0), (0.0, 1.0)):
+        t = swing(200, action, batch=8).transition
+        assert np.isfinite(t.next_obs).all() and np.isfinite(t.reward).all()
+        assert np.abs(t.next_obs[..., 4:]).max() > 20  # the torques do matter
+
+
+def test_free_swinging_is_chaotic():
+    """Started with both links above level, two that are 1e-11 rad apart separate by about a factor of e every second.
+
+    The same exponent in the tangent space is in tests/test_jacobians.py.
+    """
+    with jax.enable_x64(True):
+        world = make("classic/double_pendulum")
+        start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 16))
+        high = start.inner * jnp.array([0.5, 0.5, 1.0, 1.0])
+        inner = jnp.concatenate([high, high.at[:, 0].add(1e-11)])
+        twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), start)._replace(inner=inner)
+        obs = np.asarray(swing(200, start=twice).transition.next_obs)
+    gap = np.linalg.norm(obs[:, 16:] - obs[:, :16], axis=-1)  # [200, 16]
+    rate = np.log(gap[-1] / 1e-11) / 10  # per second
+    assert gap[-1].max() < 0.1  # still small enough to grow exponentially
+    assert 0.8 < np.median(rate) < 2.0 and rate.min() > 0.4
+
+
+def test_the_double_pendulum_s_reward_has_a_bounded_gradient():
+    world = make("classic/double_pendulum")
+    state = world.reset(jax.random.key(0))
+
+    def reward(inner):
+        return world.step(jax.random.key(0), state._replace(inner=inner), jnp.zeros(2))[1].reward
+
+    fast = jnp.array([[0.3, -2.0, 1e3, -1e3], [1.0, 2.0, 0.0, 0.0]])
+    gradient = jax.vmap(jax.grad(reward))(fast)
+    assert np.isfinite(gradient).all() and (np.abs(gradient) <= 1.0).all()
 
 
 # --- linear-quadratic -------------------------------------------------------------------------------------------------

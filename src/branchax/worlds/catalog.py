@@ -20,6 +20,7 @@ WORLDS: dict[str, Entry] = {
     "classic/pendulum": Entry("swing a pendulum up and hold it there"),
     "classic/cartpole": Entry("swing-free balancing of a pole on a cart, continuous force"),
     "classic/point_mass": Entry("push a damped point mass to the origin of the plane"),
+    "classic/double_pendulum": Entry("raise two linked pendulums that move chaotically"),
     "classic/lqr": Entry("linear dynamics, quadratic cost: optimal gain and value in closed form"),
     "probe/constant_reward": Entry("one step, reward 1: Q = 1"),
     "probe/observation": Entry("one step, reward equal to the observation: Q = obs"),
