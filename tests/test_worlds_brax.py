@@ -177,6 +177,56 @@ def test_a_step_looks_like_a_reset(backend):
     steps_like_it_starts("inverted_pendulum", backend)
 
 
+def says_whether_reverse_mode_exists(name, backend):
+    """Nothing is compiled: JAX refuses a `while_loop` when it traces the derivative."""
+    world = brax_world(name, backend)
+    state = jax.eval_shape(world.reset, jax.random.key(0))
+    action = jax.ShapeDtypeStruct((world.spec.action_size,), jnp.float32)
+    gradient = jax.grad(lambda a, s: world.step(jax.random.key(0), s, a)[1].next_obs.sum())
+    if world.spec.differentiable:
+        assert jax.eval_shape(gradient, action, state) == action
+    else:
+        with pytest.raises(ValueError, match=r"Reverse-mode .* does not work for lax.while_loop"):
+            jax.eval_shape(gradient, action, state)
+    return world.spec.differentiable
+
+
+@pytest.mark.parametrize("backend", ["generalized", "mjx"])
+def test_the_spec_says_whether_reverse_mode_exists(backend):
+    assert says_whether_reverse_mode_exists("inverted_pendulum", backend) == (backend != "mjx")
+
+
+@pytest.mark.slow
+def test_on_mjx_only_worlds_that_take_one_iteration_are_differentiable():
+    names = [name for name in NAMES if "mjx" in WORLDS[f"brax/{name}"].backends]
+    found = [name for name in names if says_whether_reverse_mode_exists(name, "mjx")]
+    assert sorted(found) == ["ant", "fast", "humanoid"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Brax's spring backend")
+@pytest.mark.parametrize("backend", ["generalized", "positional", "spring"])
+def test_reverse_mode_through_contacts_equals_finite_differences(backend):
+    world = brax_world("hopper", backend)
+
+    def walk(offset, start, steps):
+        act = lambda key, obs: (0.3 * jax.random.uniform(key, (3,), minval=-1.0) + offset, ())  # noqa: E731
+        return rollout(jax.random.key(1), world, act, start, steps)
+
+    @jax.jit
+    def reset():
+        start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 16))
+        return walk(jnp.zeros(3), start, 40)[0]  # by now they have landed
+
+    start = reset()
+    total = lambda offset: walk(offset, start, 3)[1].transition.reward.sum(0)  # noqa: E731
+    value, gradient = jax.jit(total), jax.jit(jax.jacrev(total))(jnp.zeros(3))  # [16, 3]
+    differences = np.stack([(value(e) - value(-e)) / 2e-3 for e in 1e-3 * jnp.eye(3)], -1)
+    assert np.isfinite(gradient).all()
+    error = np.linalg.norm(gradient - differences, axis=-1) / np.linalg.norm(differences, axis=-1)
+    assert np.median(error) < 0.02 and np.median(np.linalg.norm(gradient, axis=-1)) > 0.1
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Brax's spring backend")
 @pytest.mark.parametrize("name", NAMES)

@@ -179,6 +179,26 @@ def test_the_derivative_of_a_step_is_the_reference_s(name):
     assert np.abs(jacobian).max() > 0
 
 
+@pytest.mark.parametrize("name", [name for name in WORLDS if not name.startswith("brax/")])
+def test_reverse_mode_through_three_steps_equals_finite_differences(name):
+    with jax.enable_x64(True):
+        world = make(name)
+        assert world.spec.differentiable
+        weights = jax.random.normal(jax.random.key(1), (world.spec.obs_size,))
+        start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 4))
+
+        def total(offset):
+            act = lambda key, obs: (0.3 * jax.random.uniform(key, offset.shape, minval=-1.0) + offset, ())  # noqa: E731
+            t = rollout(jax.random.key(2), world, act, start, 3)[1].transition
+            return t.reward.sum() + (t.next_obs @ weights).sum()
+
+        offset, eps = jnp.full(world.spec.action_size, 0.1), 1e-6
+        value, gradient = jax.jit(total), jax.jit(jax.grad(total))(offset)
+        differences = [(value(offset + e) - value(offset - e)) / (2 * eps) for e in eps * np.eye(len(offset))]
+    np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-8)
+    assert (np.abs(gradient) > 0).all() == (not name.startswith("probe/") or name == "probe/action")
+
+
 # --- the double pendulum ----------------------------------------------------------------------------------------------
 
 

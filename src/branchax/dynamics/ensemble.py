@@ -151,7 +151,10 @@ def as_world(
     real: World,
     termination: Predicate | None,
 ) -> World:
-    """The world that one member (or the elites' mean) imagines. It starts where the real one does and has no clock."""
+    """The world that one member (or the elites' mean) imagines. It starts where the real one does and has no clock.
+
+    It is differentiable, whatever the real one is.
+    """
 
     def reset(key: Key) -> WorldState:
         return branch(real.reset(key).obs)
@@ -161,7 +164,7 @@ def as_world(
         transition = Transition(state.obs, action, out.reward, out.next_obs, out.terminated, jnp.zeros((), bool))
         return WorldState((), out.next_obs, state.time + 1), transition
 
-    return World(real.spec, reset, step)
+    return World(real.spec._replace(differentiable=True), reset, step)
 
 
 def branch(obs: jax.Array) -> WorldState:
