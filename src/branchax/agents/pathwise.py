@@ -92,7 +92,7 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
             return -total, trajectory
 
         (total, trajectory), gradient = jax.value_and_grad(loss, has_aux=True)(agent.policy.params)
-        theta, norm = agent.policy.params, optax.global_norm(gradient)
+        theta, norm = agent.policy.params, optax.tree.norm(gradient)
         began = jax.lax.cond(
             jnp.isfinite(norm),
             lambda: jnp.zeros((), jnp.int32),
