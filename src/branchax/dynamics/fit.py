@@ -60,7 +60,8 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
     learns_ends = predicate is None
 
     def init(key: Key) -> Ensemble:
-        params = jax.vmap(lambda k: ensemble.init_member(k, net, spec))(jax.random.split(key, config.members))
+        # One after the other: the vectorised program takes several times as long to compile.
+        params = jax.lax.map(lambda k: ensemble.init_member(k, net, spec), jax.random.split(key, config.members))
         scales = Scales(
             normalize.unit(spec.obs_size + spec.action_size),
             normalize.unit(spec.obs_size + 1),
