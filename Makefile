@@ -10,7 +10,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train test test-slow check format experiment bench clean
+.PHONY: help setup train lab test test-slow check format experiment bench clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -30,6 +30,9 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)  ## train PRESET on WORLD into a new directory under runs/
 	$(BIN)/branchax train $(PRESET) --world $(WORLD) --seed $(SEED) $(ARGS)
+
+lab: $(READY)  ## measure gradient estimators on WORLD (classic/pendulum unless it is set)
+	$(BIN)/branchax lab gradients --world $(if $(filter file,$(origin WORLD)),classic/pendulum,$(WORLD)) $(ARGS)
 
 test: $(READY)  ## the fast tests
 	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)

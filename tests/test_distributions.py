@@ -1,4 +1,4 @@
-"""The squashed Gaussian against brax's, SciPy's and a numerical integral."""
+"""The squashed Gaussian against brax's, SciPy's and a numerical integral; the others against SciPy's."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ import scipy.integrate
 import scipy.stats
 
 from branchax import distributions
-from branchax.distributions import mean_and_log_std, tanh_normal
+from branchax.distributions import deterministic, mean_and_log_std, normal, tanh_normal
 
 
 def params_of(mean, log_std):
@@ -68,3 +68,40 @@ def test_equals_braxs_distribution():
     ours_entropy = -jax.vmap(lambda k: tanh_normal.sample(k, ours)[1])(keys).mean()
     theirs_entropy = jax.vmap(lambda k: distribution.entropy(theirs, k))(keys).mean()
     assert float(ours_entropy) == pytest.approx(float(theirs_entropy), abs=0.03)
+
+
+# --- the normal distribution ------------------------------------------------------------------------------------------
+
+
+def test_the_normal_s_density_is_scipy_s():
+    mean, log_std, action = np.random.default_rng(0).normal(size=(3, 4, 2))  # the deviations have no bounds
+    log_std[0] = [-12.0, 5.0]
+    action[0, 0] = mean[0, 0] + 1e-5
+    expected = scipy.stats.norm(mean, np.exp(log_std)).logpdf(action).sum(-1)
+    with jax.enable_x64(True):
+        params = jnp.asarray(np.concatenate([mean, log_std], -1))
+        assert params.shape[-1] == normal.size(2)
+        np.testing.assert_allclose(normal.log_prob(params, jnp.asarray(action)), expected, rtol=1e-10)
+        np.testing.assert_array_equal(normal.mode(params), mean)
+
+
+def test_the_normal_s_samples_are_its_own_and_carry_their_log_prob():
+    params = jnp.array([0.3, -1.0, -0.5, 0.2])
+    keys = jax.random.split(jax.random.key(0), 5000)
+    action, log_prob = jax.vmap(lambda k: normal.sample(k, params))(keys)
+    for i in range(2):
+        cdf = scipy.stats.norm(params[i], np.exp(params[2 + i])).cdf
+        assert scipy.stats.kstest(np.asarray(action[:, i]), cdf).pvalue > 0.01
+    assert abs(np.corrcoef(action.T)[0, 1]) < 0.05
+    np.testing.assert_allclose(log_prob, normal.log_prob(params, action), rtol=1e-4, atol=1e-4)
+    # The noise is held fixed: the density at the sample falls with the deviation and does not depend on the mean.
+    gradient = jax.vmap(jax.grad(lambda p, k: normal.sample(k, p)[1]), (None, 0))(params, keys)
+    np.testing.assert_array_equal(gradient, np.broadcast_to([0.0, 0.0, -1.0, -1.0], (5000, 4)))
+
+
+def test_a_deterministic_action_is_its_parameters():
+    params = jnp.array([[0.3, -1.0], [2.0, 0.0]])
+    action, log_prob = deterministic.sample(jax.random.key(0), params)
+    np.testing.assert_array_equal(action, params)
+    np.testing.assert_array_equal(deterministic.mode(params), params)
+    assert log_prob.shape == (2,) and deterministic.size(2) == 2 and deterministic.log_prob is None

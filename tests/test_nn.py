@@ -27,3 +27,10 @@ def test_truncated_normal_has_pets_deviation_and_no_tail():
     w = nn.truncated_normal()(jax.random.key(0), (400, 300))
     assert float(w.std()) == pytest.approx(0.5 / np.sqrt(400), rel=0.02)
     assert float(jnp.abs(w).max()) < 2.4 * 0.5 / np.sqrt(400)
+
+
+def test_the_last_layer_alone_has_a_scale_of_its_own():
+    small, usual = (nn.mlp(300, (400,), 200, last_scale=scale).init(jax.random.key(0)) for scale in (0.01, None))
+    assert float(small["layer_1"]["kernel"].std()) == pytest.approx(0.01 / np.sqrt(400), rel=0.02)
+    assert float(usual["layer_1"]["kernel"].std()) == pytest.approx(1 / np.sqrt(400), rel=0.02)  # LeCun's rule
+    np.testing.assert_array_equal(small["layer_0"]["kernel"], usual["layer_0"]["kernel"])

@@ -79,7 +79,9 @@ def test_first_update_equals_numpy():
         return np.stack([net(jax.tree.map(lambda leaf: leaf[j], critics), x)[:, 0] for j in range(2)])  # noqa: B023
 
     def pi(obs, k):
-        mean, log_std = (np.asarray(v, np.float64) for v in mean_and_log_std(jnp.asarray(net(params.actor.params, obs))))
+        mean, log_std = (
+            np.asarray(v, np.float64) for v in mean_and_log_std(jnp.asarray(net(params.actor.params, obs)))
+        )
         noise = np.asarray(jax.random.normal(k, mean.shape), np.float64)
         u = mean + np.exp(log_std) * noise
         density = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - np.tanh(u) ** 2)

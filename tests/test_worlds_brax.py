@@ -207,24 +207,25 @@ def test_on_mjx_only_worlds_that_take_one_iteration_are_differentiable():
 @pytest.mark.filterwarnings("ignore:Brax's spring backend")
 @pytest.mark.parametrize("backend", ["generalized", "positional", "spring"])
 def test_reverse_mode_through_contacts_equals_finite_differences(backend):
-    world = brax_world("hopper", backend)
+    """In float64, because the gradient of a step that changes its contacts within 1e-3 is right, but not to be seen."""
+    with jax.enable_x64(True):
+        world = brax_world("hopper", backend)
 
-    def walk(offset, start, steps):
-        act = lambda key, obs: (0.3 * jax.random.uniform(key, (3,), minval=-1.0) + offset, ())  # noqa: E731
-        return rollout(jax.random.key(1), world, act, start, steps)
+        def walk(offset, start, steps):
+            act = lambda key, obs: (0.3 * jax.random.uniform(key, (3,), minval=-1.0) + offset, ())  # noqa: E731
+            return rollout(jax.random.key(1), world, act, start, steps)
 
-    @jax.jit
-    def reset():
-        start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 16))
-        return walk(jnp.zeros(3), start, 40)[0]  # by now they have landed
+        @jax.jit
+        def landed():
+            start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 16))
+            return walk(jnp.zeros(3), start, 40)[0]
 
-    start = reset()
-    total = lambda offset: walk(offset, start, 3)[1].transition.reward.sum(0)  # noqa: E731
-    value, gradient = jax.jit(total), jax.jit(jax.jacrev(total))(jnp.zeros(3))  # [16, 3]
-    differences = np.stack([(value(e) - value(-e)) / 2e-3 for e in 1e-3 * jnp.eye(3)], -1)
-    assert np.isfinite(gradient).all()
-    error = np.linalg.norm(gradient - differences, axis=-1) / np.linalg.norm(differences, axis=-1)
-    assert np.median(error) < 0.02 and np.median(np.linalg.norm(gradient, axis=-1)) > 0.1
+        start, eps = landed(), 1e-6
+        total = lambda offset: walk(offset, start, 3)[1].transition.reward.sum(0)  # noqa: E731
+        value, gradient = jax.jit(total), jax.jit(jax.jacrev(total))(jnp.zeros(3))  # [16, 3]
+        differences = np.stack([(value(e) - value(-e)) / (2 * eps) for e in eps * jnp.eye(3)], -1)
+    np.testing.assert_allclose(gradient, differences, rtol=1e-4, atol=1e-6)
+    assert np.linalg.norm(gradient, axis=-1).min() > 0.01
 
 
 @pytest.mark.slow

@@ -51,7 +51,8 @@ def rollout(
         time, slice_ = x
         here: World = world(slice_) if context is not None else world  # type: ignore[assignment, operator]
         if window is not None:
-            state = jax.tree.map(lambda x: jnp.where(time % window == 0, jax.lax.stop_gradient(x), x), state)
+            cut = time % window == 0
+            state = jax.tree.map(lambda x: jnp.where(cut, jax.lax.stop_gradient(x), x), state)
         keys_act, keys_step, key_reset = step_keys(key, time, batch)
         action, extras = jax.vmap(act)(keys_act, state.obs)
         after, transition = jax.vmap(here.step)(keys_step, state, action)

@@ -3,7 +3,10 @@
     J(theta) = E[ sum_{t < H} discount^t r_t  (+ discount^H V(s_H)) ],    a_t ~ pi(. | s_t; theta)
 
 An estimator is a function `(key, theta) -> gradient of J`, the mean over a number of samples fixed when it is made. The
-same key gives all of them the same starts and the same noise.
+likelihood ratio, the pathwise gradient, finite differences and total propagation make the same trajectories of one key.
+
+A trajectory ends with its episode: what a termination or the clock cuts off does not count, whatever the horizon.
+`value` stands for it where only the clock or the horizon ran out.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import jax.numpy as jnp
 from branchax.policies import Policy
 from branchax.returns import goes_on
 from branchax.rollout import rollout
-from branchax.types import Key, Params, Trajectory
+from branchax.types import Key, Params, Trajectory, Transition
 from branchax.worlds.base import World, WorldState
 
 Estimator = Callable[[Key, Params], Params]
@@ -44,10 +47,31 @@ def initial(world: World) -> Callable[[Key, int], WorldState]:
 
 
 def sample(problem: Problem, key: Key, params: Params, samples: int, window: int | None = None) -> Trajectory:
-    """`samples` trajectories [H, B, ...] under pi(theta); `extras` is zeta. Differentiable if the world is."""
+    """`samples` trajectories [H, B, ...] under pi(theta); `extras` is zeta. Differentiable if the world is.
+
+    Rows after the end of an episode are not valid.
+    """
     key_start, key_run = jax.random.split(key)
-    start = problem.start(key_start, samples)
-    return rollout(key_run, problem.world, problem.policy.act(params), start, problem.horizon, window=window)[1]
+    start, act = problem.start(key_start, samples), problem.policy.act(params)
+    trajectory = rollout(key_run, _held(problem.world), act, start, problem.horizon, window=window)[1]
+    over = trajectory.transition.terminated | trajectory.transition.truncated
+    ended_before = jnp.cumsum(over, 0) - over > 0
+    return trajectory._replace(valid=trajectory.valid & ~ended_before)
+
+
+def _held(world: World) -> World:
+    """The world, kept in the state before the step that ends its episode.
+
+    Rows after the end count nothing, but a derivative that is zero times something infinite is not zero: what lies
+    beyond the end, where a model may say anything, must not even be computed.
+    """
+
+    def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
+        after, transition = world.step(key, state, action)
+        over = transition.terminated | transition.truncated
+        return jax.tree.map(lambda old, new: jnp.where(over, old, new), state, after), transition
+
+    return world._replace(step=step)
 
 
 def discounts(problem: Problem) -> jax.Array:

@@ -9,9 +9,13 @@ with Psi_t any of (Schulman et al. 2016, arXiv:1506.02438, eq. 1)
     baseline  R_t - b_t                                  b_t = V(s_t), or the mean of R_t over the other samples
     gae       sum_k (discount lambda)^k delta_{t + k}     biased where V is wrong, unless lambda is 1
 
-All but `gae` are unbiased. The variance of one term grows as 1 / std^2 as the policy's noise goes to zero, unless the
-baseline takes Q(s, mean(s)) away: then it tends to a constant, and the gradient to the deterministic one. For Gaussian
-noise, a = mean + std e, the score of the mean is e / std, and
+The first three are unbiased. So is `gae` with lambda 1, whatever V says on the way, for the return that V(s_H) is part
+of: it bootstraps where the horizon or the clock cut the trajectory, which the others do not.
+
+Without a baseline, the variance of one term grows as 1 / std^2 as the policy's noise goes to zero. With
+b_t = Q(s_t, mean(s_t)) it tends to a constant, and the gradient to the deterministic one, if the world has no noise of
+its own or that goes to zero as well: noise that no baseline foresees is still divided by std^2 (docs/gradients.md). For
+Gaussian noise, a = mean + std e, the score of the mean is e / std, and
 
     E[ e / std  Q(s, mean + std e) ] = E[ e (Q(s, mean + std e) - Q(s, mean - std e)) / (2 std) ]
 
@@ -22,7 +26,7 @@ same in the space of the parameters).
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -44,23 +48,49 @@ def likelihood_ratio(
     """The estimator with one of the weights above.
 
     Raises:
-      EstimatorError: for a policy without a density, a batch too small for its own mean as a baseline, or `gae` without
-        a value.
+      EstimatorError: for a policy without a density, a batch too small for its own mean as a baseline, `gae` without a
+        value, or a weight that does not exist.
     """
     check_density(problem)
+    name, known = problem.world.spec.name, get_args(Weight)
+    if weight not in known:
+        raise EstimatorError(f"likelihood ratio on {name}: there is no weight {weight!r}; there are {', '.join(known)}")
     if weight == "gae" and value is None:
         raise EstimatorError(
-            "likelihood ratio: weight 'gae' needs a value function; without one: total, to_go, baseline"
+            f"likelihood ratio on {name}: weight 'gae' is made of a value function's errors, and none is given;"
+            " possible without one: total, to_go, baseline"
         )
     if weight == "baseline" and value is None and samples < 2:
-        raise EstimatorError("likelihood ratio: the mean of the other samples as a baseline needs at least 2 samples")
+        raise EstimatorError(
+            f"likelihood ratio on {name}: the baseline is the mean over the other samples, and {samples} sample has"
+            " none; possible: 2 samples or more, a value function, or the weights total and to_go"
+        )
 
     def estimate(key: Key, params: Params) -> Params:
         trajectory = jax.lax.stop_gradient(sample(problem, key, params, samples))
-        psi = discounts(problem) * weights(trajectory, problem.discount, weight, value, gae_lambda)
+        if weight == "total":  # in which discount^t cancels; divided by, it would underflow
+            psi = jnp.broadcast_to(rewards_to_go(trajectory, problem.discount)[0], trajectory.valid.shape)
+        else:
+            psi = discounts(problem) * weights(trajectory, problem.discount, weight, value, gae_lambda)
         return jax.grad(lambda theta: surrogate(problem.policy.log_prob, theta, trajectory, psi))(params)
 
     return estimate
+
+
+def per_sample(problem: Problem, key: Key, params: Params, samples: int) -> Params:
+    """The terms of which `likelihood_ratio` with the others' mean as its baseline is the mean: pytree of [B, ...].
+
+    The terms share their baselines, but the covariance of two of them is only g g' / (B - 1)^2, with g the gradient: so
+    the estimate's variance is that of the terms over B, as good as exactly.
+    """
+    trajectory = jax.lax.stop_gradient(sample(problem, key, params, samples))
+    psi = discounts(problem) * weights(trajectory, problem.discount, "baseline")
+
+    def one(column: Trajectory, psi: jax.Array) -> Params:
+        alone = jax.tree.map(lambda x: x[:, None], column)
+        return jax.grad(lambda theta: surrogate(problem.policy.log_prob, theta, alone, psi[:, None]))(params)
+
+    return jax.vmap(one, in_axes=1)(trajectory._replace(state=None, extras=None), psi)
 
 
 def check_density(problem: Problem) -> None:

@@ -33,6 +33,14 @@ def pathwise(
 ) -> Estimator:
     """The estimator. With `remat`, each step is computed again on the way back instead of being remembered.
 
+    `value` is differentiated in the state but not in theta. Under a `window` nothing is lost by that: with the policy's
+    own value V, the estimate is unbiased, as each action's later consequences are in V. At the end of a horizon h they
+    are, too, but those of the later actions are missing: the gradient over H > h steps is
+
+        dJ_H/dtheta = E[ estimate(h, V) ] + discount^h E[ dV(s_h; theta)/dtheta ]
+
+    and the last term, V's own derivative at s_h held fixed, is the gradient of a return that starts there.
+
     Raises:
       EstimatorError: when the world is not differentiable.
     """

@@ -17,7 +17,7 @@ leans on the likelihood ratio and a late one on the derivative, and hands the mi
 
 Parmas et al. mix at the Gaussian over next states of a learned model, whose density they know; here the node is the
 distribution of the action, which every world has, deterministic ones too. The weights come from the same samples, which
-makes a bias of order 1 / samples.
+makes a bias of order 1 / samples. Where the two are correlated, the variance can exceed the smaller one.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import jax
 import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
-from branchax.gradients.base import Estimator, Problem, discounts, sample
-from branchax.gradients.likelihood_ratio import check_density, likelihood_ratio, others_mean
+from branchax.gradients.base import Estimator, EstimatorError, Problem, discounts, sample
+from branchax.gradients.likelihood_ratio import check_density, others_mean, per_sample
 from branchax.gradients.pathwise import check_differentiable, pathwise
 from branchax.returns import goes_on, rewards_to_go
 from branchax.rollout import step_keys
@@ -41,24 +41,31 @@ def inverse_variance(problem: Problem, samples: int) -> Estimator:
     """One weight for the whole gradient, from the variances of single samples of each. Half of them pay for each.
 
     Raises:
-      EstimatorError: when either of the two cannot be had.
+      EstimatorError: when either of the two cannot be had, or for a batch too small to measure a variance.
     """
-    path, ratio = pathwise(problem, 1), likelihood_ratio(problem, 2)  # the smallest batches that each can be had from
+    check_density(problem)
+    _check_samples(problem, "inverse variance", samples, 4)
+    path, half = pathwise(problem, 1), samples // 2
 
     def estimate(key: Key, params: Params) -> Params:
+        _, unravel = ravel_pytree(params)
         key_path, key_ratio = jax.random.split(key)
-        each_path = _each(path, jax.random.split(key_path, max(samples // 2, 2)), params)
-        each_ratio = _each(ratio, jax.random.split(key_ratio, max(samples // 4, 2)), params)
+        rows = jax.vmap(lambda x: ravel_pytree(x)[0])
+        each_path = rows(jax.vmap(lambda key: path(key, params))(jax.random.split(key_path, half)))
+        each_ratio = rows(per_sample(problem, key_ratio, params, half))
         means = each_path.mean(0), each_ratio.mean(0)
-        spread = [total_variance(x) / x.shape[0] for x in (each_path, each_ratio)]
-        return ravel_pytree(params)[1](mix(*means, *spread))
+        return unravel(mix(*means, total_variance(each_path), total_variance(each_ratio)))
 
     return estimate
 
 
-def _each(estimator: Estimator, keys: Key, params: Params) -> jax.Array:
-    """Estimates side by side, [len(keys), P]."""
-    return jax.vmap(lambda key: ravel_pytree(estimator(key, params))[0])(keys)
+def _check_samples(problem: Problem, name: str, samples: int, least: int) -> None:
+    """Raises `EstimatorError` for fewer samples than the variances need."""
+    if samples < least:
+        raise EstimatorError(
+            f"{name} on {problem.world.spec.name}: the weights come from variances over samples; possible with at least"
+            f" {least}, not {samples}"
+        )
 
 
 def total_variance(x: jax.Array) -> jax.Array:
@@ -80,10 +87,11 @@ def total_propagation(problem: Problem, samples: int) -> Estimator:
     """The estimator that mixes at every step.
 
     Raises:
-      EstimatorError: when either of the two cannot be had.
+      EstimatorError: when either of the two cannot be had, or for a batch too small to measure a variance.
     """
     check_density(problem)
     check_differentiable(problem)
+    _check_samples(problem, "total propagation", samples, 2)
     policy, world = problem.policy, problem.world
     log_prob = policy.distribution.log_prob
     assert log_prob is not None
@@ -100,7 +108,7 @@ def total_propagation(problem: Problem, samples: int) -> Estimator:
         def to_theta(obs: jax.Array, cotangent: jax.Array) -> jax.Array:
             return ravel_pytree(jax.vjp(lambda theta: policy.apply(theta, obs), params)[1](cotangent)[0])[0]
 
-        def back(later: tuple[Any, jax.Array], now: tuple[Any, ...]) -> tuple[Any, jax.Array]:
+        def back(later: tuple[Any, jax.Array], now: tuple[Any, ...]) -> tuple[Any, None]:
             adjoint, total = later
             state, zeta, from_ratio, power, valid, on, time = now
             keys_act, keys_step, _ = step_keys(key_run, time, samples)
@@ -125,10 +133,10 @@ def total_propagation(problem: Problem, samples: int) -> Estimator:
             mixed = mix(from_path, from_ratio, *shares)
             (by_obs,) = jax.vjp(lambda obs: policy.apply(params, obs), state.obs)[1](mixed)
             by_state = by_state._replace(obs=by_state.obs + by_obs)
-            return (by_state, total + in_theta(state.obs, mixed).mean(0)), shares[0]
+            return (by_state, total + in_theta(state.obs, mixed).mean(0)), None
 
         blank = jax.tree.map(jnp.zeros_like, _floats(jax.tree.map(lambda x: x[0], trajectory.state)))
-        powers = jnp.broadcast_to(discounts(problem), trajectory.valid.shape)
+        powers = jnp.broadcast_to(discounts(problem), to_go.shape).astype(to_go.dtype)
         times = jnp.arange(problem.horizon)
         steps = trajectory.state, trajectory.extras, ratio, powers, trajectory.valid, goes_on(trajectory), times
         flat = ravel_pytree(params)[0]
