@@ -186,7 +186,7 @@ def draw(path: Path, levels: Sequence[Level], title: str) -> None:
     dot = {"color": "0.4", "marker": "o", "linestyle": "", "markersize": 4}
     kinds = [Line2D([], [], **dot, label="beyond 3 standard errors")]
     kinds += [Line2D([], [], **dot, fillstyle="none", label="no more than noise makes")]
-    axes[0, 1].legend(handles=kinds, frameon=False, fontsize=8, loc="upper right")
+    axes[0, 1].legend(handles=kinds, frameon=False, fontsize=8, loc="best")
     axes[1, 0].axhline(0.0, color="0.6", linewidth=0.8)
     axes[1, 0].set_ylim(top=1.05)
     at = crossing(levels, "pathwise", "likelihood_baseline")
