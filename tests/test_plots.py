@@ -62,7 +62,8 @@ def test_runs_with_other_seeds_are_one_curve_and_with_other_settings_another(tmp
     runs = [make_run(tmp_path / f"mbpo_s{s}_1", dataclasses.replace(MBPO, seed=s), seeds=(s,)) for s in (0, 1)]
     runs.append(make_run(tmp_path / "sac_s0_1", preset("sac", "classic/lqr"), model=False, epochs=3))
     plots.curve(runs, tmp_path / "curve.png")
-    assert legend(drawn[0])[1::2] == ["mbpo: mean of 2 seeds", "sac: seed 0"]
+    assert legend(drawn[0]) == ["mbpo: mean of 2 seeds", "sac: seed 0"]
+    assert drawn[0].axes[0].get_legend().get_title().get_text() == "bands: lowest to highest seed"
 
 
 def test_a_run_without_evaluations_draws_an_empty_plot(tmp_path, drawn):

@@ -52,7 +52,17 @@ def curve(run_dirs: Iterable[str | Path], path: str | Path) -> None:
     if axes[0].lines and len(groups) == 1:
         axes[0].legend(frameon=False, fontsize=9, loc="best")
     elif axes[0].lines:  # above the curves: there is no free corner among many
-        axes[0].legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+        bands = "lowest to highest seed" if max(len(group.seeds) for group in groups) > 1 else "± 1 SD over episodes"
+        axes[0].legend(
+            frameon=False,
+            fontsize=8,
+            loc="lower left",
+            bbox_to_anchor=(0.0, 1.0),
+            ncols=2,
+            title=f"bands: {bands}",
+            title_fontsize=8,
+            alignment="left",
+        )
     if has_model:
         axes[1].set_yscale("log")
         axes[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
@@ -98,7 +108,8 @@ def _draw(axes: Axes, group: Group, what: str, look: dict[str, Any], name: str |
         low, high = mean - spread, mean + spread
     if name is not None:
         band = "lowest to highest seed" if many else "± 1 SD over the episodes of an evaluation"
-        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0, label=f"{name}{band}")
+        # Among several curves the legend has no room for a line per band: its title says what they are.
+        axes.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0, label=None if name else band)
     centre = f"mean of {len(lines)} seeds" if many else f"seed {group.seeds[0][0]['seed']}"
     label = None if name is None else f"{name}{centre}"
     axes.plot(steps, mean, **look, linewidth=2.0, marker="o" if len(steps) < 3 else None, label=label)
