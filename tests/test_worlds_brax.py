@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -141,6 +142,9 @@ def test_an_environment_of_one_s_own_needs_only_brax_s_registry(monkeypatch):
 
 
 def test_spring_warns_once_that_it_hides_state():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        brax_world("inverted_pendulum", "spring")  # what Brax imports for it warns too, the first time
     module._warn_of_spring.cache_clear()
     with pytest.warns(UserWarning, match="spring backend hides part of its state") as record:
         brax_world("inverted_pendulum", "spring")

@@ -492,18 +492,26 @@ def check(config: Config) -> None:
                 "at least one value",
             ),
         ]
-    if config.on_policy:
-        every = config.rollout.validate_every
-        rules += [
+    every, imagines = config.rollout.validate_every, config.on_policy and not config.model_free
+    rules.append(
+        (
+            every is None or (imagines and config.updates_per_round % every == 0),
+            "rollout.validate_every",
+            every,
+            f"a divisor of the {config.updates_per_round} updates of a round"
+            if imagines
+            else "unset, but for an agent that learns on imagined rollouts of its own",
+        )
+    )
+    if not isinstance(config.agent, SACConfig) and config.agent.squash:
+        rules.append(
             (
-                every is None or (not config.model_free and config.updates_per_round % every == 0),
-                "rollout.validate_every",
-                every,
-                f"a divisor of the {config.updates_per_round} updates of a round, in a model"
-                if not config.model_free
-                else "unset without a model",
-            ),
-        ]
+                1e-4 <= config.agent.init_std <= 7.0,
+                "agent.init_std",
+                config.agent.init_std,
+                ">= 0.0001 and <= 7 with agent.squash",
+            )
+        )
     if isinstance(config.agent, PolicyGradientConfig):
         horizon = config.collect_steps // config.parallel_worlds if config.model_free else config.rollout.longest()
         rows = horizon * (config.parallel_worlds if config.model_free else config.rollouts)

@@ -99,8 +99,8 @@ ABOUT: dict[str, str] = {
     "reinforce": "model-free REINFORCE",
 }
 
-# Updates, target entropy and horizon of MBPO's own configurations (its code, examples/config), for whatever preset can
-# use them; how much a run explores first, and all else, stays the preset's.
+# Updates, target entropy and horizon of MBPO's own configurations (its code, examples/config), for the presets that
+# learn off-policy as it does; how much a run explores first, and all else, stays the preset's.
 WORLD_SETTINGS: dict[str, dict[str, Any]] = {
     "brax/hopper": {
         "updates_per_step": 20.0,
@@ -130,7 +130,7 @@ def preset(name: str, world: str | None = None) -> Config:
     if name not in PRESETS:
         raise ConfigError(f"preset: {name!r} is unknown{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
     config = PRESETS[name]
-    for path, value in WORLD_SETTINGS.get(world or "", {}).items():
+    for path, value in ({} if config.on_policy else WORLD_SETTINGS.get(world or "", {})).items():
         if not (config.model_free and path.startswith("rollout.")):
             config = with_field(config, path, value)
     return config if world is None else replace(config, world=world)

@@ -180,12 +180,14 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         update = lambda params, k: agent.update(k, params, draws)  # noqa: E731
         improve_all = lambda params, keys: jax.lax.scan(update, params, keys)  # noqa: E731
         if dynamics is not None and config.rollout.validate_every is not None:
-            returns_of = functools.partial(member_returns, key, state, dynamics, horizon)
+            key, key_look = jax.random.split(key)
+            returns_of = functools.partial(member_returns, key_look, state, dynamics, horizon)
             improve_all = while_agreed(update, returns_of, config.rollout.validate_share, config.rollout.validate_every)
         params, metrics = improve_all(state.agent, jax.random.split(key, count))
-        counts = state.counts._replace(updates=state.counts.updates + count)
+        done = metrics.get("improve/agreed", jnp.ones(count))  # 0 for the updates that were left out
+        counts = state.counts._replace(updates=state.counts.updates + done.sum().astype(jnp.int32))
         if agent.on_policy and dynamics is not None:
-            steps = metrics["imagine/steps"].astype(jnp.uint32).sum()
+            steps = (done * metrics["imagine/steps"]).astype(jnp.uint32).sum()
             counts = counts._replace(model_steps=counts.model_steps + steps)
         return state._replace(agent=params, counts=counts), metrics
 

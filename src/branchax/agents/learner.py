@@ -73,7 +73,7 @@ def rescale(value: Value, targets: jax.Array, weight: jax.Array, rate: float = 0
     total = jnp.maximum(weight.sum(), 1.0)
     mean = (weight * targets).sum() / total
     std = jnp.sqrt((weight * (targets - mean) ** 2).sum() / total) + 1e-4 * jnp.maximum(jnp.abs(mean), 1.0)
-    good = jnp.isfinite(mean) & jnp.isfinite(std)
+    good = jnp.isfinite(mean) & jnp.isfinite(std) & (weight.sum() > 0)
     step = jnp.where(good, jnp.where(value.seen, rate, 1.0), 0.0)
     mean, std = (jnp.where(good, x, 0.0) for x in (mean, std))
     return value._replace(

@@ -86,6 +86,10 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
         def run(theta: Params) -> Trajectory:
             return sources.rollout(key_rollout, policy.act(theta), config.window)
 
+        def rewards(theta: Params) -> jax.Array:
+            trajectory = run(theta)
+            return jnp.where(trajectory.valid, trajectory.transition.reward, 0.0)
+
         def loss(theta: Params) -> tuple[jax.Array, Trajectory]:
             trajectory = run(theta)
             total = returns(trajectory, knobs.discount, bootstrap, config.window).mean()
@@ -96,7 +100,7 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
         began = jax.lax.cond(
             jnp.isfinite(norm),
             lambda: jnp.zeros((), jnp.int32),
-            lambda: first_nonfinite(lambda x: run(x).transition.reward, theta, key_direction),
+            lambda: first_nonfinite(rewards, theta, key_direction),
         )
         agent = agent._replace(policy=optimizer.step(agent.policy, gradient, knobs.learning_rate))
         metrics = {

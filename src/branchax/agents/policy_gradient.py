@@ -153,11 +153,12 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
 
         keys = jax.random.split(key_steps, config.passes)
         (agent, _), metrics = jax.lax.scan(one_pass, (agent, jnp.ones((), bool)), keys)
-        last_kl = metrics["policy/kl"][-1, -1]
+        last_kl = loss(agent.policy.params, rows, agent, key_steps)[1]["policy/kl"]  # of the whole update
         if config.kl_penalty > 0:
             doubled = jnp.where(last_kl > 1.5 * config.kl_target, 2.0, 1.0)
             factor = jnp.where(last_kl < config.kl_target / 1.5, 0.5, doubled)
-            agent = agent._replace(kl_weight=agent.kl_weight * factor)
+            bounds = 1e-3 * config.kl_penalty, 1e3 * config.kl_penalty  # or it would stick at zero or infinity
+            agent = agent._replace(kl_weight=jnp.clip(agent.kl_weight * factor, *bounds))
         metrics = jax.tree.map(jnp.mean, metrics) | {
             "policy/kl": last_kl,
             "policy/skipped_steps": skipped(agent.policy),
