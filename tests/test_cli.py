@@ -184,7 +184,17 @@ def python(code):
     return done.returncode, seconds, done.stdout, done.stderr
 
 
-@pytest.mark.parametrize("argv", [["--help"], ["train", "mbpo", "--help"], ["list"], ["train", "mbpo", "--seeds", "0"]])
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--help"],
+        ["train", "mbpo", "--help"],
+        ["list"],
+        ["train", "mbpo", "--seeds", "0"],
+        ["lab", "--help"],
+        ["lab", "gradients", "--horizons", "0"],
+    ],
+)
 def test_answers_before_jax_is_loaded(argv):
     heavy = "{'jax', 'brax', 'mujoco', 'flax', 'numpy', 'matplotlib'}"
     code = f"import sys, branchax.cli; branchax.cli.main({argv!r}); print(sorted({heavy} & set(sys.modules)))"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from rich.console import Console
-from test_cli import python, refuse
+from test_cli import refuse
 
 from branchax import cli
 from branchax.config import ModelConfig
@@ -356,20 +356,6 @@ def test_the_command_from_end_to_end(capsys, here, tmp_path):
     assert facts["made"]["command"].startswith("branchax lab gradients --world classic/lqr")
     assert facts["case"]["gain"][0][0] > 0
     assert levels[1].scores["pathwise"].variance < levels[1].scores["likelihood_baseline"].variance
-
-
-@pytest.mark.parametrize("argv", [["lab", "--help"], ["lab", "gradients", "--horizons", "0"]])
-def test_answers_before_jax_is_loaded(argv):
-    heavy = "{'jax', 'brax', 'flax', 'numpy', 'matplotlib'}"
-    code = f"import sys, branchax.cli; branchax.cli.main({argv!r}); print(sorted({heavy} & set(sys.modules)))"
-    fastest = 9.0
-    for _ in range(5):
-        _, seconds, output, _ = python(code)
-        assert output.splitlines()[-1] == "[]"
-        fastest = min(fastest, seconds)
-        if fastest < 0.5:
-            break
-    assert fastest < 0.5
 
 
 def test_ctrl_c_keeps_what_is_done(capsys, here, monkeypatch):

@@ -174,7 +174,6 @@ def _place(
         model, metrics = jax.jit(source.fit)(key_fit, jax.jit(source.init)(key_init), ring)
         about["model"] = {name.removeprefix("model/"): float(value) for name, value in metrics.items()}
         placed = source.world(model, source.elites(model)[0])
-        placed = placed._replace(spec=placed.spec._replace(differentiable=True))  # whatever the real world is
 
     def start(key: Key, count: int) -> Any:
         return jax.vmap(source.branch)(replay.sample(key, ring, count))
