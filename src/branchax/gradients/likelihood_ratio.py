@@ -123,14 +123,11 @@ def weights(
     value: Value | None = None,
     gae_lambda: jax.Array | float = 0.95,
 ) -> jax.Array:
-    """Psi_t, [H, B]."""
+    """Psi_t [H, B], for all weights but `total`, whose discount^-t would overflow on its own."""
     t = trajectory.transition
     to_go = rewards_to_go(trajectory, discount)
     if weight == "to_go":
         return to_go
-    if weight == "total":
-        powers = discount ** jnp.arange(to_go.shape[0], dtype=to_go.dtype)
-        return to_go[0] / powers[:, None]
     if value is None:
         return to_go - others_mean(to_go)
     if weight == "gae":
