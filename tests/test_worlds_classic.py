@@ -13,6 +13,7 @@ from branchax.worlds import make
 from branchax.worlds.base import never
 from branchax.worlds.catalog import WORLDS
 from branchax.worlds.classic import CLASSIC
+from branchax.worlds.discrete import DISCRETE
 from branchax.worlds.lqr import (
     double_integrator,
     lqr,
@@ -23,7 +24,8 @@ from branchax.worlds.lqr import (
     random_lqr,
     riccati,
 )
-from branchax.worlds.probes import PROBES
+from branchax.worlds.probes import DISCRETE_PROBES, PROBES
+from branchax.worlds.tabular import TABULAR
 
 
 def pendulum(obs, action):
@@ -116,12 +118,15 @@ def wander(world, steps, batch=8, seed=0, reach=1.5):
 
 
 def test_every_name_in_the_catalog_has_its_constructor():
-    assert set(CLASSIC) == {name.removeprefix("classic/") for name in WORLDS if name.startswith("classic/")}
-    assert set(PROBES) == {name.removeprefix("probe/") for name in WORLDS if name.startswith("probe/")}
+    assert {*CLASSIC, *DISCRETE, *TABULAR} == {
+        name.removeprefix("classic/") for name in WORLDS if name.startswith("classic/")
+    }
+    assert {*PROBES, *DISCRETE_PROBES} == {name.removeprefix("probe/") for name in WORLDS if name.startswith("probe/")}
     assert {name.partition("/")[0] for name in WORLDS} == {"classic", "probe", "brax"}
     for name in WORLDS:
         if not name.startswith("brax/"):
-            assert make(name).spec.name == name
+            spec = make(name).spec
+            assert (spec.name, spec.discrete, spec.tabular) == (name, WORLDS[name].discrete, WORLDS[name].tabular)
 
 
 def test_make_refuses_what_cannot_be_built():
@@ -179,7 +184,7 @@ def test_the_derivative_of_a_step_is_the_reference_s(name):
     assert np.abs(jacobian).max() > 0
 
 
-@pytest.mark.parametrize("name", [name for name in WORLDS if not name.startswith("brax/")])
+@pytest.mark.parametrize("name", [n for n in WORLDS if not (n.startswith("brax/") or WORLDS[n].discrete)])
 def test_reverse_mode_through_three_steps_equals_finite_differences(name):
     with jax.enable_x64(True):
         world = make(name)

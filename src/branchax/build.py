@@ -10,15 +10,18 @@ import jax
 
 from branchax import worlds
 from branchax.agents.base import Agent
+from branchax.agents.dqn import make_dqn
 from branchax.agents.pathwise import make_pathwise
 from branchax.agents.policy_gradient import make_policy_gradient
+from branchax.agents.q_learning import make_q_learning
 from branchax.agents.sac import make_sac
-from branchax.config import Config, ConfigError, PathwiseConfig, PolicyGradientConfig, check
+from branchax.config import Config, ConfigError, check, check_actions
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.oracle import oracle
+from branchax.dynamics.tabular import make_table
 from branchax.train import Program, make_program
-from branchax.worlds.base import World
+from branchax.worlds.base import World, WorldSpec
 
 
 def build(config: Config) -> Program:
@@ -51,20 +54,26 @@ def build_dynamics(config: Config, world: World) -> Dynamics | None:
     """The model to imagine in, or None when nothing is imagined."""
     if config.model_free:
         return None
-    return oracle(world) if config.model.kind == "oracle" else make_ensemble(world, config.model)
+    kinds = {"oracle": oracle, "tabular": make_table, "ensemble": lambda world: make_ensemble(world, config.model)}
+    return kinds[config.model.kind](world)
+
+
+AGENTS: dict[str, Callable[[WorldSpec, Any], Agent]] = {
+    "sac": make_sac,
+    "dqn": make_dqn,
+    "q_learning": make_q_learning,
+    "policy_gradient": make_policy_gradient,
+    "pathwise": make_pathwise,
+}
 
 
 def build_agent(config: Config, world: World) -> Agent:
-    """The improver."""
-    agent = config.agent
-    if isinstance(agent, PolicyGradientConfig):
-        return make_policy_gradient(world.spec, agent)
-    if isinstance(agent, PathwiseConfig):
-        if config.model.kind == "oracle" and not world.spec.differentiable:
-            raise ConfigError(
-                f"model.kind: oracle is not possible on {world.spec.name} with backend {config.backend}; allowed:"
-                " ensemble, because the pathwise gradient goes back through the model, and this simulator's derivatives"
-                " do not exist or mean nothing. Without them: presets ppo, v2.5, oracle_mbpo"
-            )
-        return make_pathwise(world.spec, agent)
-    return make_sac(world.spec, agent)
+    """The improver. Raises `ConfigError` when it cannot act in the world, or has to differentiate what it cannot."""
+    check_actions(config, world.spec.discrete)
+    if config.through_model and config.model.kind == "oracle" and not world.spec.differentiable:
+        raise ConfigError(
+            f"model.kind: oracle is not possible on {world.spec.name} with backend {config.backend}; allowed:"
+            " ensemble, because the pathwise gradient goes back through the model, and this simulator's derivatives"
+            " do not exist or mean nothing. Without them: presets ppo, v2.5, oracle_mbpo"
+        )
+    return AGENTS[config.agent.kind](world.spec, config.agent)

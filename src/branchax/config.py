@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -53,8 +55,9 @@ OptionalCount = Annotated[int | None, Range(1, LARGEST)]
 class ModelConfig:
     """The dynamics model that rollouts are imagined in."""
 
-    kind: Literal["ensemble", "oracle"] = "ensemble"
-    """`ensemble` is learned; `oracle` is the simulator itself (no model error: what is left is the method's own)."""
+    kind: Literal["ensemble", "oracle", "tabular"] = "ensemble"
+    """`ensemble` is learned; `oracle` is the simulator itself (no model error: what is left is the method's own);
+    `tabular` counts what happened, in a world of few states."""
     members: Count = 7
     """Networks in the ensemble."""
     elites: Count = 5
@@ -85,6 +88,10 @@ class ModelConfig:
     """What is regressed: the change of the observation, or the next observation itself."""
     bound_margin: NonNegative = 0.1
     """Predictions are clipped to the range of the real data, widened at both ends by this fraction of it."""
+    uncertainty: Literal["disagreement", "jensen_shannon", "one_vs_rest", "max_std"] = "jensen_shannon"
+    """How doubtful a prediction is, for gates and penalties: spread of the elites' means, their geometric
+    Jensen-Shannon divergence (MACURA), the largest divergence of one from the rest (M2AC), the largest deviation that
+    one predicts (MOPO). In standardised units."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +116,19 @@ class RolloutConfig:
     """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS)."""
     keep_epochs: Count = 1
     """Epochs that imagined data stays in the model buffer, at the largest horizon."""
+    first_action: Literal["policy", "replayed"] = "policy"
+    """The first action of a rollout off a replayed state: the policy's, or the one taken there (tabular Dyna-Q)."""
+    penalty: NonNegative = 0.0
+    """Imagined rewards are lowered by it times `model.uncertainty` (MOPO, M2AC)."""
+    gate: Literal["none", "rank", "threshold"] = "none"
+    """Which imagined steps count: all; at each step the share of them that is least uncertain (M2AC); those before the
+    first that is more uncertain than real states are (MACURA)."""
+    gate_share: Fraction = 0.5
+    """Rank gate: of step h of H, this times (H - h) / (H + 1) is kept; 0.5 is M2AC's."""
+    gate_quantile: Fraction = 0.95
+    """Threshold gate: the quantile of the first steps' uncertainty ..."""
+    gate_scale: Positive = 1.0
+    """... and what it is multiplied by to give the threshold."""
     per_update: Count = 64
     """Rollouts per update of an agent that learns on its own rollouts; it imagines them afresh for each."""
     validate_every: OptionalCount = None
@@ -131,8 +151,26 @@ class RolloutConfig:
 
 
 @dataclass(frozen=True)
+class CriticConfig:
+    """An ensemble of Q-functions, and how its targets are made."""
+
+    members: Count = 2
+    """Q-functions."""
+    subset: OptionalCount = None
+    """The target takes the least of so many of them, drawn afresh for each update (REDQ). Default: of all."""
+    layer_norm: bool = False
+    """LayerNorm after each hidden layer (keeps values bounded when updates are many)."""
+    expand: Literal["none", "mve", "steve"] = "none"
+    """Targets look ahead `rollout.horizon` steps in the model (MVE), or average all horizons up to it, weighted by
+    inverse variance over model and critics (STEVE)."""
+    td_k: bool = True
+    """MVE: learn on the imagined states too, each with what is left of the horizon."""
+
+
+@dataclass(frozen=True)
 class SACConfig:
-    """Soft actor-critic with twin critics and a learned temperature (Haarnoja et al. 2018, arXiv:1812.05905)."""
+    """Soft actor-critic with a learned temperature (Haarnoja et al. 2018, arXiv:1812.05905), for discrete actions too
+    (Christodoulou 2019, arXiv:1910.07207)."""
 
     kind: Literal["sac"] = "sac"
     """Off-policy: learns on batches of replayed and imagined transitions."""
@@ -145,13 +183,51 @@ class SACConfig:
     tau: Annotated[float, Range(0, 1, above=True)] = 0.005
     """Step of the Polyak average that the target critics follow."""
     target_entropy: Annotated[float | None, Range(-1e9, 1e9)] = None
-    """Nats; the default is minus half the number of action entries."""
+    """Nats; the default is minus half the number of action entries (of discrete actions: half of the largest)."""
     init_temperature: Annotated[float, Range(1e-9, 1e9)] = 0.1
     """Alpha at the start."""
     learn_temperature: bool = True
     """Adjust alpha so that the policy's entropy stays at `target_entropy`."""
-    critic_layer_norm: bool = False
-    """LayerNorm after each hidden layer of the critics (keeps values bounded when updates are many)."""
+    through_model: bool = False
+    """The actor's gradient goes back through `rollout.horizon` model steps before the critic takes over (SVG)."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Deep Q-learning (Mnih et al. 2015), double (van Hasselt et al. 2016) and dueling (Wang et al. 2016)."""
+
+    kind: Literal["dqn"] = "dqn"
+    """Off-policy, for discrete actions."""
+    hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the hidden layers; none makes Q linear, which on a tabular world is a table."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size."""
+    discount: Fraction = 0.99
+    """Gamma."""
+    tau: Annotated[float, Range(0, 1, above=True)] = 0.005
+    """Step of the Polyak average that the target critics follow."""
+    epsilon: Fraction = 0.1
+    """Share of actions that are drawn uniformly."""
+    double: bool = True
+    """The online critics choose the next action, the target critics value it."""
+    dueling: bool = False
+    """Q = V + A - mean A, from one trunk."""
+    critic: CriticConfig = field(default_factory=lambda: CriticConfig(members=1))
+
+
+@dataclass(frozen=True)
+class QLearningConfig:
+    """Q-learning with a table (Watkins 1989), on each transition as it comes; with a model, tabular Dyna-Q."""
+
+    kind: Literal["q_learning"] = "q_learning"
+    """Off-policy, for worlds of few states and discrete actions."""
+    learning_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
+    """Alpha."""
+    discount: Fraction = 0.95
+    """Gamma."""
+    epsilon: Fraction = 0.1
+    """Share of actions that are drawn uniformly."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +252,9 @@ class PolicyGradientConfig:
     """Nats by which an update is meant to move the policy, where there is a penalty."""
     kl_stop: Annotated[float | None, Range(0, 1e9, above=True)] = None
     """Nats at which an update takes no further steps. Default: it takes them all."""
+    kl_budget: Annotated[float | None, Range(0, 1e9, above=True)] = None
+    """Nats that the policy may move by between two collections; the update that would exceed them is undone, and those
+    after it are left out. Default: unlimited."""
     entropy_weight: NonNegative = 0.0
     """Weight of the policy's entropy in the objective."""
     normalise: bool = True
@@ -236,7 +315,9 @@ class PathwiseConfig:
     """Gamma."""
 
 
-AgentConfig = SACConfig | PolicyGradientConfig | PathwiseConfig
+AgentConfig = SACConfig | DQNConfig | QLearningConfig | PolicyGradientConfig | PathwiseConfig
+CRITIC_AGENTS = (SACConfig, DQNConfig)  # those with an ensemble of Q-functions
+OFF_POLICY = (*CRITIC_AGENTS, QLearningConfig)
 
 
 @dataclass(frozen=True)
@@ -293,7 +374,32 @@ class Config:
     @property
     def on_policy(self) -> bool:
         """Whether the agent learns on fresh rollouts of its own policy, and not from a buffer."""
-        return not isinstance(self.agent, SACConfig)
+        return isinstance(self.agent, (PolicyGradientConfig, PathwiseConfig))
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether updates roll the model out themselves, from the states of their batch."""
+        agent = self.agent
+        expands = isinstance(agent, CRITIC_AGENTS) and agent.critic.expand != "none"
+        return expands or (isinstance(agent, SACConfig) and agent.through_model)
+
+    @property
+    def stores_imagined(self) -> bool:
+        """Whether rollouts are imagined at the start of an epoch, into a buffer that batches draw on."""
+        return isinstance(self.agent, OFF_POLICY) and not self.model_free and self.real_rows < self.batch_size
+
+    @property
+    def discrete(self) -> bool | None:
+        """Whether the agent needs discrete actions (True), continuous ones (False) or takes both (None)."""
+        if isinstance(self.agent, (DQNConfig, QLearningConfig)):
+            return True
+        return False if isinstance(self.agent, PathwiseConfig) or self.through_model else None
+
+    @property
+    def through_model(self) -> bool:
+        """Whether the policy's gradient goes back through the model."""
+        agent = self.agent
+        return isinstance(agent, PathwiseConfig) or (isinstance(agent, SACConfig) and agent.through_model)
 
     @property
     def epochs(self) -> int:
@@ -319,8 +425,8 @@ class Config:
 
     @property
     def imagined_capacity(self) -> int:
-        """Rows of the model buffer; an on-policy agent has none."""
-        return 0 if self.on_policy else self.rollouts * self.rollout.longest() * self.rollout.keep_epochs
+        """Rows of the model buffer, where there is one."""
+        return self.rollouts * self.rollout.longest() * self.rollout.keep_epochs if self.stores_imagined else 0
 
     @property
     def updates_per_round(self) -> int:
@@ -343,189 +449,186 @@ def with_field(config: Any, path: str, value: Any) -> Any:
 def check(config: Config) -> None:
     """Raises `ConfigError` for the first setting that cannot work, before JAX is loaded."""
     _check_ranges(config, "")
+
+    def need(holds: bool, path: str, allowed: str) -> None:
+        if not holds:
+            value = functools.reduce(getattr, path.split("."), config)
+            raise ConfigError(f"{path}: {value} is not possible; allowed: {allowed}")
+
+    _check_world(config, need)
+    _check_sizes(config, need)
+    if config.model_free:
+        _check_model_free(config, need)
+    else:
+        _check_model(config, need)
+    _check_agent(config, need)
+
+
+Need = Callable[[bool, str, str], None]  # (what must hold, the path of a field, what is allowed)
+
+
+def _check_world(config: Config, need: Need) -> None:
     if config.world not in WORLDS:
         raise ConfigError(
             f"world: {config.world!r} is unknown{nearest(config.world, WORLDS)}; `branchax list` shows all"
         )
-    entry = WORLDS[config.world]
-    is_brax = config.world.startswith("brax/")
-    oracle = not config.model_free and config.model.kind == "oracle"
-    per_round = config.updates_per_step * config.collect_steps
-    rules: list[tuple[bool, str, Any, str]] = [
-        (not entry.refused, "world", config.world, f"another world: {entry.refused}"),
-        (not entry.discrete, "world", config.world, "a continuous world: this agent's actions are continuous"),
-        (
-            not is_brax or config.backend in entry.backends,
-            "backend",
-            config.backend,
-            ", ".join(entry.backends) + nearest(config.backend, entry.backends),
-        ),
-        (
-            config.episode_length is None or not config.world.startswith("probe/"),
-            "episode_length",
-            config.episode_length,
-            f"unset: {config.world} has its own",
-        ),
-        (
-            config.seed + config.seeds - 1 <= LARGEST,
-            "seeds",
-            config.seeds,
-            f"<= {LARGEST - config.seed + 1}, counted from seed = {config.seed}",
-        ),
-        (
-            config.seeds * max(config.real_capacity, config.imagined_capacity) <= LARGEST,
-            "seeds",
-            config.seeds,
-            f"so few that buffers hold at most {LARGEST:,} rows in all; a seed's hold {config.real_capacity:,} real"
-            f" and {config.imagined_capacity:,} imagined ones",
-        ),
-        (
-            config.env_steps > config.explore_steps,
-            "env_steps",
-            config.env_steps,
-            f"> explore_steps = {config.explore_steps}",
-        ),
-        (
-            config.explore_steps % config.parallel_worlds == 0,
-            "explore_steps",
-            config.explore_steps,
-            f"a multiple of parallel_worlds = {config.parallel_worlds}",
-        ),
-        (
-            config.collect_steps % config.parallel_worlds == 0,
-            "collect_steps",
-            config.collect_steps,
-            f"a multiple of parallel_worlds = {config.parallel_worlds}",
-        ),
-        (
-            config.epoch_steps % config.collect_steps == 0,
-            "epoch_steps",
-            config.epoch_steps,
-            f"a multiple of collect_steps = {config.collect_steps}",
-        ),
-        (
-            math.isclose(per_round, round(per_round)) and round(per_round) >= 1,
-            "updates_per_step",
-            config.updates_per_step,
-            f"a number whose product with collect_steps = {config.collect_steps} is whole and >= 1",
-        ),
-        (
-            config.on_policy or config.batch_size <= config.real_capacity,
-            "batch_size",
-            config.batch_size,
-            f"<= the real buffer's capacity, {config.real_capacity}",
-        ),
-        (
-            config.real_capacity >= max(config.explore_steps, config.collect_steps),
-            "replay_capacity",
-            config.replay_capacity,
-            f">= explore_steps = {config.explore_steps} and >= collect_steps = {config.collect_steps}",
-        ),
-    ]
-    if config.model_free:
-        rules += [
-            (
-                config.on_policy or config.real_fraction == 1.0,
-                "rollout.horizon",
-                0,
-                f">= 1, because real_fraction = {config.real_fraction:g} asks for imagined data"
-                " (model-free: preset sac)",
-            ),
-            (
-                not isinstance(config.agent, PathwiseConfig),
-                "rollout.horizon",
-                0,
-                ">= 1: the pathwise gradient goes back through rollouts in a model or the oracle; without one: preset"
-                " ppo, reinforce, a2c or sac",
-            ),
-            (
-                not config.on_policy or config.updates_per_round == 1,
-                "updates_per_step",
-                config.updates_per_step,
-                f"1 / collect_steps = {1 / config.collect_steps:.10g}: model-free, an on-policy agent can use what it"
-                " collects for one update",
-            ),
-            (
-                config.rollout.horizon_end is None,
-                "rollout.horizon_end",
-                config.rollout.horizon_end,
-                "unset at horizon 0",
-            ),
-        ]
-    else:
-        low, high = config.rollout.ramp
-        rules += [
-            (
-                config.model.elites <= config.model.members,
-                "model.elites",
-                config.model.elites,
-                f"<= model.members = {config.model.members}",
-            ),
-            (
-                config.on_policy or config.real_rows < config.batch_size,
-                "real_fraction",
-                config.real_fraction,
-                "small enough to leave imagined rows in the batch (model-free: rollout.horizon 0)",
-            ),
-            (
-                oracle or config.explore_steps >= 2 * config.model.holdout_every,
-                "explore_steps",
-                config.explore_steps,
-                f">= {2 * config.model.holdout_every}, so that the first fit has rows to train on and to hold out",
-            ),
-            (
-                config.rollout.horizon_end is None or high > low,
-                "rollout.ramp",
-                config.rollout.ramp,
-                "two env-step counts in rising order when rollout.horizon_end is set",
-            ),
-            (
-                (config.rollout.horizon_end or config.rollout.horizon) >= config.rollout.horizon,
-                "rollout.horizon_end",
-                config.rollout.horizon_end,
-                f">= rollout.horizon = {config.rollout.horizon}",
-            ),
-            (
-                bool(config.model.weight_decay),
-                "model.weight_decay",
-                config.model.weight_decay,
-                "at least one value",
-            ),
-        ]
-    every, imagines = config.rollout.validate_every, config.on_policy and not config.model_free
-    rules.append(
-        (
-            every is None or (imagines and config.updates_per_round % every == 0),
-            "rollout.validate_every",
-            every,
-            f"a divisor of the {config.updates_per_round} updates of a round"
-            if imagines
-            else "unset, but for an agent that learns on imagined rollouts of its own",
-        )
+    entry, is_brax = WORLDS[config.world], config.world.startswith("brax/")
+    need(not entry.refused, "world", f"another world: {entry.refused}")
+    check_actions(config, entry.discrete)
+    needs_table = isinstance(config.agent, QLearningConfig) or config.model.kind == "tabular"
+    tables = [name for name, other in WORLDS.items() if other.tabular]
+    need(entry.tabular or not needs_table, "world", f"{', '.join(tables)}: a table needs a world of few states")
+    near = nearest(config.backend, entry.backends)
+    need(not is_brax or config.backend in entry.backends, "backend", ", ".join(entry.backends) + near)
+    own_length = config.world.startswith("probe/")
+    need(config.episode_length is None or not own_length, "episode_length", f"unset: {config.world} has its own")
+
+
+def check_actions(config: Config, discrete: bool) -> None:
+    """Raises `ConfigError` unless the agent can act in a world whose actions are discrete, or are not."""
+    if config.discrete is None or config.discrete == discrete:
+        return
+    kind, others = ("discrete", "dqn, dyna, sac, mbpo, ppo") if discrete else ("continuous", "mbpo, sac, td3, ppo")
+    raise ConfigError(
+        f"agent.kind: {config.agent.kind} is not possible on {config.world}, whose actions are {kind}; allowed: agents"
+        f" that take them, as in presets {others}"
     )
-    if not isinstance(config.agent, SACConfig) and config.agent.squash:
-        rules.append(
-            (
-                1e-4 <= config.agent.init_std <= 7.0,
-                "agent.init_std",
-                config.agent.init_std,
-                ">= 0.0001 and <= 7 with agent.squash",
-            )
-        )
-    if isinstance(config.agent, PolicyGradientConfig):
+
+
+def _check_sizes(config: Config, need: Need) -> None:
+    need(
+        config.seed + config.seeds - 1 <= LARGEST,
+        "seeds",
+        f"<= {LARGEST - config.seed + 1}, counted from seed = {config.seed}",
+    )
+    need(
+        config.seeds * max(config.real_capacity, config.imagined_capacity) <= LARGEST,
+        "seeds",
+        f"so few that buffers hold at most {LARGEST:,} rows in all; a seed's hold {config.real_capacity:,} real"
+        f" and {config.imagined_capacity:,} imagined ones",
+    )
+    need(config.env_steps > config.explore_steps, "env_steps", f"> explore_steps = {config.explore_steps}")
+    for name in ("explore_steps", "collect_steps"):
+        multiple = f"a multiple of parallel_worlds = {config.parallel_worlds}"
+        need(getattr(config, name) % config.parallel_worlds == 0, name, multiple)
+    need(
+        config.epoch_steps % config.collect_steps == 0,
+        "epoch_steps",
+        f"a multiple of collect_steps = {config.collect_steps}",
+    )
+    per_round = config.updates_per_step * config.collect_steps
+    need(
+        math.isclose(per_round, round(per_round)) and round(per_round) >= 1,
+        "updates_per_step",
+        f"a number whose product with collect_steps = {config.collect_steps} is whole and >= 1",
+    )
+    need(
+        not isinstance(config.agent, CRITIC_AGENTS) or config.batch_size <= config.real_capacity,
+        "batch_size",
+        f"<= the real buffer's capacity, {config.real_capacity}",
+    )
+    need(
+        config.real_capacity >= max(config.explore_steps, config.collect_steps),
+        "replay_capacity",
+        f">= explore_steps = {config.explore_steps} and >= collect_steps = {config.collect_steps}",
+    )
+
+
+def _check_model_free(config: Config, need: Need) -> None:
+    need(
+        not isinstance(config.agent, CRITIC_AGENTS) or config.real_fraction == 1.0,
+        "rollout.horizon",
+        f">= 1, because real_fraction = {config.real_fraction:g} asks for imagined data (model-free: preset sac)",
+    )
+    need(
+        not config.looks_ahead,
+        "rollout.horizon",
+        ">= 1: this agent's updates look ahead in a model or the oracle (without: preset sac)",
+    )
+    need(
+        not isinstance(config.agent, PathwiseConfig),
+        "rollout.horizon",
+        ">= 1: the pathwise gradient goes back through rollouts in a model or the oracle; without one: preset ppo,"
+        " reinforce, a2c or sac",
+    )
+    need(
+        not config.on_policy or config.updates_per_round == 1,
+        "updates_per_step",
+        f"1 / collect_steps = {1 / config.collect_steps:.10g}: model-free, an on-policy agent can use what it"
+        " collects for one update",
+    )
+    need(config.rollout.horizon_end is None, "rollout.horizon_end", "unset at horizon 0")
+
+
+def _check_model(config: Config, need: Need) -> None:
+    (low, high), learned = config.rollout.ramp, config.model.kind == "ensemble"
+    need(config.model.elites <= config.model.members, "model.elites", f"<= model.members = {config.model.members}")
+    need(
+        not isinstance(config.agent, CRITIC_AGENTS) or config.stores_imagined or config.looks_ahead,
+        "real_fraction",
+        "small enough to leave imagined rows in the batch (model-free: rollout.horizon 0)",
+    )
+    need(
+        not learned or config.explore_steps >= 2 * config.model.holdout_every,
+        "explore_steps",
+        f">= {2 * config.model.holdout_every}, so that the first fit has rows to train on and to hold out",
+    )
+    need(
+        config.rollout.horizon_end is None or high > low,
+        "rollout.ramp",
+        "two env-step counts in rising order when rollout.horizon_end is set",
+    )
+    need(
+        (config.rollout.horizon_end or config.rollout.horizon) >= config.rollout.horizon,
+        "rollout.horizon_end",
+        f">= rollout.horizon = {config.rollout.horizon}",
+    )
+    need(bool(config.model.weight_decay), "model.weight_decay", "at least one value")
+    need(
+        config.model.kind != "oracle" or not (config.looks_ahead and config.stores_imagined),
+        "real_fraction",
+        "1: the oracle looks ahead from simulator states, which imagined rows do not have",
+    )
+    need(
+        not config.through_model or config.model.kind != "tabular",
+        "model.kind",
+        "ensemble or oracle: a table has no gradient",
+    )
+    need(
+        config.rollout.first_action == "policy" or config.rollout.start == "replay",
+        "rollout.first_action",
+        "policy, because rollouts off initial states replay no action",
+    )
+    uncertain = config.rollout.gate != "none" or config.rollout.penalty > 0
+    need(
+        not uncertain or config.model.kind != "oracle",
+        "rollout.gate" if config.rollout.gate != "none" else "rollout.penalty",
+        "none of it: the oracle is certain",
+    )
+
+
+def _check_agent(config: Config, need: Need) -> None:
+    agent, every = config.agent, config.rollout.validate_every
+    imagines = config.on_policy and not config.model_free
+    need(
+        every is None or (imagines and config.updates_per_round % every == 0),
+        "rollout.validate_every",
+        f"a divisor of the {config.updates_per_round} updates of a round"
+        if imagines
+        else "unset, but for an agent that learns on imagined rollouts of its own",
+    )
+    if isinstance(agent, CRITIC_AGENTS):
+        members = agent.critic.members
+        need((agent.critic.subset or 1) <= members, "agent.critic.subset", f"<= agent.critic.members = {members}")
+    if isinstance(agent, (PolicyGradientConfig, PathwiseConfig)):
+        in_range = not agent.squash or 1e-4 <= agent.init_std <= 7.0
+        need(in_range, "agent.init_std", ">= 0.0001 and <= 7 with agent.squash")
+    if isinstance(agent, PolicyGradientConfig):
         horizon = config.collect_steps // config.parallel_worlds if config.model_free else config.rollout.longest()
         rows = horizon * (config.parallel_worlds if config.model_free else config.rollouts)
-        rules.append(
-            (
-                config.agent.minibatches <= rows,
-                "agent.minibatches",
-                config.agent.minibatches,
-                f"<= the {rows} steps of an update",
-            )
-        )
-    for holds, name, value, allowed in rules:
-        if not holds:
-            raise ConfigError(f"{name}: {value} is not possible; allowed: {allowed}")
+        need(agent.minibatches <= rows, "agent.minibatches", f"<= the {rows} steps of an update")
+        one_rule = agent.kl_budget is None or every is None
+        need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: one of the two ends a round's updates")
 
 
 def _check_ranges(node: Any, path: str) -> None:

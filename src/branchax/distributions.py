@@ -25,6 +25,9 @@ class Distribution(NamedTuple):
     sample: Callable[[Key, jax.Array], tuple[jax.Array, jax.Array]]  # -> action [..., A], log_prob [...]
     log_prob: Callable[[jax.Array, jax.Array], jax.Array] | None  # (params, action) -> [...]; None: it has no density
     mode: Callable[[jax.Array], jax.Array]  # -> [..., A]
+    # (key, params) -> [...] nats: exact where there is a closed form, else one sample's, with the right gradient
+    entropy: Callable[[Key, jax.Array], jax.Array] | None = None
+    kl: Callable[[jax.Array, jax.Array], jax.Array] | None = None  # KL(first || second) of their params -> [...]
 
 
 def normal_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
@@ -66,6 +69,12 @@ def _tanh_normal_log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
     return jnp.sum(normal_log_density(u, mean, log_std) - log_tanh_slope(u), -1)
 
 
+def normal_kl(mean: jax.Array, log_std: jax.Array, other_mean: jax.Array, other_log_std: jax.Array) -> jax.Array:
+    """KL(N || N') = log(s' / s) + (s^2 + (m - m')^2) / (2 s'^2) - 1/2, elementwise; shapes broadcast."""
+    square = jnp.exp(2 * (log_std - other_log_std)) + ((mean - other_mean) * jnp.exp(-other_log_std)) ** 2
+    return other_log_std - log_std + 0.5 * square - 0.5
+
+
 # a = tanh(u), u ~ N(mean, std): log pi(a) = sum_i log N(u_i) - log(1 - tanh(u_i)^2)  (Haarnoja et al. 2018, app. C).
 # The mode is that of u, squashed.
 tanh_normal = Distribution(
@@ -73,6 +82,9 @@ tanh_normal = Distribution(
     sample=_tanh_normal_sample,
     log_prob=_tanh_normal_log_prob,
     mode=lambda params: jnp.tanh(mean_and_log_std(params)[0]),
+    entropy=lambda key, params: -_tanh_normal_sample(key, params)[1],
+    # A bijection of both leaves the divergence as it is.
+    kl=lambda p, q: normal_kl(*mean_and_log_std(p), *mean_and_log_std(q)).sum(-1),
 )
 
 
@@ -94,6 +106,40 @@ normal = Distribution(
     sample=_normal_sample,
     log_prob=_normal_log_prob,
     mode=lambda params: jnp.split(params, 2, axis=-1)[0],
+    entropy=lambda key, params: (jnp.split(params, 2, axis=-1)[1] + 0.5 * (1 + jnp.log(2 * jnp.pi))).sum(-1),
+    kl=lambda p, q: normal_kl(*jnp.split(p, 2, axis=-1), *jnp.split(q, 2, axis=-1)).sum(-1),
+)
+
+
+def one_hot(index: jax.Array, size: int) -> jax.Array:
+    """A discrete action as the library has it: int [...] -> float32 [..., size]."""
+    return jax.nn.one_hot(index, size, dtype=jnp.float32)
+
+
+def _categorical_sample(key: Key, params: jax.Array) -> tuple[jax.Array, jax.Array]:
+    action = one_hot(jax.random.categorical(key, params), params.shape[-1])
+    return action, (jax.nn.log_softmax(params) * action).sum(-1)
+
+
+def _categorical_entropy(key: Key, params: jax.Array) -> jax.Array:
+    del key
+    log_p = jax.nn.log_softmax(params)
+    return -(jnp.exp(log_p) * log_p).sum(-1)
+
+
+def _categorical_kl(p: jax.Array, q: jax.Array) -> jax.Array:
+    log_p = jax.nn.log_softmax(p)
+    return (jnp.exp(log_p) * (log_p - jax.nn.log_softmax(q))).sum(-1)
+
+
+# One of A actions, as its one-hot vector; the parameters are logits. Sampling is not differentiable.
+categorical = Distribution(
+    size=lambda action_size: action_size,
+    sample=_categorical_sample,
+    log_prob=lambda params, action: (jax.nn.log_softmax(params) * action).sum(-1),
+    mode=lambda params: one_hot(params.argmax(-1), params.shape[-1]),
+    entropy=_categorical_entropy,
+    kl=_categorical_kl,
 )
 
 # a = params: a deterministic policy. It has no density, so no likelihood ratio either.

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from branchax import nn
-from branchax.distributions import Distribution, deterministic, normal, raw_log_std, tanh_normal
+from branchax.distributions import Distribution, categorical, deterministic, normal, raw_log_std, tanh_normal
 from branchax.types import Key, Params
 from branchax.worlds.base import WorldSpec
 
@@ -67,6 +67,12 @@ def gaussian_policy(
         return jnp.concatenate([mean, jnp.broadcast_to(params["log_std"], mean.shape)], -1)
 
     return Policy(init, apply, tanh_normal if squash else normal)
+
+
+def categorical_policy(spec: WorldSpec, hidden: Sequence[int], activation: nn.Activation = nn.tanh) -> Policy:
+    """A network for the logits of discrete actions, near uniform at first."""
+    net = nn.mlp(spec.obs_size, hidden, spec.action_size, activation=activation, last_scale=0.01)
+    return Policy(net.init, net.apply, categorical)
 
 
 def linear_policy(spec: WorldSpec, std: float, dtype: jnp.dtype | type = jnp.float32) -> Policy:

@@ -8,9 +8,12 @@ from typing import Any
 from branchax.config import (
     Config,
     ConfigError,
+    CriticConfig,
+    DQNConfig,
     ModelConfig,
     PathwiseConfig,
     PolicyGradientConfig,
+    QLearningConfig,
     RolloutConfig,
     SACConfig,
     nearest,
@@ -51,6 +54,24 @@ _REAL = replace(
     real_fraction=1.0,
 )
 
+# Nothing is imagined into a buffer: each update rolls the model out from its own batch of real rows.
+_AHEAD = replace(_SMALL, rollout=RolloutConfig(horizon=3), real_fraction=1.0)
+_DQN = replace(_SMALL, world="classic/cartpole_discrete", agent=DQNConfig(tau=0.01))
+# One real step, one update on it (and on `batch_size` imagined ones), as the textbook has it.
+_TABLE = replace(
+    _SMALL,
+    world="classic/gridworld",
+    env_steps=6_000,
+    explore_steps=1,
+    epoch_steps=100,
+    updates_per_step=1.0,
+    model=ModelConfig(kind="tabular"),
+    agent=QLearningConfig(),
+    rollout=RolloutConfig(horizon=0),
+    real_fraction=1.0,
+)
+_ORACLE = ModelConfig(kind="oracle")
+
 PRESETS: dict[str, Config] = {
     # Short branched rollouts (Janner et al. 2019, arXiv:1906.08253).
     "mbpo": _SMALL,
@@ -59,7 +80,38 @@ PRESETS: dict[str, Config] = {
     # The model-free baseline: the same code with nothing imagined.
     "sac": replace(_SMALL, rollout=RolloutConfig(horizon=0), real_fraction=1.0),
     # The simulator in place of the model: what is left of the error is not the model's.
-    "oracle_mbpo": replace(_SMALL, model=ModelConfig(kind="oracle")),
+    "oracle_mbpo": replace(_SMALL, model=_ORACLE),
+    # Rollouts ruled out where the ensemble doubts: Pan et al. 2020, arXiv:2010.12893; Frauenknecht et al. 2024,
+    # arXiv:2405.19014.
+    "m2ac": replace(
+        _SMALL,
+        model=replace(_MODEL, uncertainty="one_vs_rest"),
+        rollout=RolloutConfig(per_step=100, groups=6, horizon=5, gate="rank", penalty=1e-3),
+    ),
+    "macura": replace(_SMALL, rollout=RolloutConfig(per_step=100, groups=6, horizon=10, gate="threshold")),
+    # Critics' targets that look ahead in the model: Feinberg et al. 2018, arXiv:1803.00101; Buckman et al. 2018,
+    # arXiv:1807.01675.
+    "mve": replace(_AHEAD, agent=replace(_AGENT, critic=CriticConfig(expand="mve"))),
+    "steve": replace(_AHEAD, agent=replace(_AGENT, critic=CriticConfig(members=4, expand="steve"))),
+    # The actor's gradient through the model, the critic on real data: Amos et al. 2021, arXiv:2008.12775.
+    "svg": replace(_AHEAD, agent=replace(_AGENT, through_model=True)),
+    # Q-learning on one-step rollouts, from the textbook's table (Sutton 1990) to networks.
+    "dyna_q": replace(
+        _TABLE,
+        rollout=RolloutConfig(per_step=10, groups=1, first_action="replayed"),
+        batch_size=10,
+        real_fraction=0.0,
+    ),
+    "dyna": replace(_DQN, real_fraction=0.5),
+    # Many critics, the target by a random two of them (Chen et al. 2021, arXiv:2101.05982).
+    "redq": replace(
+        _SMALL,
+        rollout=RolloutConfig(horizon=0),
+        real_fraction=1.0,
+        agent=replace(_AGENT, critic=CriticConfig(members=10, subset=2)),
+    ),
+    "dqn": replace(_DQN, rollout=RolloutConfig(horizon=0), real_fraction=1.0),
+    "q_learning": _TABLE,
     # 2.0: back through long rollouts of the model (SVG(infinity), Heess et al. 2015).
     "v2.0": replace(_LONG, agent=PathwiseConfig(critic=False)),
     # 2.5: likelihood ratios on long rollouts of the model, no new real data until the updates are done.
@@ -68,12 +120,18 @@ PRESETS: dict[str, Config] = {
     "v2.5_reinforce": replace(_LONG, agent=PolicyGradientConfig(weight="to_go", learning_rate=1e-3)),
     # The same until the models disagree (Kurutach et al. 2018, arXiv:1802.10592).
     "me_trpo": replace(_LONG, agent=_PPO, rollout=replace(_LONG.rollout, validate_every=5)),
+    # PPO on short branched rollouts, within a divergence that each collection may bring.
+    "mbppo": replace(
+        _LONG,
+        agent=replace(_PPO, kl_budget=0.05),
+        rollout=RolloutConfig(horizon=10, per_update=240, groups=3),
+    ),
     # Pathwise through the simulator: whole episodes (Freeman et al. 2021), or short ones and a critic (Xu et al. 2022).
-    "apg": replace(_LONG, agent=PathwiseConfig(critic=False, deterministic=True), model=ModelConfig(kind="oracle")),
+    "apg": replace(_LONG, agent=PathwiseConfig(critic=False, deterministic=True), model=_ORACLE),
     "shac": replace(
         _LONG,
         agent=PathwiseConfig(),
-        model=ModelConfig(kind="oracle"),
+        model=_ORACLE,
         rollout=replace(_LONG.rollout, start="replay", horizon=16),
     ),
     # Model-free, on-policy.
@@ -81,16 +139,29 @@ PRESETS: dict[str, Config] = {
     "a2c": replace(_REAL, agent=PolicyGradientConfig(learning_rate=1e-3)),
     "reinforce": replace(_REAL, agent=PolicyGradientConfig(weight="to_go", learning_rate=1e-3)),
 }
+_WITH_ORACLE = ("mve", "steve", "svg", "dyna", "mbppo")
+PRESETS |= {f"oracle_{name}": replace(PRESETS[name], model=_ORACLE) for name in _WITH_ORACLE}
 
 ABOUT: dict[str, str] = {
     "mbpo": "short branched rollouts in a learned ensemble, improved by SAC; sized for a laptop",
     "mbpo_paper": "the same at the MBPO paper's sizes: 7 x (4 x 200), SAC 2 x 256, 400 rollouts per step",
     "sac": "model-free soft actor-critic: the same code at horizon 0",
     "oracle_mbpo": "mbpo with the simulator itself as the model",
+    "m2ac": "mbpo whose rollouts keep the steps that the ensemble doubts least",
+    "macura": "mbpo whose rollouts end where the ensemble doubts more than at real states",
+    "mve": "SAC on real data, its targets three model steps ahead",
+    "steve": "the same over all horizons up to three, weighted by inverse variance",
+    "svg": "SAC on real data, its actor's gradient through three model steps",
+    "dyna_q": "tabular Dyna-Q: a table for Q, a table for the model",
+    "dyna": "deep Dyna-Q: DQN on real and on one-step imagined data",
+    "redq": "model-free SAC with ten critics, targets by a random two",
+    "dqn": "model-free double DQN, for discrete actions",
+    "q_learning": "model-free Q-learning with a table",
     "v2.0": "gradients back through long rollouts of the model; no critic",
     "v2.5": "PPO on long rollouts of the model, many updates per collection",
     "v2.5_a2c": "the same with advantage actor-critic",
     "v2.5_reinforce": "the same with REINFORCE",
+    "mbppo": "PPO on short branched rollouts, with a budget of divergence per collection",
     "me_trpo": "v2.5 that stops improving when the ensemble's members disagree",
     "apg": "gradients back through whole episodes of the simulator itself",
     "shac": "gradients back through short rollouts of the simulator, and a critic",
@@ -98,6 +169,7 @@ ABOUT: dict[str, str] = {
     "a2c": "model-free advantage actor-critic",
     "reinforce": "model-free REINFORCE",
 }
+ABOUT |= {f"oracle_{name}": f"{name} with the simulator itself as the model" for name in _WITH_ORACLE}
 
 # Updates, target entropy and horizon of MBPO's own configurations (its code, examples/config), for the presets that
 # learn off-policy as it does; how much a run explores first, and all else, stays the preset's.
@@ -130,7 +202,12 @@ def preset(name: str, world: str | None = None) -> Config:
     if name not in PRESETS:
         raise ConfigError(f"preset: {name!r} is unknown{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
     config = PRESETS[name]
-    for path, value in ({} if config.on_policy else WORLD_SETTINGS.get(world or "", {})).items():
-        if not (config.model_free and path.startswith("rollout.")):
+    applies = {
+        "updates_per_step": not config.on_policy,
+        "agent": isinstance(config.agent, SACConfig),
+        "rollout": config.stores_imagined and config.rollout.horizon == 1,
+    }
+    for path, value in WORLD_SETTINGS.get(world or "", {}).items():
+        if applies[path.partition(".")[0]]:
             config = with_field(config, path, value)
     return config if world is None else replace(config, world=world)

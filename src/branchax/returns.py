@@ -57,3 +57,24 @@ def gae(
     delta = t.reward + discount * jnp.where(t.terminated, 0.0, next_value) - value
     delta = jnp.where(trajectory.valid, delta, 0.0)
     return discounted_sum(delta, goes_on(trajectory), discount * gae_lambda)
+
+
+def bootstrapped(
+    trajectory: Trajectory, next_value: jax.Array, bonus: jax.Array, discount: jax.Array | float
+) -> jax.Array:
+    """Action values q_t [H, B] along a rollout that ends in a value: model-based value expansion.
+
+        q_t = r_t + discount (1 - terminated_t) (bonus_{t+1} + q_{t+1}),      V(s'_t) in place of the bracket at the cut
+
+    (Feinberg et al. 2018, arXiv:1803.00101, eq. 1.) `bonus` is what a soft value adds for each action, its entropy.
+
+    Args:
+      trajectory: [H, B, ...].
+      next_value: V(s'_t) [H, B].
+      bonus: [H, B], for the actions of the trajectory.
+      discount: gamma.
+    """
+    t, on = trajectory.transition, goes_on(trajectory)
+    later = jnp.where(on, jnp.roll(bonus, -1, 0), next_value)
+    reward = t.reward + discount * jnp.where(t.terminated, 0.0, later)
+    return discounted_sum(jnp.where(trajectory.valid, reward, 0.0), on, discount)

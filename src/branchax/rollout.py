@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from branchax.types import Key, Trajectory
 from branchax.worlds.base import World, WorldState
 
-Act = Callable[[Key, jax.Array], tuple[jax.Array, Any]]  # (key, obs [D]) -> action [A], extras
+# (key, obs [D]) -> action [A], extras; with a memory: (key, obs [D], memory) -> action [A], extras, memory
+Act = Callable[..., tuple[Any, ...]]
 
 
 def rollout(
     key: Key,
     world: World | Callable[[Any], World],
-    act: Act,
+    act: Act | None,
     start: WorldState,
     length: int,
     *,
@@ -25,6 +26,8 @@ def rollout(
     horizon: jax.Array | None = None,
     restart: bool = False,
     window: int | None = None,
+    actions: jax.Array | None = None,
+    memory: Any = None,
 ) -> tuple[WorldState, Trajectory]:
     """Steps `B` worlds side by side for `length` steps.
 
@@ -32,7 +35,7 @@ def rollout(
       key: consumed.
       world: the world; with `context`, a function from one time step's slice of it to the world of that step (a learned
         model whose member changes as it goes).
-      act: the policy, unbatched.
+      act: the policy, unbatched; may be None when `actions` are given for every step.
       start: the states to start from, [B, ...].
       length: H, static.
       context: pytree of [H, ...] shared by the batch.
@@ -40,40 +43,54 @@ def rollout(
       restart: at the end of an episode, go on from a fresh reset (collecting). Otherwise steps after a termination are
         still computed but are not valid (imagining).
       window: no derivative flows back past the steps whose time is a multiple of it. Default: all the way.
+      actions: what is done in the first h <= H steps whatever the policy says, [h, B, A].
+      memory: what the policy carries from step to step, [B, ...]. It starts as given, here and after every `restart`;
+        an `act` whose memory is wanted afterwards returns it among its extras too.
 
     Returns:
       The states after the last step [B, ...], and the trajectory [H, B, ...].
     """
     batch = start.obs.shape[0]
+    given = 0 if actions is None else actions.shape[0]
+    assert given <= length, f"{given} actions for {length} steps"
+    if actions is not None:
+        actions = jnp.pad(actions, ((0, length - given), *[(0, 0)] * (actions.ndim - 1)))
+    at_first = () if memory is None else (memory,)
 
-    def advance(carry: tuple[WorldState, jax.Array], x: tuple[jax.Array, Any]) -> tuple[Any, Trajectory]:
-        state, alive = carry
-        time, slice_ = x
+    def advance(carry: tuple[WorldState, jax.Array, Any], x: tuple[jax.Array, Any, Any]) -> tuple[Any, Trajectory]:
+        state, alive, carried = carry
+        time, slice_, action = x
         here: World = world(slice_) if context is not None else world  # type: ignore[assignment, operator]
         if window is not None:
             cut = time % window == 0
             state = jax.tree.map(lambda x: jnp.where(cut, jax.lax.stop_gradient(x), x), state)
         keys_act, keys_step, key_reset = step_keys(key, time, batch)
-        action, extras = jax.vmap(act)(keys_act, state.obs)
+        extras: Any = ()
+        if given < length:
+            assert act is not None, "nothing says what to do after the given actions"
+            chosen, extras, *later = jax.vmap(act)(keys_act, state.obs, *carried)
+            carried = tuple(later)
+            action = chosen if action is None else jnp.where(time < given, action, chosen)
         after, transition = jax.vmap(here.step)(keys_step, state, action)
         record = Trajectory(transition, alive, state, extras)
         if restart:
             over = transition.terminated | transition.truncated | ~finite(transition)
-            after = _reset_where(over, key_reset, here, after)
+            fresh = jax.vmap(here.reset)(jax.random.split(key_reset, batch))
+            after, carried = _where(over, (fresh, at_first), (after, carried))
         else:
             alive = alive & ~transition.terminated
-        return (after, alive), record
+        return (after, alive, carried), record
 
-    def skip(carry: tuple[WorldState, jax.Array], x: tuple[jax.Array, Any]) -> tuple[Any, Trajectory]:
+    def skip(carry: tuple[WorldState, jax.Array, Any], x: tuple[jax.Array, Any, Any]) -> tuple[Any, Trajectory]:
         blank = jax.eval_shape(advance, carry, x)[1]
         return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
 
-    def body(carry: tuple[WorldState, jax.Array], x: tuple[jax.Array, Any]) -> tuple[Any, Trajectory]:
+    def body(carry: tuple[WorldState, jax.Array, Any], x: tuple[jax.Array, Any, Any]) -> tuple[Any, Trajectory]:
         # A real branch, not a mask: `horizon` is the same for the whole batch and all seeds.
         return advance(carry, x) if horizon is None else jax.lax.cond(x[0] < horizon, advance, skip, carry, x)
 
     alive = jnp.ones(batch, bool)
-    (state, _), trajectory = jax.lax.scan(body, (start, alive), (jnp.arange(length), context))
+    (state, *_), trajectory = jax.lax.scan(body, (start, alive, at_first), (jnp.arange(length), context, actions))
     return state, trajectory
 
 
@@ -90,38 +107,53 @@ def finite(rows: Any) -> jax.Array:
     return jnp.stack([jnp.ones(leaves[0].shape[0], bool), *floats]).all(0)
 
 
-def _reset_where(over: jax.Array, key: Key, world: World, state: WorldState) -> WorldState:
-    """Replaces the states of the worlds that are over [B] by fresh resets, each from its own key.
+def _where(over: jax.Array, new: Any, old: Any) -> Any:
+    """Rows of `new` where `over` [B] holds, and of `old` elsewhere; pytrees of [B, ...].
 
-    A reset is computed at every step: with many worlds one of them nearly always ends, and under `vmap` a branch would
-    run both sides anyway.
+    So a reset is computed at every step: with many worlds one of them nearly always ends, and under `vmap` a branch
+    would run both sides anyway.
     """
-    fresh = jax.vmap(world.reset)(jax.random.split(key, over.shape[0]))
-    return jax.tree.map(lambda new, old: jnp.where(over.reshape(-1, *[1] * (old.ndim - 1)), new, old), fresh, state)
+    return jax.tree.map(lambda n, o: jnp.where(over.reshape(-1, *[1] * (o.ndim - 1)), n, o), new, old)
 
 
-def episode_returns(key: Key, world: World, act: Act, episodes: int, block: int = 50) -> tuple[jax.Array, jax.Array]:
+def copies(memory: Any, count: int) -> Any:
+    """What `count` worlds carry, [B, ...], when each starts with the same memory."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), memory)
+
+
+def episode_returns(
+    key: Key, world: World, act: Act, episodes: int, block: int = 50, memory: Any = None
+) -> tuple[jax.Array, jax.Array]:
     """The returns and lengths of `episodes` whole episodes, run side by side: [N], [N].
 
-    Runs block by block until the last episode is over, so short episodes cost little.
+    Runs block by block until the last episode is over, so short episodes cost little. `memory` is what the policy
+    carries at the start of an episode, unbatched.
     """
     length = world.spec.episode_length
     block = min(block, length)
     key_reset, key_run = jax.random.split(key)
     start = jax.vmap(world.reset)(jax.random.split(key_reset, episodes))
 
+    def remembering(key: Key, obs: jax.Array, *carried: Any) -> tuple[Any, ...]:
+        action, _, *carried = act(key, obs, *carried)
+        return action, *(carried or [()]), *carried  # the memory among the extras, for the next block
+
     def running(carry: tuple[Any, ...]) -> jax.Array:
         return carry[1].any()
 
     def run(carry: tuple[Any, ...]) -> tuple[Any, ...]:
-        state, alive, total, steps, count = carry
-        state, trajectory = rollout(jax.random.fold_in(key_run, count), world, act, state, block)
+        state, alive, carried, total, steps, count = carry
+        key_block = jax.random.fold_in(key_run, count)
+        state, trajectory = rollout(key_block, world, remembering, state, block, memory=carried)
+        if memory is not None:
+            carried = jax.tree.map(lambda x: x[-1], trajectory.extras)
         over = trajectory.transition.terminated | trajectory.transition.truncated
         ended_before = jnp.cumsum(over, 0) - over > 0  # [H, N]
         counted = alive & ~ended_before
         total = total + jnp.where(counted, trajectory.transition.reward, 0.0).sum(0)
-        return state, alive & ~over.any(0), total, steps + counted.sum(0), count + 1
+        return state, alive & ~over.any(0), carried, total, steps + counted.sum(0), count + 1
 
     blank = jnp.zeros(episodes), jnp.zeros(episodes, jnp.int32), jnp.zeros((), jnp.int32)
-    _, _, total, steps, _ = jax.lax.while_loop(running, run, (start, jnp.ones(episodes, bool), *blank))
+    carry = start, jnp.ones(episodes, bool), copies(memory, episodes), *blank
+    *_, total, steps, _ = jax.lax.while_loop(running, run, carry)
     return total, steps

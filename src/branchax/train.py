@@ -7,9 +7,10 @@ An epoch is fit -> imagine -> (collect -> improve) x n, as nested scans with sta
     collect   a few real steps, into the replay buffer                                     rollout, in the real world
     improve   the agent on batches with an exact share of real rows                        agent.update
 
-An agent that learns on rollouts of its own policy (PPO, the pathwise gradient) has no model buffer: each update
-imagines afresh, or takes what was just collected when there is no model. An epoch that collects only once does so
-first.
+Only batches that mix real and imagined rows need the model buffer. An agent that learns on rollouts of its own policy
+(PPO, the pathwise gradient) imagines afresh for each update, or takes what was just collected when there is no model;
+one whose targets or gradients look ahead (MVE, STEVE, SVG) rolls the model out from the states of its batch; a planner
+takes the model itself. An epoch that collects only once does so first.
 
 Everything that changes lives in `TrainState`: `vmap` over it trains seeds side by side, saving it resumes exactly.
 This module takes ready-made parts and knows no names; `build.py` makes the parts.
@@ -25,12 +26,14 @@ import jax
 import jax.numpy as jnp
 
 from branchax import replay
-from branchax.agents.agreement import while_agreed
-from branchax.agents.base import Agent, Sources
-from branchax.config import Config
+from branchax.agents.base import Agent, Ahead, Sources
+from branchax.agents.until import until, while_agreed, within
+from branchax.config import Config, PolicyGradientConfig
+from branchax.distributions import one_hot
 from branchax.dynamics.base import Dynamics, assign_members
+from branchax.dynamics.uncertainty import gate
 from branchax.replay import Ring
-from branchax.rollout import Act, episode_returns, finite, rollout
+from branchax.rollout import Act, copies, episode_returns, finite, rollout
 from branchax.types import Key, Metrics, Row, Stream, Trajectory, Transition, stream
 from branchax.worlds.base import World, WorldSpec, WorldState
 
@@ -76,11 +79,12 @@ class Program(NamedTuple):
 def make_program(config: Config, world: World, dynamics: Dynamics | None, agent: Agent) -> Program:
     """Composes ready-made parts into a run; only sizes are read from `config`. A model-free run has no `dynamics`."""
     keeps_state = dynamics is not None and dynamics.needs_state
-    buffers = dynamics is not None and not agent.on_policy  # whether imagined steps are stored
+    buffers = dynamics is not None and config.stores_imagined
 
-    def collect(key: Key, state: TrainState, act: Callable, steps: int) -> tuple[TrainState, Trajectory]:
+    def collect(key: Key, state: TrainState, act: Act, steps: int, memory: Any = None) -> tuple[TrainState, Trajectory]:
         """`steps` real env steps over the parallel worlds, into the replay buffer; also as they came, [H, W, ...]."""
-        worlds, trajectory = rollout(key, world, act, state.world, steps // config.parallel_worlds, restart=True)
+        length = steps // config.parallel_worlds
+        worlds, trajectory = rollout(key, world, act, state.world, length, restart=True, memory=memory)
         rows = Row(trajectory.transition, trajectory.state if keeps_state else None)
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)  # [H, W, ...] -> [H W, ...], oldest first
         state = state._replace(
@@ -124,15 +128,38 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         def group(x: tuple[Key, Any]) -> Trajectory:
             key_start, key_run = jax.random.split(x[0])
             count = config.rollouts // groups
+            first = None
             if config.rollout.start == "replay":
-                start = jax.vmap(dynamics.branch)(replay.sample(key_start, state.real, count))
+                rows: Row = replay.sample(key_start, state.real, count)
+                start = jax.vmap(dynamics.branch)(rows)
+                first = rows.transition.action[None] if config.rollout.first_action == "replayed" else None
             else:
                 start = jax.vmap(world_of(None).reset)(jax.random.split(key_start, count))
             model_world = world_of if members is not None else world_of(None)
-            return rollout(key_run, model_world, act, start, longest, context=x[1], horizon=horizon, window=window)[1]
+            return rollout(
+                key_run,
+                model_world,
+                act,
+                start,
+                longest,
+                context=x[1],
+                horizon=horizon,
+                window=window,
+                actions=first,
+            )[1]
 
-        keys = jax.random.split(key_groups, groups)
-        return jax.lax.map(group, (keys, members), batch_size=min(groups, config.rollout.parallel_groups))
+        def doubted(x: tuple[Key, Any]) -> tuple[Trajectory, jax.Array]:
+            trajectory = group(x)
+            t = trajectory.transition
+            doubt = functools.partial(dynamics.doubt, state.model)
+            return trajectory, jax.vmap(jax.vmap(doubt))(t.obs, t.action)
+
+        uncertain = config.rollout.gate != "none" or config.rollout.penalty > 0
+        x, side_by_side = (jax.random.split(key_groups, groups), members), min(groups, config.rollout.parallel_groups)
+        if not uncertain:
+            return jax.lax.map(group, x, batch_size=side_by_side)
+        trajectory, doubt = jax.lax.map(doubted, x, batch_size=side_by_side)
+        return gate(trajectory, doubt, horizon, config.rollout)
 
     def imagine(key: Key, state: TrainState, dynamics: Dynamics, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         """Stores the valid steps of branched rollouts."""
@@ -160,8 +187,9 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
     def sources(state: TrainState, recent: Trajectory, horizon: jax.Array) -> Sources:
         """What the agent's updates may draw on: exact shares of real and imagined rows, and rollouts of its own."""
         real = state.real._replace(data=state.real.data.transition)
+        plain = lambda key: replay.sample(key, state.real, config.batch_size)  # noqa: E731
         if dynamics is None:
-            return Sources(lambda key: replay.sample(key, real, config.batch_size), lambda key, act, window: recent)
+            return Sources(plain, lambda key, act, window: recent, recent)
 
         model = dynamics
 
@@ -169,9 +197,26 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
             groups = branch(key, state, model, act, horizon, window)  # [G, H, B, ...] -> [H, G B, ...]
             return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]), groups)
 
-        buffer: Any = state.imagined
-        mixed = lambda key: replay.sample_mixed(key, real, buffer, config.real_rows, config.batch_size)  # noqa: E731
-        return Sources(mixed, imagined)
+        def start(key: Key, rows: Row, after: bool) -> WorldState:
+            if not after:
+                return jax.vmap(model.branch)(rows)
+            return jax.vmap(model.after)(jax.random.split(key, rows.transition.reward.shape[0]), rows)
+
+        def in_elites(key: Key, act: Act, starts: WorldState) -> Trajectory:
+            def one(key: Key, member: jax.Array, start: WorldState) -> Trajectory:
+                in_member = model.world(state.model, member)
+                return rollout(key, in_member, act, start, config.rollout.longest(), horizon=horizon)[1]
+
+            elites = model.elites(state.model)
+            return jax.vmap(one)(jax.random.split(key, elites.shape[0]), elites, starts)
+
+        def mixed(key: Key) -> Row:
+            buffer: Any = state.imagined
+            return Row(replay.sample_mixed(key, real, buffer, config.real_rows, config.batch_size))
+
+        elites = jax.eval_shape(model.elites, state.model).shape[0]
+        ahead = Ahead(elites, start, in_elites)
+        return Sources(mixed if buffers else plain, imagined, recent, ahead, state.model)
 
     def improve(key: Key, state: TrainState, recent: Trajectory, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         """The updates that follow one round of collecting, as a scan."""
@@ -179,10 +224,19 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         count = config.updates_per_round
         update = lambda params, k: agent.update(k, params, draws)  # noqa: E731
         improve_all = lambda params, keys: jax.lax.scan(update, params, keys)  # noqa: E731
+        budget = config.agent.kl_budget if isinstance(config.agent, PolicyGradientConfig) else None
         if dynamics is not None and config.rollout.validate_every is not None:
             key, key_look = jax.random.split(key)
             returns_of = functools.partial(member_returns, key_look, state, dynamics, horizon)
-            improve_all = while_agreed(update, returns_of, config.rollout.validate_share, config.rollout.validate_every)
+            look = while_agreed(returns_of, config.rollout.validate_share)
+            improve_all = until(update, look, returns_of(state.agent), config.rollout.validate_every, undo=False)
+        elif budget is not None:
+            key, key_look = jax.random.split(key)
+            assert agent.divergence is not None
+            obs = replay.sample(key_look, state.real, config.batch_size).transition.obs
+            moved = agent.divergence
+            look = within(lambda old, new: moved(old, new, obs), budget)
+            improve_all = until(update, look, state.agent, every=1, undo=True)
         params, metrics = improve_all(state.agent, jax.random.split(key, count))
         done = metrics.get("improve/agreed", jnp.ones(count))  # 0 for the updates that were left out
         counts = state.counts._replace(updates=state.counts.updates + done.sum().astype(jnp.int32))
@@ -209,8 +263,10 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         return improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, recent, horizon)
 
     def collect_round(state: TrainState) -> tuple[TrainState, Trajectory]:
-        act = lambda k, obs: agent.act(k, state.agent, obs)  # noqa: E731
-        return collect(stream(state.key, Stream.COLLECT, state.counts.env_steps), state, act, config.collect_steps)
+        act = lambda k, obs, *memory: agent.act(k, state.agent, obs, *memory)  # noqa: E731
+        key = stream(state.key, Stream.COLLECT, state.counts.env_steps)
+        memory = None if agent.memory is None else copies(agent.memory(state.agent), config.parallel_worlds)
+        return collect(key, state, act, config.collect_steps, memory)
 
     def fit_and_imagine(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         if dynamics is None:
@@ -236,15 +292,24 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         return state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1)), metrics
 
     def evaluate(key: Key, params: Any) -> Metrics:
-        act = lambda _, obs: (agent.mode(params, obs), ())  # noqa: E731
-        total, length = episode_returns(key, world, act, config.eval_episodes)
+        def act(_: Key, obs: jax.Array, *memory: Any) -> tuple[Any, ...]:
+            if agent.memory is None:
+                return agent.mode(params, obs), ()
+            action, later = agent.mode(params, obs, *memory)
+            return action, (), later
+
+        memory = None if agent.memory is None else agent.memory(params)
+        total, length = episode_returns(key, world, act, config.eval_episodes, memory=memory)
         return {"return": total, "length": length}
 
     return Program(world.spec, init, epoch, evaluate)
 
 
 def uniform(spec: WorldSpec) -> Callable[[Key, jax.Array], tuple[jax.Array, Any]]:
-    """The exploring policy: every action entry uniform in [-1, 1]."""
+    """The exploring policy: every action entry uniform in [-1, 1], or each of the discrete actions as likely."""
+    if spec.discrete:
+        count = spec.action_size
+        return lambda key, obs: (one_hot(jax.random.randint(key, (), 0, count), count), ())
     return lambda key, obs: (jax.random.uniform(key, (spec.action_size,), minval=-1.0, maxval=1.0), ())
 
 

@@ -1,4 +1,4 @@
-"""The agent protocol: a policy, and how a batch of experience improves it."""
+"""The agent protocol: a policy, and how experience improves it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,41 @@ from typing import Any, NamedTuple
 import jax
 
 from branchax.rollout import Act
-from branchax.types import Key, Metrics, Trajectory, Transition
+from branchax.types import Key, Metrics, Row, Trajectory
+from branchax.worlds.base import WorldState
+
+
+class Ahead(NamedTuple):
+    """The model, as an update sees it that rolls it out from the states of its batch."""
+
+    elites: int  # n
+    start: Callable[[Key, Row, bool], WorldState]  # (key, rows [B], after) -> [B, ...], at the rows or after them
+    rollout: Callable[[Key, Act, WorldState], Trajectory]  # (key, act, [n, B, ...]) -> [n, H, B, ...], i in elite i
 
 
 class Sources(NamedTuple):
     """What an update may draw on. A closure that is not called costs nothing once compiled."""
 
-    replay: Callable[[Key], Transition]  # -> [B, ...], real and imagined rows in exact shares
+    replay: Callable[[Key], Row]  # -> [B, ...], real and imagined rows in exact shares
     # (key, act, window) -> [H, B, ...]: fresh rollouts of `act` in the model, differentiable, cut every `window` steps
     # (`rollout`). Model-free: what the agent's own policy has just collected, whatever the arguments.
     rollout: Callable[[Key, Act, int | None], Trajectory]
+    recent: Trajectory | None = None  # [H, W, ...], what was collected just before
+    ahead: Ahead | None = None  # None: there is no model
+    model: Any = None  # the model's own state, for an agent that plans in it
 
 
 class Agent(NamedTuple):
-    """An improver `P`, as pure functions. `act` and `mode` are unbatched."""
+    """An improver `P`, as pure functions. `act` and `mode` are unbatched.
+
+    With a `memory`, `act` and `mode` take what the policy carries from step to step last, and return it last.
+    """
 
     init: Callable[[Key], Any]  # -> P
-    act: Callable[[Key, Any, jax.Array], tuple[jax.Array, Any]]  # (key, P, obs [D]) -> action [A], extras
-    mode: Callable[[Any, jax.Array], jax.Array]  # (P, obs [D]) -> action [A], for evaluation
+    act: Callable[..., tuple[Any, ...]]  # (key, P, obs [D]) -> action [A], extras
+    mode: Callable[..., Any]  # (P, obs [D]) -> action [A], for evaluation
     update: Callable[[Key, Any, Sources], tuple[Any, Metrics]]
     on_policy: bool = False  # whether `update` reads `sources.rollout`, and not `sources.replay`
+    memory: Callable[[Any], Any] | None = None  # P -> what the policy carries at the start of an episode, unbatched
+    # (P before, P after, obs [B, D]) -> [] nats: how far the policy moved on average; None: it cannot tell
+    divergence: Callable[[Any, Any, jax.Array], jax.Array] | None = None

@@ -29,7 +29,7 @@ from branchax.agents.base import Agent, Sources
 from branchax.agents.learner import Learner, Value, adam, fit_value, init_value, rescale, skipped, value_of
 from branchax.config import PolicyGradientConfig
 from branchax.gradients.likelihood_ratio import weights
-from branchax.policies import gaussian_policy
+from branchax.policies import categorical_policy, gaussian_policy
 from branchax.returns import rewards_to_go
 from branchax.types import Key, Metrics, Params, Trajectory
 from branchax.worlds.base import WorldSpec
@@ -66,8 +66,11 @@ class Rows(NamedTuple):
 
 
 def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent:
-    """The agent for a world with observations [D] and continuous actions [A] in [-1, 1]."""
-    policy = gaussian_policy(spec, config.hidden, config.init_std, config.squash)
+    """The agent for a world with observations [D] and actions [A], continuous in [-1, 1] or discrete."""
+    if spec.discrete:
+        policy = categorical_policy(spec, config.hidden)
+    else:
+        policy = gaussian_policy(spec, config.hidden, config.init_std, config.squash)
     net = nn.mlp(spec.obs_size, config.value_hidden, 1, activation=nn.tanh)
     optimizer, value_optimizer = adam(config.max_gradient_norm), adam(config.max_gradient_norm)
 
@@ -107,14 +110,15 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
         mean = lambda x: (rows.weight * x).sum() / jnp.maximum(rows.weight.sum(), 1.0)  # noqa: E731
         zeta = policy.apply(params, rows.obs)
         log_prob = policy.distribution.log_prob
-        assert log_prob is not None
+        entropy_of = policy.distribution.entropy
+        assert log_prob is not None and entropy_of is not None
         log_ratio = jnp.where(rows.weight > 0, log_prob(zeta, rows.action) - rows.log_prob, 0.0)
         ratio = jnp.exp(log_ratio)
         gain = ratio * rows.advantage
         if config.clip is not None:
             gain = jnp.minimum(gain, jnp.clip(ratio, 1 - config.clip, 1 + config.clip) * rows.advantage)
         kl = mean(ratio - 1 - log_ratio)
-        entropy = -mean(policy.distribution.sample(key, zeta)[1])  # reparameterised, so that it has a gradient
+        entropy = mean(entropy_of(key, zeta))
         total = -mean(gain) + agent.kl_weight * kl - agent.knobs.entropy_weight * entropy
         moved = mean(jnp.abs(ratio - 1) > (config.clip or jnp.inf))
         return total, {"policy/loss": -mean(gain), "policy/kl": kl, "policy/entropy": entropy, "policy/clipped": moved}
@@ -169,7 +173,13 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
         }
         return agent, metrics
 
-    return Agent(init, act, mode, update, on_policy=True)
+    def divergence(before: PolicyGradient, after: PolicyGradient, obs: jax.Array) -> jax.Array:
+        """The mean KL(before || after) over obs [B, D]."""
+        kl = policy.distribution.kl
+        assert kl is not None
+        return kl(*(policy.apply(agent.policy.params, obs) for agent in (before, after))).mean()
+
+    return Agent(init, act, mode, update, on_policy=True, divergence=divergence)
 
 
 def standardise(x: jax.Array, weight: jax.Array) -> jax.Array:

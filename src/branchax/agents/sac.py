@@ -1,29 +1,44 @@
-"""Soft actor-critic with twin critics and a learned temperature (Haarnoja et al. 2018, arXiv:1812.05905).
+"""Soft actor-critic with a learned temperature (Haarnoja et al. 2018, arXiv:1812.05905).
 
-    y       = r + gamma (1 - terminated) [ min_j Qbar_j(s', a') - alpha log pi(a' | s') ],   a' ~ pi(. | s')
-    J_Q     = 1/2 sum_j E (Q_j(s, a) - y)^2                                                   (their eq. 5 and 6)
-    J_pi    = E [ alpha log pi(a | s) - min_j Q_j(s, a) ],   a = tanh(mean + std noise)        (eq. 9)
+    V(s)    = min_c Qbar_c(s, a) - alpha log pi(a | s),   a ~ pi(. | s)                bootstraps the critics (`critic`)
+    J_pi    = E [ alpha log pi(a | s) - min_c Q_c(s, a) ],   a = tanh(mean + std noise)               (their eq. 7 to 9)
     J_alpha = E [ -log_alpha (log pi(a | s) + target_entropy) ]                                (eq. 18, in log alpha)
-    Qbar   <- (1 - tau) Qbar + tau Q
 
-A truncated transition bootstraps like any other: only `terminated` ends the value.
+With discrete actions the expectations over a are exact (Christodoulou 2019, arXiv:1910.07207):
+
+    V(s)    = sum_a pi(a | s) (min_c Qbar_c(s, a) - alpha log pi(a | s))        J_pi = E [ -V(s), with Q for Qbar ]
+
+`through_model` lets the model take part in the actor's gradient (Amos et al. 2021, arXiv:2008.12775, eq. 5):
+
+    J_pi    = -E [ sum_{i < H} gamma^i (r_i - alpha log pi(a_i | s_i)) + gamma^H V(s_H) ],   differentiated through it
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
-import chex
 import jax
 import jax.numpy as jnp
 import optax
 
 from branchax import nn
 from branchax.agents.base import Agent, Sources
+from branchax.agents.critic import (
+    Backup,
+    Critic,
+    in_one_elite,
+    make_critic,
+    make_discrete_critic,
+    make_targets,
+    regress,
+)
 from branchax.agents.learner import Learner, adam, skipped
 from branchax.config import SACConfig
-from branchax.distributions import tanh_normal
-from branchax.types import Key, Metrics, Params
+from branchax.distributions import Distribution, categorical, tanh_normal
+from branchax.returns import bootstrapped
+from branchax.types import Key, Metrics, Params, Row
 from branchax.worlds.base import WorldSpec
 
 
@@ -37,7 +52,7 @@ class Knobs(NamedTuple):
 
 
 class SAC(NamedTuple):
-    """The state of the agent; the critics' leaves have a leading axis of 2."""
+    """The state of the agent; the critics' leaves have a leading axis [C]."""
 
     actor: Learner
     critics: Learner
@@ -46,16 +61,53 @@ class SAC(NamedTuple):
     knobs: Knobs
 
 
-def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
-    """SAC for a world with observations [D] and continuous actions [A] in [-1, 1]."""
+Valued = tuple[jax.Array, jax.Array]  # V_c [C, ...], entropy [...]
+
+
+class Actions(NamedTuple):
+    """What continuous and discrete actions do differently."""
+
+    distribution: Distribution
+    policy: nn.Network
+    critic: Critic
+    value: Callable[..., Valued]  # (key, actor, critics, obs [..., D], alpha); differentiable
+    target_entropy: float  # unless the config has one
+
+
+def continuous(spec: WorldSpec, config: SACConfig) -> Actions:
+    """Actions in [-1, 1]^A by a squashed Gaussian; V is one sample's."""
     policy = nn.mlp(spec.obs_size, config.hidden, tanh_normal.size(spec.action_size))
-    q_net = nn.mlp(spec.obs_size + spec.action_size, config.hidden, 1, layer_norm=config.critic_layer_norm)
+    critic = make_critic(spec.obs_size + spec.action_size, config.hidden, config.critic)
+
+    def value(key: Key, actor: Params, critics: Params, obs: jax.Array, alpha: jax.Array) -> Valued:
+        action, log_prob = tanh_normal.sample(key, policy.apply(actor, obs))
+        return critic.values(critics, obs, action) - alpha * log_prob, -log_prob
+
+    return Actions(tanh_normal, policy, critic, value, -0.5 * spec.action_size)
+
+
+def discrete(spec: WorldSpec, config: SACConfig) -> Actions:
+    """One of A actions; V is exact. The least is that of the critics' expectations, not of each action's values."""
+    policy = nn.mlp(spec.obs_size, config.hidden, spec.action_size)
+    critic = make_discrete_critic(spec, config.hidden, config.critic)
+
+    def value(key: Key, actor: Params, critics: Params, obs: jax.Array, alpha: jax.Array) -> Valued:
+        del key
+        log_p = jax.nn.log_softmax(policy.apply(actor, obs))
+        entropy = -(jnp.exp(log_p) * log_p).sum(-1)
+        return critic.values(critics, obs, jnp.exp(log_p)) + alpha * entropy, entropy
+
+    return Actions(categorical, policy, critic, value, 0.5 * math.log(spec.action_size))
+
+
+def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
+    """SAC for a world with observations [D] and actions [A], continuous in [-1, 1] or discrete."""
+    distribution, policy, critic, value, default_entropy = (discrete if spec.discrete else continuous)(spec, config)
     optimizer = adam()
-    default_entropy = -0.5 * spec.action_size
 
     def init(key: Key) -> SAC:
         key_actor, key_critics = jax.random.split(key)
-        actor, critics = policy.init(key_actor), jax.vmap(q_net.init)(jax.random.split(key_critics, 2))
+        actor, critics = policy.init(key_actor), critic.init(key_critics)
         log_alpha = optimizer.init(jnp.log(jnp.float32(config.init_temperature)))
         entropy = default_entropy if config.target_entropy is None else config.target_entropy
         knobs = Knobs(*(jnp.float32(x) for x in (config.learning_rate, config.discount, config.tau, entropy)))
@@ -63,59 +115,63 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
         targets = jax.tree.map(jnp.copy, critics)
         return SAC(optimizer.init(actor), optimizer.init(critics), targets, log_alpha, knobs)
 
-    def q_values(critics: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
-        """[B, D], [B, A] -> [2, B]."""
-        x = jnp.concatenate([obs, action], -1)
-        return jax.vmap(lambda params: q_net.apply(params, x)[:, 0])(critics)
-
     def act(key: Key, agent: SAC, obs: jax.Array) -> tuple[jax.Array, tuple[()]]:
-        return tanh_normal.sample(key, policy.apply(agent.actor.params, obs))[0], ()
+        return distribution.sample(key, policy.apply(agent.actor.params, obs))[0], ()
 
     def mode(agent: SAC, obs: jax.Array) -> jax.Array:
-        return tanh_normal.mode(policy.apply(agent.actor.params, obs))
+        return distribution.mode(policy.apply(agent.actor.params, obs))
+
+    def soft_act(actor: Params, alpha: jax.Array) -> Callable[[Key, jax.Array], tuple[jax.Array, jax.Array]]:
+        def act(key: Key, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
+            action, log_prob = distribution.sample(key, policy.apply(actor, obs))
+            return action, -alpha * log_prob
+
+        return act
+
+    def objective(
+        key: Key, actor: Params, critics: Params, row: Row, alpha: jax.Array, discount: jax.Array, sources: Sources
+    ) -> tuple[jax.Array, jax.Array]:
+        """-J_pi and the entropy at the rows' states, []."""
+        key_here, key_ahead = jax.random.split(key)
+        here, entropy = value(key_here, actor, critics, row.transition.obs, alpha)
+        if not config.through_model:
+            return here.min(0).mean(), entropy.mean()
+        assert sources.ahead is not None, "a gradient through the model needs one"
+        trajectory = in_one_elite(key_ahead, row, sources.ahead, soft_act(actor, alpha), after=False)
+        last, _ = value(key_here, actor, critics, trajectory.transition.next_obs, alpha)
+        q = bootstrapped(trajectory, last.min(0), trajectory.extras, discount)
+        return (trajectory.extras[0] + q[0]).mean(), entropy.mean()
 
     def update(key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Metrics]:
-        key_batch, key_next, key_actor = jax.random.split(key, 3)
-        batch = sources.replay(key_batch)
-        chex.assert_rank([batch.obs, batch.action, batch.reward, batch.terminated], [2, 2, 1, 1])
-        alpha = jnp.exp(agent.log_alpha.params)
-        learning_rate = agent.knobs.learning_rate
-
-        next_action, next_log_prob = tanh_normal.sample(key_next, policy.apply(agent.actor.params, batch.next_obs))
-        next_value = q_values(agent.targets, batch.next_obs, next_action).min(0) - alpha * next_log_prob
-        y = batch.reward + agent.knobs.discount * jnp.where(batch.terminated, 0.0, next_value)  # [B]
-
-        def critic_loss(critics: Params) -> tuple[jax.Array, jax.Array]:
-            q = q_values(critics, batch.obs, batch.action)
-            return 0.5 * ((q - y) ** 2).mean(-1).sum(), q
-
-        (j_q, q), gradient = jax.value_and_grad(critic_loss, has_aux=True)(agent.critics.params)
-        critics = optimizer.step(agent.critics, gradient, learning_rate)
+        key_batch, key_targets, key_actor = jax.random.split(key, 3)
+        row = sources.replay(key_batch)
+        alpha, knobs = jnp.exp(agent.log_alpha.params), agent.knobs
+        backup = Backup(
+            soft_act(agent.actor.params, alpha),
+            lambda key, obs: value(key, agent.actor.params, agent.targets, obs, alpha)[0],
+        )
+        goal = make_targets(key_targets, row, sources, backup, config.critic, knobs.discount)
+        critics, metrics = regress(critic.values, agent.critics, goal, optimizer, knobs.learning_rate)
 
         def actor_loss(actor: Params) -> tuple[jax.Array, jax.Array]:
-            action, log_prob = tanh_normal.sample(key_actor, policy.apply(actor, batch.obs))
-            j_pi = alpha * log_prob - q_values(critics.params, batch.obs, action).min(0)
-            return j_pi.mean(), -log_prob.mean()
+            total, entropy = objective(key_actor, actor, critics.params, row, alpha, knobs.discount, sources)
+            return -total, entropy
 
         (j_pi, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(agent.actor.params)
-        actor = optimizer.step(agent.actor, gradient, learning_rate)
+        actor = optimizer.step(agent.actor, gradient, knobs.learning_rate)
 
         log_alpha = agent.log_alpha
         if config.learn_temperature:
-            gradient = entropy - agent.knobs.target_entropy  # d J_alpha / d log_alpha
-            log_alpha = optimizer.step(log_alpha, gradient, learning_rate)
+            gradient = entropy - knobs.target_entropy  # d J_alpha / d log_alpha
+            log_alpha = optimizer.step(log_alpha, gradient, knobs.learning_rate)
 
-        targets = optax.incremental_update(critics.params, agent.targets, agent.knobs.tau)
-        metrics = {
-            "critic/loss": j_q,
-            "critic/q_mean": q.mean(),
-            "critic/q_max": q.max(),
+        targets = optax.incremental_update(critics.params, agent.targets, knobs.tau)
+        metrics |= {
             "policy/loss": j_pi,
             "policy/entropy": entropy,
             "policy/alpha": alpha,
-            "critic/skipped_steps": skipped(critics),
             "policy/skipped_steps": skipped(actor),
         }
-        return SAC(actor, critics, targets, log_alpha, agent.knobs), metrics
+        return SAC(actor, critics, targets, log_alpha, knobs), metrics
 
     return Agent(init, act, mode, update)

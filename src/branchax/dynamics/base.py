@@ -22,6 +22,8 @@ class Dynamics(NamedTuple):
     elites: Callable[[Any], jax.Array]  # M -> [n] int32, the members worth imagining with
     world: Callable[[Any, Member], World]  # the world in which one member predicts
     branch: Callable[[Row], WorldState]  # the state of that world at a stored row (unbatched)
+    after: Callable[[Key, Row], WorldState]  # its state at what followed, `row.transition.next_obs`
+    doubt: Callable[[Any, jax.Array, jax.Array], jax.Array]  # (M, obs [D], action [A]) -> [], 0 where it is certain
     needs_state: bool  # whether `branch` reads `row.state`, which is then stored with every row
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from branchax import nn, normalize
 from branchax.config import ModelConfig
 from branchax.dynamics.base import Member
+from branchax.dynamics.uncertainty import Measure
 from branchax.types import Key, Params, Transition
 from branchax.worlds.base import Predicate, World, WorldSpec, WorldState
 
@@ -97,6 +98,18 @@ def predict(net: nn.Network, params: Params, x: jax.Array) -> Prediction:
     return Prediction(mean, log_var, logit)
 
 
+def predict_all(net: nn.Network, model: Ensemble, x: jax.Array) -> Prediction:
+    """The elites' Gaussians at x [..., D + A], each leaf with a leading axis [n]."""
+    elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
+    return jax.vmap(lambda params: predict(net, params, x))(elites)
+
+
+def doubt(model: Ensemble, net: nn.Network, measure: Measure, obs: jax.Array, action: jax.Array) -> jax.Array:
+    """A measure of `uncertainty` at obs [D], action [A] -> []."""
+    each = predict_all(net, model, normalize.apply(model.scales.inputs, inputs(obs, action)))
+    return measure(each.mean, each.log_var)
+
+
 def negative_log_likelihood(prediction: Prediction, y: jax.Array) -> jax.Array:
     """-log N(y; mean, exp(log_var)) summed over the entries of y [..., D + 1] -> [...]."""
     square = (y - prediction.mean) ** 2 * jnp.exp(-prediction.log_var)
@@ -128,8 +141,7 @@ def sample(
     x = normalize.apply(model.scales.inputs, inputs(obs, action))
     key_noise, key_end = jax.random.split(key)
     if member is None:
-        elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)
-        each = jax.vmap(lambda params: predict(net, params, x))(elites)
+        each = predict_all(net, model, x)
         z, chance = each.mean.mean(0), jax.nn.sigmoid(each.logit).mean()
         ends = chance > 0.5
     else:

@@ -17,7 +17,7 @@ import optax
 
 from branchax import normalize, replay
 from branchax.config import ModelConfig
-from branchax.dynamics import ensemble
+from branchax.dynamics import ensemble, uncertainty
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.ensemble import Ensemble, Scales
 from branchax.replay import Ring
@@ -58,6 +58,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
     if config.termination == "none":
         predicate = never
     learns_ends = predicate is None
+    measure_of = uncertainty.MEASURES[config.uncertainty]
 
     def init(key: Key) -> Ensemble:
         # One after the other: the vectorised program takes several times as long to compile.
@@ -109,6 +110,15 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         chunks = -(-count // HOLDOUT_CHUNK)
         return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros(config.members)) / count
 
+    def calibrated(model: Ensemble, ring: Ring) -> Metrics:
+        """`uncertainty.calibration` on (at most so many) held-out rows."""
+        _, count = replay.split_sizes(ring, config.holdout_every)
+        block = jnp.arange(HOLDOUT_CHUNK)
+        slot = replay.holdout_slot(jnp.minimum(block, count - 1), config.holdout_every)
+        x, y, _ = prepare(model.scales, replay.take(ring, slot).transition)
+        each = ensemble.predict_all(net, model, x)
+        return uncertainty.calibration(each.mean, each.log_var, y, block < count)
+
     def fit(key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble, Metrics]:
         scales = measure(ring, config.target)
         train, _ = replay.split_sizes(ring, config.holdout_every)
@@ -146,7 +156,8 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
                 (progress.latest.optimizer.total_notfinite - model.optimizer.total_notfinite).sum()
             ),
         }
-        return Ensemble(*progress.best, scales, elites), metrics
+        model = Ensemble(*progress.best, scales, elites)
+        return model, metrics | calibrated(model, ring)
 
     return Dynamics(
         init=init,
@@ -154,6 +165,8 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         elites=lambda model: model.elites,
         world=lambda model, member: ensemble.as_world(model, member, net, config, world, predicate),
         branch=lambda row: ensemble.branch(row.transition.obs),
+        after=lambda key, row: ensemble.branch(row.transition.next_obs),
+        doubt=lambda model, obs, action: ensemble.doubt(model, net, measure_of, obs, action),
         needs_state=False,
     )
 

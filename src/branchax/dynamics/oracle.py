@@ -19,5 +19,8 @@ def oracle(world: World) -> Dynamics:
         elites=lambda model: jnp.zeros(1, jnp.int32),
         world=lambda model, member: endless(world),
         branch=lambda row: row.state,
+        # In a noisy world another draw of what followed, from the same distribution.
+        after=lambda key, row: world.step(key, row.state, row.transition.action)[0],
+        doubt=lambda model, obs, action: jnp.zeros(()),
         needs_state=True,
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from branchax.worlds.base import World
@@ -12,7 +13,7 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
     """The world called `name` in the catalog (`branchax list`).
 
     Args:
-      name: `"classic/..."`, `"probe/..."` or `"brax/..."`.
+      name: `"classic/..."`, `"probe/..."`, `"brax/..."` or `"gym/..."`.
       backend: Brax's physics backend; the other worlds ignore it.
       episode_length: steps until an episode is truncated; the default is the world's own.
 
@@ -30,14 +31,43 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
         from branchax.worlds.brax import brax_world
 
         return brax_world(short, backend, episode_length)
+    if family == "gym":
+        from branchax.worlds.gymnasium import gymnasium_world
+
+        return gymnasium_world(short, episode_length)
     if name not in WORLDS:
         raise ConfigError(f"world: {name!r} is unknown{nearest(name, WORLDS)}; `branchax list` shows all")
     if family == "classic":
         from branchax.worlds.classic import CLASSIC
+        from branchax.worlds.discrete import DISCRETE
+        from branchax.worlds.tabular import TABULAR
 
-        return CLASSIC[short]() if episode_length is None else CLASSIC[short](episode_length=episode_length)
-    from branchax.worlds.probes import PROBES
+        world = (CLASSIC | DISCRETE | TABULAR)[short]
+        return world() if episode_length is None else world(episode_length=episode_length)
+    from branchax.worlds.probes import DISCRETE_PROBES, PROBES
 
     if episode_length is not None:
         raise ConfigError(f"episode_length: {episode_length} is not possible for {name}; allowed: unset")
-    return PROBES[short].world()
+    return (PROBES | DISCRETE_PROBES)[short].world()
+
+
+def gymnasium_spec(name: str) -> Any:
+    """Gymnasium's entry of the environment `name`, found without loading JAX. `"module:Id-v0"` imports the module first.
+
+    Raises:
+      ConfigError: Gymnasium or the module is not installed, or the id is unknown.
+    """
+    from branchax.config import ConfigError, nearest
+
+    module, _, short = name.rpartition(":")
+    try:
+        from gymnasium.envs.registration import registry
+
+        if module:
+            importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        advice = ": pip install 'branchax[gym]'" if error.name == "gymnasium" else ""
+        raise ConfigError(f"world: gym/{name} needs {error.name}, which is not installed{advice}") from error
+    if short not in registry:
+        raise ConfigError(f"world: gym/{name} is unknown to Gymnasium{nearest(short, registry)}")
+    return registry[short]

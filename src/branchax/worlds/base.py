@@ -20,15 +20,17 @@ class WorldSpec(NamedTuple):
     the limit of finite differences almost everywhere. They may still be zero (a reward that is constant), jump (at a
     contact) or explode over many steps (`gradients.jacobians` measures that). It was measured, for each world that the
     library has, by `tests/test_worlds_classic.py` and `tests/test_worlds_brax.py`; forward mode exists for all of them.
+    No discrete world is called differentiable: its choice of an action has no derivative.
     """
 
     name: str
     obs_size: int  # D
-    action_size: int  # A; continuous actions are scaled so that the actuators' range is [-1, 1]
+    action_size: int  # A: size of a continuous action, scaled to the actuators' range [-1, 1]; number of discrete ones
     episode_length: int  # steps after which an episode is truncated
-    discrete: bool = False
+    discrete: bool = False  # an action is its one-hot vector [A]; `step` takes the argmax of whatever it is given
     differentiable: bool = True  # backwards through `step`
     termination: Predicate | None = None  # None: no predicate is known, so a model has to learn when episodes end
+    tabular: bool = False  # obs is the one-hot vector of one of D states
 
 
 class WorldState(NamedTuple):

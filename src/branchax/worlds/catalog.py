@@ -14,6 +14,7 @@ class Entry(NamedTuple):
     discrete: bool = False
     refused: str = ""  # why the world cannot be built, when it cannot
     backends: tuple[str, ...] = BRAX_BACKENDS  # what `backend` may be; worlds other than Brax's ignore it
+    tabular: bool = False  # the observation is the one-hot vector of a state
 
 
 WORLDS: dict[str, Entry] = {
@@ -22,11 +23,17 @@ WORLDS: dict[str, Entry] = {
     "classic/point_mass": Entry("push a damped point mass to the origin of the plane"),
     "classic/double_pendulum": Entry("raise two linked pendulums that move chaotically"),
     "classic/lqr": Entry("linear dynamics, quadratic cost: optimal gain and value in closed form"),
+    "classic/cartpole_discrete": Entry("CartPole pushed left or right with full force", discrete=True),
+    "classic/acrobot": Entry("swing the tip of two linked pendulums above a line", discrete=True),
+    "classic/mountain_car": Entry("rock a weak car out of a valley", discrete=True),
+    "classic/gridworld": Entry("Sutton and Barto's maze for Dyna: 14 moves to the goal", discrete=True, tabular=True),
+    "classic/chain": Entry("Strens's slippery chain: pass small rewards for a large one", discrete=True, tabular=True),
     "probe/constant_reward": Entry("one step, reward 1: Q = 1"),
     "probe/observation": Entry("one step, reward equal to the observation: Q = obs"),
     "probe/discounting": Entry("two steps, reward 1 at the second: Q = discount, then 1"),
     "probe/action": Entry("one step, reward -(action - 1/2)^2: Q = reward, best action 1/2"),
     "probe/time_limit": Entry("reward 1, cut by the clock after every step: Q = 1 / (1 - discount)"),
+    "probe/choice": Entry("one step, obs -1 or 1, reward 1 for the action that fits it, else 0", discrete=True),
     "brax/ant": Entry("four-legged locomotion"),
     "brax/fast": Entry("Brax's own test world, no physics"),
     "brax/halfcheetah": Entry("planar two-legged locomotion"),

@@ -116,6 +116,15 @@ def point_mass(episode_length: int = 200) -> World:
     return make_world(WorldSpec("classic/point_mass", 4, 2, episode_length, termination=never), reset, step)
 
 
+def runge_kutta(slope: Callable[[jax.Array], jax.Array], state: jax.Array, dt: float) -> jax.Array:
+    """The state `[D]` after one step of `dt` seconds of the classical Runge-Kutta method on state' = slope(state)."""
+    k1 = slope(state)
+    k2 = slope(state + dt / 2 * k1)
+    k3 = slope(state + dt / 2 * k2)
+    k4 = slope(state + dt * k3)
+    return state + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
 def double_pendulum(episode_length: int = 200) -> World:
     """Raise and hold a double pendulum whose free motion is chaotic: smooth dynamics with gradients that explode.
 
@@ -159,19 +168,15 @@ def double_pendulum(episode_length: int = 200) -> World:
 
     def step(key: Key, state: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
         del key
-        torque, h = 5.0 * jnp.clip(action, -1.0, 1.0), dt / substeps
+        torque = 5.0 * jnp.clip(action, -1.0, 1.0)
         angle, velocity = state[:2], state[2:]
         penalty = 0.02 * jnp.sum(jnp.sqrt(1 + velocity**2) - 1) + 0.001 * torque @ torque
         reward = jnp.cos(angle).sum() - penalty
 
-        def runge_kutta(state: jax.Array, _: None) -> tuple[jax.Array, None]:
-            k1 = slope(state, torque)
-            k2 = slope(state + h / 2 * k1, torque)
-            k3 = slope(state + h / 2 * k2, torque)
-            k4 = slope(state + h * k3, torque)
-            return state + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4), None
+        def substep(state: jax.Array, _: None) -> tuple[jax.Array, None]:
+            return runge_kutta(lambda state: slope(state, torque), state, dt / substeps), None
 
-        state, _ = jax.lax.scan(runge_kutta, state, length=substeps)
+        state, _ = jax.lax.scan(substep, state, length=substeps)
         # Whole turns are dropped, because angles that grow lose digits.
         state = state.at[:2].set(jnp.mod(state[:2] + jnp.pi, 2 * jnp.pi) - jnp.pi)
         return state, observe(state), reward, jnp.zeros((), bool)

@@ -1,7 +1,8 @@
 """Probe worlds: each is solved in seconds, and has a Q function that only one part of an agent can get wrong.
 
-All have `obs [1]` and `action [1]` in [-1, 1]. If an agent fails on one but not on those above it, the fault is in what
-that one adds (after Andy Jones, "Debugging RL, without the agonizing pain", 2021).
+All have `obs [1]`, and `action [1]` in [-1, 1] or, in `DISCRETE_PROBES`, a one-hot `action [A]`. If an agent fails on
+one but not on those above it, the fault is in what that one adds (after Andy Jones, "Debugging RL, without the
+agonizing pain", 2021).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from branchax.worlds.base import World, WorldSpec, make_world, never
 
 # inner (here the observation itself), obs, reward, terminated
 Physics = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-# (obs [..., 1], action [..., 1], discount) -> [...]
+# (obs [..., 1], action [..., A], discount) -> [...]
 Q = Callable[[jax.Array, jax.Array, jax.Array | float], jax.Array]
 
 
@@ -45,6 +46,11 @@ def _start_at_zero(key: Key) -> tuple[jax.Array, jax.Array]:
     return jnp.zeros(1), jnp.zeros(1)
 
 
+def _start_at_either(key: Key) -> tuple[jax.Array, jax.Array]:
+    obs = jax.random.rademacher(key, (1,), float)
+    return obs, obs
+
+
 def constant_reward() -> World:
     """One step, reward 1, terminated: Q = 1. Fails when the critic's loss or optimiser is wrong."""
 
@@ -58,15 +64,11 @@ def constant_reward() -> World:
 def observation() -> World:
     """One step, obs -1 or 1, reward equal to it, terminated: Q = obs. Fails when gradients do not reach the input."""
 
-    def reset(key: Key) -> tuple[jax.Array, jax.Array]:
-        obs = jax.random.rademacher(key, (1,), float)
-        return obs, obs
-
     def step(key: Key, obs: jax.Array, action: jax.Array) -> Physics:
         del key
         return obs, obs, obs[0], one_step(obs, action, obs)
 
-    return make_world(WorldSpec("probe/observation", 1, 1, 1, termination=one_step), reset, step)
+    return make_world(WorldSpec("probe/observation", 1, 1, 1, termination=one_step), _start_at_either, step)
 
 
 def discounting() -> World:
@@ -106,10 +108,28 @@ def time_limit() -> World:
     return make_world(WorldSpec("probe/time_limit", 1, 1, 1, termination=never), _start_at_zero, step)
 
 
+def choice() -> World:
+    """One step, obs -1 or 1, terminated: reward 1 for the first action at obs -1 and the second at obs 1, else 0.
+
+    Q = reward. Fails when actions are mixed up, or when the policy does not look at the observation.
+    """
+
+    def step(key: Key, obs: jax.Array, action: jax.Array) -> Physics:
+        del key
+        right = (jnp.argmax(action) == 1) == (obs[0] > 0)
+        return obs, obs, right.astype(obs.dtype), one_step(obs, action, obs)
+
+    spec = WorldSpec("probe/choice", 1, 2, 1, discrete=True, differentiable=False, termination=one_step)
+    return make_world(spec, _start_at_either, step)
+
+
 PROBES: dict[str, Probe] = {
     "constant_reward": Probe(constant_reward, lambda obs, action, discount: jnp.ones_like(obs[..., 0])),
     "observation": Probe(observation, lambda obs, action, discount: obs[..., 0]),
     "discounting": Probe(discounting, lambda obs, action, discount: jnp.where(obs[..., 0] > 0.5, 1.0, discount)),
     "action": Probe(action, lambda obs, action, discount: -jnp.square(action[..., 0] - 0.5)),
     "time_limit": Probe(time_limit, lambda obs, action, discount: jnp.full_like(obs[..., 0], 1 / (1 - discount))),
+}
+DISCRETE_PROBES: dict[str, Probe] = {
+    "choice": Probe(choice, lambda obs, action, discount: (1 + obs[..., 0] * (action[..., 1] - action[..., 0])) / 2),
 }

@@ -1,0 +1,198 @@
+"""Ensembles of Q-functions: what the off-policy agents share.
+
+    J_Q = 1/2 sum_c E (Q_c(s, a) - y)^2              y = r + gamma (1 - terminated) V(s')
+    Qbar <- (1 - tau) Qbar + tau Q
+
+V(s') comes from the target critics' values V_c(s'), by the least of them (clipped double Q: Fujimoto et al. 2018,
+arXiv:1802.09477) or of a random few (REDQ: Chen et al. 2021, arXiv:2101.05982). A truncated transition bootstraps like
+any other: only `terminated` ends the value. With a model, y can look ahead before it bootstraps:
+
+    mve     y = r + gamma (1 - terminated) sum_{i < H} gamma^i r_i + gamma^H V(s_H), one elite to a row, and the
+            imagined states are learned on as well, with what is left of the horizon (TD-k)
+                                                                          (Feinberg et al. 2018, arXiv:1803.00101)
+    steve   y = sum_h w_h mean(T_h), w_h proportional to 1 / var(T_h), with T_h the same sum over h <= H steps, in each
+            elite and for each critic; mean and var go over both               (Buckman et al. 2018, arXiv:1807.01675)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import chex
+import jax
+import jax.numpy as jnp
+
+from branchax import nn
+from branchax.agents.base import Ahead, Sources
+from branchax.agents.learner import Learner, Optimizer, skipped
+from branchax.config import CriticConfig
+from branchax.returns import bootstrapped
+from branchax.rollout import Act
+from branchax.types import Key, Metrics, Params, Row, Trajectory
+from branchax.worlds.base import WorldSpec
+
+
+class Critic(NamedTuple):
+    """C action values of one kind; the parameters' leaves have a leading axis [C]."""
+
+    init: Callable[[Key], Params]
+    values: Callable[[Params, jax.Array, jax.Array], jax.Array]  # (params, obs [..., D], action [..., A]) -> [C, ...]
+
+
+class Backup(NamedTuple):
+    """What an agent believes of the states that follow."""
+
+    act: Act  # the policy that the values are of; its extras are the action's bonus [], as entropy is for soft values
+    value: Callable[[Key, jax.Array], jax.Array]  # (key, obs [..., D]) -> V_c [C, ...], by the target critics
+
+
+class Targets(NamedTuple):
+    """Rows to regress Q on; [N, ...]."""
+
+    obs: jax.Array
+    action: jax.Array
+    y: jax.Array
+    weight: jax.Array
+
+
+def make_critic(in_size: int, hidden: tuple[int, ...], config: CriticConfig) -> Critic:
+    """Critics that read [obs, action]."""
+    net = nn.mlp(in_size, hidden, 1, layer_norm=config.layer_norm)
+
+    def values(params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
+        x = jnp.concatenate([obs, action], -1)
+        return jax.vmap(lambda one: net.apply(one, x)[..., 0])(params)
+
+    return Critic(lambda key: jax.vmap(net.init)(jax.random.split(key, config.members)), values)
+
+
+def make_discrete_critic(
+    spec: WorldSpec, hidden: tuple[int, ...], config: CriticConfig, dueling: bool = False
+) -> Critic:
+    """Critics that read obs and have an output per action. An `action` may be a distribution over the actions: linear.
+
+    With `dueling`, Q(s, a) = V(s) + A(s, a) - mean_a A(s, a), all from one trunk (Wang et al. 2016, arXiv:1511.06581).
+    """
+    net = nn.mlp(spec.obs_size, hidden, spec.action_size + dueling, layer_norm=config.layer_norm)
+
+    def values(params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
+        out = jax.vmap(lambda one: net.apply(one, obs))(params)
+        if dueling:
+            advantage = out[..., 1:]
+            out = out[..., :1] + advantage - advantage.mean(-1, keepdims=True)
+        return (out * action).sum(-1)
+
+    return Critic(lambda key: jax.vmap(net.init)(jax.random.split(key, config.members)), values)
+
+
+def action_values(critic: Critic, params: Params, obs: jax.Array, count: int) -> jax.Array:
+    """Q of each of `count` discrete actions: obs [..., D] -> [C, ..., A]."""
+    each = jax.vmap(lambda action: critic.values(params, obs, action), out_axes=-1)
+    return each(jnp.eye(count))
+
+
+def least(key: Key, values: jax.Array, subset: int | None = None) -> jax.Array:
+    """The least of values [C, ...], or of `subset` of them drawn without replacement -> [...]."""
+    if subset is not None and subset < values.shape[0]:
+        values = values[jax.random.choice(key, values.shape[0], (subset,), replace=False)]
+    return values.min(0)
+
+
+def make_targets(
+    key: Key, row: Row, sources: Sources, backup: Backup, config: CriticConfig, discount: jax.Array
+) -> Targets:
+    """The targets of a batch of rows [B]; `mve` with TD-k gives (H + 1) B of them."""
+    t = row.transition
+    chex.assert_rank([t.obs, t.action, t.reward, t.terminated], [2, 2, 1, 1])
+    key_value, key_subset, key_model = jax.random.split(key, 3)
+    ones = jnp.ones_like(t.reward)
+
+    def pessimist(obs: jax.Array) -> jax.Array:
+        return least(key_subset, backup.value(key_value, obs), config.subset)
+
+    def back(later: jax.Array) -> jax.Array:
+        return t.reward + discount * jnp.where(t.terminated, 0.0, later)
+
+    if config.expand == "none":
+        return Targets(t.obs, t.action, back(pessimist(t.next_obs)), ones)
+    assert sources.ahead is not None, "targets that look ahead need a model"
+    if config.expand == "steve":
+        trajectory = in_every_elite(key_model, row, sources.ahead, backup.act)
+        start = jnp.broadcast_to(t.next_obs, (*trajectory.valid.shape[::2], *t.next_obs.shape[1:]))
+        states = jnp.concatenate([start[:, None], trajectory.transition.next_obs], 1)  # [n, H + 1, B, D]
+        return Targets(t.obs, t.action, back(steve(trajectory, backup.value(key_value, states), discount)), ones)
+    trajectory = in_one_elite(key_model, row, sources.ahead, backup.act)
+    imagined = trajectory.transition
+    q = bootstrapped(trajectory, pessimist(imagined.next_obs), trajectory.extras, discount)  # [H, B]
+    real = Targets(t.obs, t.action, back(trajectory.extras[0] + q[0]), ones)
+    if not config.td_k:
+        return real
+    weight = trajectory.valid & ~t.terminated
+    more = Targets(imagined.obs, imagined.action, q, weight.astype(ones.dtype))
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), more)
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), real, flat)
+
+
+def in_one_elite(key: Key, row: Row, ahead: Ahead, act: Act, after: bool = True) -> Trajectory:
+    """Rollouts [H, B, ...] from the states after (or at) rows [B], each in one elite: they take turns."""
+    key_start, key_run = jax.random.split(key)
+    count = row.transition.reward.shape[0]
+    place = (jnp.arange(-(-count // ahead.elites) * ahead.elites) % count).reshape(ahead.elites, -1)
+    starts = jax.tree.map(lambda x: x[place], ahead.start(key_start, row, after))
+    trajectory = ahead.rollout(key_run, act, starts)  # [n, H, B / n, ...]
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :count], trajectory)
+
+
+def in_every_elite(key: Key, row: Row, ahead: Ahead, act: Act) -> Trajectory:
+    """Rollouts [n, H, B, ...] from the states after rows [B], in each of the elites."""
+    key_start, key_run = jax.random.split(key)
+    starts = ahead.start(key_start, row, True)
+    return ahead.rollout(key_run, act, jax.tree.map(lambda x: jnp.broadcast_to(x, (ahead.elites, *x.shape)), starts))
+
+
+def steve(trajectory: Trajectory, values: jax.Array, discount: jax.Array) -> jax.Array:
+    """The value [B] of the state that rollouts [n, H, B, ...] start from, over all horizons by inverse variance.
+
+    `values` are V_c [C, n, H + 1, B] of the states from the first to the last. Horizons that were not rolled out to
+    (`valid` is False, not for a termination) weigh nothing. Bias and variance of a horizon are told apart by nothing
+    but the spread, so a horizon on which all agree counts most, right or not.
+    """
+    t, horizon = trajectory.transition, trajectory.valid.shape[1]
+    powers = discount ** jnp.arange(horizon + 1)
+    ends = jnp.concatenate([jnp.zeros_like(t.terminated[:, :1]), t.terminated], 1)  # [n, H + 1, B]
+    alive = jnp.cumprod(~ends, 1)
+    gained = powers[:-1, None] * alive[:, :-1] * (t.reward + trajectory.extras)
+    total = jnp.concatenate([jnp.zeros_like(gained[:, :1]), jnp.cumsum(gained, 1)], 1)
+    candidates = total + powers[:, None] * alive * values  # [C, n, H + 1, B]
+    mean, variance = candidates.mean((0, 1)), candidates.var((0, 1))
+    # A step past the horizon is not valid though its rollout is alive.
+    reached = (trajectory.valid | ~alive[:, :-1].astype(bool)).all(0)
+    reached = jnp.concatenate([jnp.ones_like(reached[:1]), reached], 0)
+    weight = jnp.where(reached, 1 / (variance + 1e-8), 0.0)
+    return (weight * jnp.where(reached, mean, 0.0)).sum(0) / weight.sum(0)
+
+
+def regress(
+    values: Callable[[Params, jax.Array, jax.Array], jax.Array],
+    critics: Learner,
+    targets: Targets,
+    optimizer: Optimizer,
+    learning_rate: jax.Array,
+) -> tuple[Learner, Metrics]:
+    """One step of all critics on J_Q, rows weighted."""
+    total = targets.weight.sum()
+
+    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
+        q = values(params, targets.obs, targets.action)
+        return 0.5 * (targets.weight * (q - targets.y) ** 2).sum() / total, q
+
+    (j_q, q), gradient = jax.value_and_grad(loss, has_aux=True)(critics.params)
+    critics = optimizer.step(critics, gradient, learning_rate)
+    metrics = {
+        "critic/loss": j_q,
+        "critic/q_mean": q.mean(),
+        "critic/q_max": q.max(),
+        "critic/skipped_steps": skipped(critics),
+    }
+    return critics, metrics

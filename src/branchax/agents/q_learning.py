@@ -1,0 +1,71 @@
+"""Q-learning with a table (Watkins 1989), on one transition after the other; with a model it is Dyna-Q (Sutton 1990).
+
+    Q(s, a) <- Q(s, a) + alpha (r + gamma (1 - terminated) max_a' Q(s', a') - Q(s, a))
+
+Dyna-Q (Sutton and Barto 2018, section 8.2): an update learns on what was just collected, in order, and then on a batch
+of imagined transitions ("planning"). States and actions are one-hot vectors, so the table is read by a product.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from branchax.agents.base import Agent, Sources
+from branchax.agents.dqn import epsilon_greedy
+from branchax.config import QLearningConfig
+from branchax.distributions import one_hot
+from branchax.types import Key, Metrics, Transition
+from branchax.worlds.base import WorldSpec
+
+
+class Knobs(NamedTuple):
+    """The floats, as leaves: `vmap` can sweep them without compiling again. All []."""
+
+    learning_rate: jax.Array
+    discount: jax.Array
+    epsilon: jax.Array
+
+
+class QLearning(NamedTuple):
+    """The state of the agent."""
+
+    table: jax.Array  # [S, A]
+    knobs: Knobs
+
+
+def make_q_learning(spec: WorldSpec, config: QLearningConfig) -> Agent:
+    """The agent for a tabular world of S states and A actions. The table starts at zero; ties are broken at random."""
+
+    def init(key: Key) -> QLearning:
+        del key
+        knobs = Knobs(*(jnp.float32(x) for x in (config.learning_rate, config.discount, config.epsilon)))
+        return QLearning(jnp.zeros((spec.obs_size, spec.action_size)), knobs)
+
+    def act(key: Key, agent: QLearning, obs: jax.Array) -> tuple[jax.Array, tuple[()]]:
+        key_tie, key_explore = jax.random.split(key)
+        q = obs @ agent.table
+        tied = jnp.where(q == q.max(), jax.random.uniform(key_tie, q.shape), -1.0)
+        return epsilon_greedy(key_explore, one_hot(tied.argmax(), spec.action_size), agent.knobs.epsilon), ()
+
+    def mode(agent: QLearning, obs: jax.Array) -> jax.Array:
+        return one_hot((obs @ agent.table).argmax(), spec.action_size)
+
+    def learn(agent: QLearning, t: Transition) -> tuple[QLearning, jax.Array]:
+        now = t.obs @ agent.table @ t.action
+        later = jnp.where(t.terminated, 0.0, (t.next_obs @ agent.table).max())
+        error = t.reward + agent.knobs.discount * later - now
+        moved = agent.table + agent.knobs.learning_rate * error * jnp.outer(t.obs, t.action)
+        return agent._replace(table=moved), error
+
+    def update(key: Key, agent: QLearning, sources: Sources) -> tuple[QLearning, Metrics]:
+        assert sources.recent is not None
+        recent = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), sources.recent.transition)
+        agent, errors = jax.lax.scan(learn, agent, recent)
+        if sources.ahead is not None:
+            agent, _ = jax.lax.scan(learn, agent, sources.replay(key).transition)
+        return agent, {"critic/loss": 0.5 * (errors**2).mean(), "critic/q_max": agent.table.max()}
+
+    return Agent(init, act, mode, update)
