@@ -620,6 +620,13 @@ def _check_agent(config: Config, need: Need) -> None:
     if isinstance(agent, CRITIC_AGENTS):
         members = agent.critic.members
         need((agent.critic.subset or 1) <= members, "agent.critic.subset", f"<= agent.critic.members = {members}")
+    at_once = getattr(agent, "policy_delay", 1)  # updates that go together
+    whole = f"a number whose product with collect_steps = {config.collect_steps} is a multiple of {at_once}"
+    need(config.updates_per_round % at_once == 0, "updates_per_step", f"{whole}, agent.policy_delay")
+    once = not isinstance(agent, QLearningConfig) or config.updates_per_round == 1
+    need(
+        once, "updates_per_step", f"1 / collect_steps = {1 / config.collect_steps:.10g}: each real step is learned once"
+    )
     if isinstance(agent, (PolicyGradientConfig, PathwiseConfig)):
         in_range = not agent.squash or 1e-4 <= agent.init_std <= 7.0
         need(in_range, "agent.init_std", ">= 0.0001 and <= 7 with agent.squash")

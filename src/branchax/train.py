@@ -221,7 +221,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
     def improve(key: Key, state: TrainState, recent: Trajectory, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         """The updates that follow one round of collecting, as a scan."""
         draws = sources(state, recent, horizon)
-        count = config.updates_per_round
+        count = config.updates_per_round // agent.counts
         update = lambda params, k: agent.update(k, params, draws)  # noqa: E731
         improve_all = lambda params, keys: jax.lax.scan(update, params, keys)  # noqa: E731
         budget = config.agent.kl_budget if isinstance(config.agent, PolicyGradientConfig) else None
@@ -239,7 +239,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
             improve_all = until(update, look, state.agent, every=1, undo=True)
         params, metrics = improve_all(state.agent, jax.random.split(key, count))
         done = metrics.get("improve/agreed", jnp.ones(count))  # 0 for the updates that were left out
-        counts = state.counts._replace(updates=state.counts.updates + done.sum().astype(jnp.int32))
+        counts = state.counts._replace(updates=state.counts.updates + agent.counts * done.sum().astype(jnp.int32))
         if agent.on_policy and dynamics is not None:
             steps = (done * metrics["imagine/steps"]).astype(jnp.uint32).sum()
             counts = counts._replace(model_steps=counts.model_steps + steps)

@@ -42,6 +42,7 @@ class Agent(NamedTuple):
     act: Callable[..., tuple[Any, ...]]  # (key, P, obs [D]) -> action [A], extras
     mode: Callable[..., Any]  # (P, obs [D]) -> action [A], for evaluation
     update: Callable[[Key, Any, Sources], tuple[Any, Metrics]]
+    counts: int = 1  # gradient updates in one call of `update`
     on_policy: bool = False  # whether `update` reads `sources.rollout`, and not `sources.replay`
     memory: Callable[[Any], Any] | None = None  # P -> what the policy carries at the start of an episode, unbatched
     # (P before, P after, obs [B, D]) -> [] nats: how far the policy moved on average; None: it cannot tell
