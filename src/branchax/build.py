@@ -15,6 +15,7 @@ from branchax.agents.pathwise import make_pathwise
 from branchax.agents.policy_gradient import make_policy_gradient
 from branchax.agents.q_learning import make_q_learning
 from branchax.agents.sac import make_sac
+from branchax.agents.td3 import make_td3
 from branchax.config import Config, ConfigError, check, check_actions
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
@@ -60,6 +61,7 @@ def build_dynamics(config: Config, world: World) -> Dynamics | None:
 
 AGENTS: dict[str, Callable[[WorldSpec, Any], Agent]] = {
     "sac": make_sac,
+    "td3": make_td3,
     "dqn": make_dqn,
     "q_learning": make_q_learning,
     "policy_gradient": make_policy_gradient,

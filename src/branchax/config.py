@@ -194,6 +194,31 @@ class SACConfig:
 
 
 @dataclass(frozen=True)
+class TD3Config:
+    """Twin delayed deterministic policy gradients (Fujimoto et al. 2018, arXiv:1802.09477)."""
+
+    kind: Literal["td3"] = "td3"
+    """Off-policy, for continuous actions."""
+    hidden: tuple[Count, ...] = (256, 256)
+    """Widths of the hidden layers of actor and critics."""
+    learning_rate: Positive = 3e-4
+    """Adam's step size for actor and critics."""
+    discount: Fraction = 0.99
+    """Gamma."""
+    tau: Annotated[float, Range(0, 1, above=True)] = 0.005
+    """Step of the Polyak average that the target networks follow."""
+    policy_delay: Count = 2
+    """Updates of the critics for each of the actor and the targets."""
+    exploration: NonNegative = 0.1
+    """Deviation of the noise on every action taken."""
+    target_noise: NonNegative = 0.2
+    """Deviation of the noise on the target's actions ..."""
+    target_noise_clip: NonNegative = 0.5
+    """... and where it is clipped."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+
+
+@dataclass(frozen=True)
 class DQNConfig:
     """Deep Q-learning (Mnih et al. 2015), double (van Hasselt et al. 2016) and dueling (Wang et al. 2016)."""
 
@@ -315,8 +340,8 @@ class PathwiseConfig:
     """Gamma."""
 
 
-AgentConfig = SACConfig | DQNConfig | QLearningConfig | PolicyGradientConfig | PathwiseConfig
-CRITIC_AGENTS = (SACConfig, DQNConfig)  # those with an ensemble of Q-functions
+AgentConfig = SACConfig | TD3Config | DQNConfig | QLearningConfig | PolicyGradientConfig | PathwiseConfig
+CRITIC_AGENTS = (SACConfig, TD3Config, DQNConfig)  # those with an ensemble of Q-functions
 OFF_POLICY = (*CRITIC_AGENTS, QLearningConfig)
 
 
@@ -393,7 +418,7 @@ class Config:
         """Whether the agent needs discrete actions (True), continuous ones (False) or takes both (None)."""
         if isinstance(self.agent, (DQNConfig, QLearningConfig)):
             return True
-        return False if isinstance(self.agent, PathwiseConfig) or self.through_model else None
+        return False if isinstance(self.agent, TD3Config) or self.through_model else None
 
     @property
     def through_model(self) -> bool:

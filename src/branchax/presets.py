@@ -16,6 +16,7 @@ from branchax.config import (
     QLearningConfig,
     RolloutConfig,
     SACConfig,
+    TD3Config,
     nearest,
     with_field,
 )
@@ -23,6 +24,7 @@ from branchax.config import (
 # Sized for a laptop's processor: a small world needs no 4 x 200, and time goes into updates, not into a perfect fit.
 _MODEL = ModelConfig(members=5, elites=3, hidden=(64, 64, 64), round_steps=50, max_rounds=30)
 _AGENT = SACConfig(hidden=(64, 64), learning_rate=1e-3)
+_TD3 = TD3Config(hidden=(64, 64), learning_rate=1e-3)
 _SMALL = Config(
     env_steps=4_000,
     explore_steps=250,
@@ -110,6 +112,9 @@ PRESETS: dict[str, Config] = {
         real_fraction=1.0,
         agent=replace(_AGENT, critic=CriticConfig(members=10, subset=2)),
     ),
+    # TD3 in SAC's place, without a model and with one.
+    "td3": replace(_SMALL, rollout=RolloutConfig(horizon=0), real_fraction=1.0, agent=_TD3),
+    "mbpo_td3": replace(_SMALL, agent=_TD3),
     "dqn": replace(_DQN, rollout=RolloutConfig(horizon=0), real_fraction=1.0),
     "q_learning": _TABLE,
     # 2.0: back through long rollouts of the model (SVG(infinity), Heess et al. 2015).
@@ -155,6 +160,8 @@ ABOUT: dict[str, str] = {
     "dyna_q": "tabular Dyna-Q: a table for Q, a table for the model",
     "dyna": "deep Dyna-Q: DQN on real and on one-step imagined data",
     "redq": "model-free SAC with ten critics, targets by a random two",
+    "td3": "model-free TD3",
+    "mbpo_td3": "mbpo with TD3 in SAC's place",
     "dqn": "model-free double DQN, for discrete actions",
     "q_learning": "model-free Q-learning with a table",
     "v2.0": "gradients back through long rollouts of the model; no critic",

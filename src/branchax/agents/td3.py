@@ -1,0 +1,103 @@
+"""Twin delayed deterministic policy gradients (TD3: Fujimoto et al. 2018, arXiv:1802.09477).
+
+    V(s') = min_c Qbar_c(s', clip(mubar(s') + clip(e, -c, c), -1, 1)),  e ~ N(0, target_noise^2)          (their eq. 14)
+    J_mu  = -E [ Q_1(s, mu(s)) ],  a step after every `policy_delay` of the critics', and the same for the targets
+
+The policy adds noise of deviation `exploration` to its tanh-squashed mean wherever it acts, imagined worlds included.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from branchax import nn
+from branchax.agents.base import Agent, Sources
+from branchax.agents.critic import Backup, make_critic, make_targets, regress
+from branchax.agents.learner import Learner, adam, skipped
+from branchax.config import TD3Config
+from branchax.types import Key, Metrics, Params
+from branchax.worlds.base import WorldSpec
+
+
+class Knobs(NamedTuple):
+    """The floats, as leaves: `vmap` can sweep them without compiling again. All []."""
+
+    learning_rate: jax.Array
+    discount: jax.Array
+    tau: jax.Array
+    exploration: jax.Array
+    target_noise: jax.Array
+
+
+class TD3(NamedTuple):
+    """The state of the agent; the critics' leaves have a leading axis [C]."""
+
+    actor: Learner
+    critics: Learner
+    target_actor: Params
+    target_critics: Params
+    knobs: Knobs
+
+
+def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
+    """TD3 for a world with observations [D] and continuous actions [A] in [-1, 1]. An `update` is `policy_delay` of them."""
+    net = nn.mlp(spec.obs_size, config.hidden, spec.action_size)
+    critic, optimizer = make_critic(spec.obs_size + spec.action_size, config.hidden, config.critic), adam()
+
+    def init(key: Key) -> TD3:
+        key_actor, key_critics = jax.random.split(key)
+        actor, critics = net.init(key_actor), critic.init(key_critics)
+        floats = config.learning_rate, config.discount, config.tau, config.exploration, config.target_noise
+        # Copies: donated buffers must not be shared.
+        targets = jax.tree.map(jnp.copy, (actor, critics))
+        return TD3(optimizer.init(actor), optimizer.init(critics), *targets, Knobs(*(jnp.float32(x) for x in floats)))
+
+    def mean(actor: Params, obs: jax.Array) -> jax.Array:
+        return jnp.tanh(net.apply(actor, obs))
+
+    def act(key: Key, agent: TD3, obs: jax.Array) -> tuple[jax.Array, tuple[()]]:
+        action = mean(agent.actor.params, obs)
+        noise = agent.knobs.exploration * jax.random.normal(key, action.shape, action.dtype)
+        return jnp.clip(action + noise, -1.0, 1.0), ()
+
+    def mode(agent: TD3, obs: jax.Array) -> jax.Array:
+        return mean(agent.actor.params, obs)
+
+    def critic_step(agent: TD3, key: Key, sources: Sources) -> tuple[TD3, tuple[Metrics, jax.Array]]:
+        key_batch, key_targets = jax.random.split(key)
+
+        def smoothed(key: Key, obs: jax.Array) -> jax.Array:
+            action = mean(agent.target_actor, obs)
+            noise = agent.knobs.target_noise * jax.random.normal(key, action.shape, action.dtype)
+            noise = jnp.clip(noise, -config.target_noise_clip, config.target_noise_clip)
+            return jnp.clip(action + noise, -1.0, 1.0)
+
+        backup = Backup(
+            lambda key, obs: (smoothed(key, obs), jnp.zeros(())),
+            lambda key, obs: critic.values(agent.target_critics, obs, smoothed(key, obs)),
+        )
+        row = sources.replay(key_batch)
+        goal = make_targets(key_targets, row, sources, backup, config.critic, agent.knobs.discount)
+        critics, metrics = regress(critic.values, agent.critics, goal, optimizer, agent.knobs.learning_rate)
+        return agent._replace(critics=critics), (metrics, row.transition.obs)
+
+    def update(key: Key, agent: TD3, sources: Sources) -> tuple[TD3, Metrics]:
+        keys = jax.random.split(key, config.policy_delay)
+        agent, (metrics, obs) = jax.lax.scan(lambda agent, key: critic_step(agent, key, sources), agent, keys)
+        first = jax.tree.map(lambda x: x[:1], agent.critics.params)
+
+        def actor_loss(actor: Params) -> jax.Array:
+            return -critic.values(first, obs[-1], mean(actor, obs[-1])).mean()
+
+        loss, gradient = jax.value_and_grad(actor_loss)(agent.actor.params)
+        actor = optimizer.step(agent.actor, gradient, agent.knobs.learning_rate)
+        online, targets = (actor.params, agent.critics.params), (agent.target_actor, agent.target_critics)
+        target_actor, target_critics = optax.incremental_update(online, targets, agent.knobs.tau)  # type: ignore[misc]
+        metrics = jax.tree.map(lambda x: x[-1], metrics) | {"policy/loss": loss, "policy/skipped_steps": skipped(actor)}
+        return TD3(actor, agent.critics, target_actor, target_critics, agent.knobs), metrics
+
+    return Agent(init, act, mode, update, counts=config.policy_delay)
