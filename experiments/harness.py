@@ -26,7 +26,7 @@ def curves(directory: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     rows = [row for row in runlog.read(directory / rundir.METRICS) if row.get(runlog.RETURN) is not None]
     seeds = sorted({row["seed"] for row in rows})
     return {
-        seed: tuple(np.array([[r["env_steps"], r[runlog.RETURN]] for r in rows if r["seed"] == seed]).T)  # type: ignore[misc]
+        seed: tuple(np.array([[runlog.clock(r), r[runlog.RETURN]] for r in rows if r["seed"] == seed]).T)  # type: ignore[misc]
         for seed in seeds
     }
 

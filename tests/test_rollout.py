@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from branchax.rollout import episode_returns, finite, rollout
 from branchax.worlds.base import WorldSpec, make_world
@@ -98,6 +99,67 @@ def test_same_key_same_bits_other_key_other_bits():
     assert not np.allclose(runs[0], runs[2])
     actions = rollout(jax.random.key(0), world, noisy, starts(world, 64), 5)[1].transition.action
     assert len(np.unique(actions)) == actions.size  # no two draws share a key
+
+
+@pytest.mark.parametrize("given", [2, 5])
+def test_given_actions_come_first_and_then_the_policy_as_ever(given):
+    def noisy(key, obs):
+        return jax.random.normal(key, (1,)), obs
+
+    world, actions = counter(), jnp.arange(5.0 * 3).reshape(5, 3, 1)[:given]
+    free = rollout(jax.random.key(2), world, noisy, starts(world, 3), 5)[1].transition
+    act = noisy if given < 5 else None
+    state, out = rollout(jax.random.key(2), world, act, starts(world, 3), 5, actions=actions)
+    obs = np.asarray(starts(world, 3).obs)
+    for t in range(5):
+        action = np.asarray(actions[t] if t < given else free.action[t])
+        np.testing.assert_array_equal(out.transition.obs[t], obs)
+        np.testing.assert_array_equal(out.transition.action[t], action)
+        obs = obs + np.float32(1.0) + action
+    np.testing.assert_array_equal(state.obs, obs)
+
+
+def test_actions_leave_nothing_open():
+    world = counter()
+    with pytest.raises(AssertionError, match="6 actions for 5 steps"):
+        rollout(jax.random.key(0), world, still, starts(world, 1), 5, actions=jnp.zeros((6, 1, 1)))
+    with pytest.raises(AssertionError, match="after the given actions"):
+        rollout(jax.random.key(0), world, None, starts(world, 1), 5, actions=jnp.zeros((4, 1, 1)))
+
+
+def counting(key, obs, memory):
+    """Acts by how often it has acted, and says what it remembers."""
+    return memory["count"][None], memory["count"], {"count": memory["count"] + 1.0}
+
+
+def test_a_memory_is_carried_and_starts_again_with_each_episode():
+    world, memory = counter(limit=3), {"count": jnp.array([0.0, 10.0])}
+    run = lambda **more: rollout(jax.random.key(1), world, counting, starts(world, 2), 7, memory=memory, **more)[1]  # noqa: E731
+    np.testing.assert_array_equal(run(restart=True).extras[:, 0], [0, 1, 2, 0, 1, 2, 0])
+    np.testing.assert_array_equal(run(restart=True).extras[:, 1], [10, 11, 12, 10, 11, 12, 10])
+    np.testing.assert_array_equal(run().extras[:, 0], np.arange(7))
+    np.testing.assert_array_equal(run().transition.action[..., 0], run().extras)
+    short = run(horizon=jnp.int32(2))
+    np.testing.assert_array_equal(short.extras[:2, 1], [10, 11])
+
+
+def test_a_memory_changes_no_draw():
+    def noisy(key, obs, *memory):
+        return jax.random.normal(key, (1,)), (), *memory
+
+    world = counter(limit=4)
+    plain = rollout(jax.random.key(1), world, noisy, starts(world, 2), 9, restart=True)
+    carrying = rollout(jax.random.key(1), world, noisy, starts(world, 2), 9, restart=True, memory=jnp.zeros(2))
+    jax.tree.map(np.testing.assert_array_equal, plain, carrying)
+
+
+def test_episode_returns_carry_a_memory_from_block_to_block():
+    world, memory = counter(limit=11), {"count": jnp.zeros(())}
+    returns, lengths = episode_returns(jax.random.key(5), world, counting, 2, block=4, memory=memory)
+    begins = jax.vmap(world.reset)(jax.random.split(jax.random.split(jax.random.key(5))[0], 2)).obs[:, 0]
+    grown = np.cumsum([0.0, *(1.0 + np.arange(10))])  # by 1 + action, and the action is the count
+    np.testing.assert_allclose(returns, 11 * begins + grown.sum(), rtol=1e-6)
+    np.testing.assert_array_equal(lengths, 11)
 
 
 def test_episode_returns_equal_a_plain_loop():

@@ -28,7 +28,9 @@ branchax {__version__}: model-based reinforcement learning on short rollouts tha
 
   branchax train PRESET [--world NAME] [--seed N] [--seeds K] [--env-steps N] [--run DIR]
   branchax train --run DIR --resume [--env-steps N]
+  branchax train PRESET --world NAME --dataset FILE
   branchax evaluate DIR [--episodes N]
+  branchax dataset DIR FILE
   branchax lab gradients [--world NAME] [--dynamics known|learned|oracle] [--horizons 1,2,5,10]
   branchax list
 
@@ -61,7 +63,7 @@ class EvaluateOptions:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0, 1 for a run that failed, 2 for bad settings, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands = {"train": _train, "evaluate": _evaluate, "lab": _lab, "list": _list}
+    commands = {"train": _train, "evaluate": _evaluate, "dataset": _dataset, "lab": _lab, "list": _list}
     name = arguments[0] if arguments else "--help"
     try:
         if name in ("-h", "--help", "help"):
@@ -125,6 +127,10 @@ def _train(arguments: list[str]) -> None:
         description=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below.",
     )
     config = options.config
+    if config.dataset is not None and saved is None:
+        from branchax.host import dataset
+
+        config = dataset.sized(config)
     check(config)
     if saved is not None:
         rundir.check_resume(saved, config)
@@ -151,6 +157,7 @@ def _evaluate(arguments: list[str]) -> None:
         raise ConfigError(f"episodes: {options.episodes} is not possible; allowed: >= 1")
     _check_installed(rundir.load_config(options.run).world)
 
+    from branchax.host import runlog
     from branchax.host.checkpoint import CheckpointError
     from branchax.host.evaluate import evaluate
 
@@ -165,7 +172,31 @@ def _evaluate(arguments: list[str]) -> None:
             f" ± {record['eval/return_std']:.1f} (SD), length {record['eval/length_mean']:.1f},"
             f" over {record['episodes']} episodes"
         )
-    print(f"written to {options.run / rundir.EVALUATIONS / str(records[0]['env_steps'])}.json")
+    print(f"written to {options.run / rundir.EVALUATIONS / str(runlog.clock(records[0]))}.json")
+
+
+def _dataset(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "branchax dataset", description="Writes the real transitions that a run has collected, of all its seeds."
+    )
+    parser.add_argument("run", type=Path, metavar="DIR", help="directory of the run")
+    parser.add_argument("file", type=Path, metavar="FILE", help="what to write, an .npz; it must not exist yet")
+    options = parser.parse_args(arguments)
+    if options.file.exists():
+        raise ConfigError(f"dataset: {options.file} exists already; name another file")
+    _check_installed(rundir.load_config(options.run).world)
+
+    from branchax.host import dataset
+    from branchax.host.checkpoint import CheckpointError
+    from branchax.host.run import collected
+
+    try:
+        transitions = collected(options.run)
+    except CheckpointError as error:
+        print(f"branchax: {error}", file=sys.stderr)
+        raise SystemExit(FAILED) from error
+    dataset.save(options.file, transitions)
+    print(f"{transitions.reward.shape[0]:,} transitions written to {options.file}")
 
 
 def _lab(arguments: list[str]) -> None:
@@ -208,6 +239,8 @@ def _list(arguments: list[str]) -> None:
         notes = [f"not available: {entry.refused}"] if entry.refused else []
         notes += ["discrete actions"] if entry.discrete else []
         print(f"  {name:<31} {entry.about}{''.join(f' [{note}]' for note in notes)}")
+    gymnasium = "any of Gymnasium's, such as gym/Hopper-v5, or module:Id of one's own that the module registers"
+    print(f"  {'gym/<Id>':<31} {gymnasium}{'' if _installed('gymnasium') else ' [pip install branchax[gym]]'}")
 
 
 def _installed(package: str) -> bool:
@@ -217,6 +250,10 @@ def _installed(package: str) -> bool:
 def _check_installed(world: str) -> None:
     if world.startswith("brax/") and not _installed("brax"):
         raise ConfigError(f"world: {world!r} needs brax, which is not installed: pip install brax==0.14.2")
+    if world.startswith("gym/"):
+        from branchax.worlds import gymnasium_spec  # which loads no JAX
+
+        gymnasium_spec(world.removeprefix("gym/"))
 
 
 def _next_directory(name: str, config: Config) -> Path:

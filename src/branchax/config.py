@@ -340,7 +340,49 @@ class PathwiseConfig:
     """Gamma."""
 
 
-AgentConfig = SACConfig | TD3Config | DQNConfig | QLearningConfig | PolicyGradientConfig | PathwiseConfig
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Planning in the model at every step: random shooting, CEM, iCEM and MPPI are values of these fields."""
+
+    kind: Literal["planner"] = "planner"
+    """Learns nothing of its own: it acts by what the latest model says of many action sequences (PETS)."""
+    horizon: Count = 25
+    """Steps that a plan looks ahead."""
+    candidates: Count = 200
+    """Plans that are tried in the first iteration."""
+    iterations: Count = 5
+    """Times that plans are drawn, tried and refitted, at every step of a world."""
+    elites: Count = 20
+    """The best plans, to which the distribution of the next iteration's is fitted; all of them for MPPI."""
+    temperature: Annotated[float | None, Range(0, 1e9, above=True)] = None
+    """An elite weighs exp(return / temperature) in the fit (MPPI), in units of the return. Default: all the same (CEM)."""
+    momentum: Fraction = 0.1
+    """Share of the old mean that a fit keeps."""
+    std_momentum: Fraction = 0.1
+    """Share of the old deviation that a fit keeps; 1 holds it at `init_std` (MPPI)."""
+    init_std: Positive = 0.5
+    """Deviation that each step's first iteration draws with, in units of half the actuators' range."""
+    uniform: bool = False
+    """Draw actions uniformly within a deviation of the mean (random shooting, with `init_std` 1), not normally."""
+    noise_exponent: Annotated[float, Range(0, 10)] = 0.0
+    """Beta: the draws' power falls as 1 / frequency^beta along a plan (iCEM). 0 is white noise."""
+    keep: Fraction = 0.0
+    """Share of the elites that are tried again in the next iteration and, shifted, at the next step (iCEM)."""
+    decay: Annotated[float, Range(1, 1e9)] = 1.0
+    """Each iteration tries so many times fewer plans than the one before, but no fewer than two per elite (iCEM)."""
+    warm_start: bool = True
+    """Start from the mean of the step before, shifted by a step; otherwise from zero."""
+    execute: Literal["mean", "best"] = "mean"
+    """Whose first action is taken: the fitted mean's, or that of the best plan tried in the last iteration."""
+    particles: Count = 1
+    """Rollouts of each plan under each elite of the model; a plan is worth the mean return of them all."""
+    discount: Fraction = 1.0
+    """Gamma."""
+
+
+AgentConfig = (
+    SACConfig | TD3Config | DQNConfig | QLearningConfig | PolicyGradientConfig | PathwiseConfig | PlannerConfig
+)
 CRITIC_AGENTS = (SACConfig, TD3Config, DQNConfig)  # those with an ensemble of Q-functions
 OFF_POLICY = (*CRITIC_AGENTS, QLearningConfig)
 
@@ -365,6 +407,9 @@ class Config:
     """Real steps in all, the exploration included; the last epoch is run to its end."""
     explore_steps: Count = 500
     """Real steps with uniformly random actions before the first epoch."""
+    dataset: str | None = None
+    """A file of transitions (`host/dataset.py`) to learn from offline: nothing is explored or collected, and
+    `env_steps` only says how long to train."""
     epoch_steps: Count = 250
     """Real steps per epoch; an epoch fits the model, imagines, then alternates collecting and improving."""
     collect_steps: Count = 1
@@ -418,7 +463,12 @@ class Config:
         """Whether the agent needs discrete actions (True), continuous ones (False) or takes both (None)."""
         if isinstance(self.agent, (DQNConfig, QLearningConfig)):
             return True
-        return False if isinstance(self.agent, TD3Config) or self.through_model else None
+        return False if isinstance(self.agent, (TD3Config, PlannerConfig)) or self.through_model else None
+
+    @property
+    def plans(self) -> bool:
+        """Whether the agent plans in the model as it acts, and learns nothing else."""
+        return isinstance(self.agent, PlannerConfig)
 
     @property
     def through_model(self) -> bool:
@@ -429,7 +479,12 @@ class Config:
     @property
     def epochs(self) -> int:
         """Epochs in the run."""
-        return max(0, -(-(self.env_steps - self.explore_steps) // self.epoch_steps))
+        return max(0, -(-(self.env_steps - self.explored) // self.epoch_steps))
+
+    @property
+    def explored(self) -> int:
+        """Steps before the first epoch."""
+        return 0 if self.dataset else self.explore_steps
 
     @property
     def real_rows(self) -> int:
@@ -493,6 +548,8 @@ Need = Callable[[bool, str, str], None]  # (what must hold, the path of a field,
 
 
 def _check_world(config: Config, need: Need) -> None:
+    if config.world.startswith("gym/"):
+        return  # not in the catalog: only what is built can tell
     if config.world not in WORLDS:
         raise ConfigError(
             f"world: {config.world!r} is unknown{nearest(config.world, WORLDS)}; `branchax list` shows all"
@@ -532,7 +589,7 @@ def _check_sizes(config: Config, need: Need) -> None:
         f"so few that buffers hold at most {LARGEST:,} rows in all; a seed's hold {config.real_capacity:,} real"
         f" and {config.imagined_capacity:,} imagined ones",
     )
-    need(config.env_steps > config.explore_steps, "env_steps", f"> explore_steps = {config.explore_steps}")
+    need(config.env_steps > config.explored, "env_steps", f"> explore_steps = {config.explored}")
     for name in ("explore_steps", "collect_steps"):
         multiple = f"a multiple of parallel_worlds = {config.parallel_worlds}"
         need(getattr(config, name) % config.parallel_worlds == 0, name, multiple)
@@ -553,10 +610,12 @@ def _check_sizes(config: Config, need: Need) -> None:
         f"<= the real buffer's capacity, {config.real_capacity}",
     )
     need(
-        config.real_capacity >= max(config.explore_steps, config.collect_steps),
+        config.dataset is not None or config.real_capacity >= max(config.explore_steps, config.collect_steps),
         "replay_capacity",
         f">= explore_steps = {config.explore_steps} and >= collect_steps = {config.collect_steps}",
     )
+    collects = isinstance(config.agent, QLearningConfig) or (config.on_policy and config.model_free)
+    need(config.dataset is None or not collects, "dataset", "unset: this agent learns on what it has just collected")
 
 
 def _check_model_free(config: Config, need: Need) -> None:
@@ -582,6 +641,7 @@ def _check_model_free(config: Config, need: Need) -> None:
         f"1 / collect_steps = {1 / config.collect_steps:.10g}: model-free, an on-policy agent can use what it"
         " collects for one update",
     )
+    need(not config.plans, "rollout.horizon", ">= 1: a planner needs a model")
     need(config.rollout.horizon_end is None, "rollout.horizon_end", "unset at horizon 0")
 
 
@@ -594,7 +654,7 @@ def _check_model(config: Config, need: Need) -> None:
         "small enough to leave imagined rows in the batch (model-free: rollout.horizon 0)",
     )
     need(
-        not learned or config.explore_steps >= 2 * config.model.holdout_every,
+        not learned or config.dataset is not None or config.explore_steps >= 2 * config.model.holdout_every,
         "explore_steps",
         f">= {2 * config.model.holdout_every}, so that the first fit has rows to train on and to hold out",
     )
@@ -652,6 +712,11 @@ def _check_agent(config: Config, need: Need) -> None:
     need(
         once, "updates_per_step", f"1 / collect_steps = {1 / config.collect_steps:.10g}: each real step is learned once"
     )
+    if isinstance(agent, PlannerConfig):
+        need(agent.elites <= agent.candidates, "agent.elites", f"<= agent.candidates = {agent.candidates}")
+        need(config.model.kind == "ensemble", "model.kind", "ensemble: a planner sees observations, not states")
+        whole = config.collect_steps == config.epoch_steps and config.updates_per_round == 1
+        need(whole, "collect_steps", f"epoch_steps = {config.epoch_steps}, with one update: a plan lasts that long")
     if isinstance(agent, (PolicyGradientConfig, PathwiseConfig)):
         in_range = not agent.squash or 1e-4 <= agent.init_std <= 7.0
         need(in_range, "agent.init_std", ">= 0.0001 and <= 7 with agent.squash")

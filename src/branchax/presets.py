@@ -90,6 +90,12 @@ PRESETS: dict[str, Config] = {
         model=replace(_MODEL, uncertainty="one_vs_rest"),
         rollout=RolloutConfig(per_step=100, groups=6, horizon=5, gate="rank", penalty=1e-3),
     ),
+    # Offline, with a penalty for doubt: Yu et al. 2020, arXiv:2005.13239.
+    "mopo": replace(
+        _SMALL,
+        model=replace(_MODEL, uncertainty="max_std"),
+        rollout=RolloutConfig(per_step=100, groups=6, horizon=5, penalty=1.0),
+    ),
     "macura": replace(_SMALL, rollout=RolloutConfig(per_step=100, groups=6, horizon=10, gate="threshold")),
     # Critics' targets that look ahead in the model: Feinberg et al. 2018, arXiv:1803.00101; Buckman et al. 2018,
     # arXiv:1807.01675.
@@ -154,6 +160,7 @@ ABOUT: dict[str, str] = {
     "oracle_mbpo": "mbpo with the simulator itself as the model",
     "m2ac": "mbpo whose rollouts keep the steps that the ensemble doubts least",
     "macura": "mbpo whose rollouts end where the ensemble doubts more than at real states",
+    "mopo": "mbpo whose imagined rewards are lowered by doubt; meant for --dataset FILE",
     "mve": "SAC on real data, its targets three model steps ahead",
     "steve": "the same over all horizons up to three, weighted by inverse variance",
     "svg": "SAC on real data, its actor's gradient through three model steps",

@@ -135,8 +135,8 @@ def episode_returns(
     start = jax.vmap(world.reset)(jax.random.split(key_reset, episodes))
 
     def remembering(key: Key, obs: jax.Array, *carried: Any) -> tuple[Any, ...]:
-        action, _, *carried = act(key, obs, *carried)
-        return action, *(carried or [()]), *carried  # the memory among the extras, for the next block
+        action, _, *later = act(key, obs, *carried)
+        return action, later, *later  # the memory among the extras, for the next block
 
     def running(carry: tuple[Any, ...]) -> jax.Array:
         return carry[1].any()
@@ -145,8 +145,7 @@ def episode_returns(
         state, alive, carried, total, steps, count = carry
         key_block = jax.random.fold_in(key_run, count)
         state, trajectory = rollout(key_block, world, remembering, state, block, memory=carried)
-        if memory is not None:
-            carried = jax.tree.map(lambda x: x[-1], trajectory.extras)
+        carried = jax.tree.map(lambda x: x[-1], trajectory.extras[0]) if trajectory.extras else None
         over = trajectory.transition.terminated | trajectory.transition.truncated
         ended_before = jnp.cumsum(over, 0) - over > 0  # [H, N]
         counted = alive & ~ended_before

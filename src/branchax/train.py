@@ -41,7 +41,7 @@ from branchax.worlds.base import World, WorldSpec, WorldState
 class Counts(NamedTuple):
     """How much has been done; all []."""
 
-    env_steps: jax.Array  # int32
+    env_steps: jax.Array  # int32; offline, the steps that the schedule has gone on by
     model_steps: jax.Array  # uint32: long rollouts by the thousand pass 2^31
     updates: jax.Array  # int32
     epochs: jax.Array  # int32
@@ -112,6 +112,8 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
             counts=Counts(jnp.copy(zero), jnp.zeros((), jnp.uint32), jnp.copy(zero), jnp.copy(zero)),
             fault=Fault(zero - 1, jnp.copy(zero)),
         )
+        if config.dataset is not None:
+            return state  # the host fills the buffer
         return collect(stream(key, Stream.EXPLORE), state, uniform(world.spec), config.explore_steps)[0]
 
     def branch(
@@ -184,12 +186,12 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         counts = state.counts._replace(model_steps=state.counts.model_steps + steps.astype(jnp.uint32))
         return state._replace(imagined=replay.add(kept, rows, valid), counts=counts), metrics
 
-    def sources(state: TrainState, recent: Trajectory, horizon: jax.Array) -> Sources:
+    def sources(state: TrainState, recent: Trajectory | None, horizon: jax.Array) -> Sources:
         """What the agent's updates may draw on: exact shares of real and imagined rows, and rollouts of its own."""
         real = state.real._replace(data=state.real.data.transition)
         plain = lambda key: replay.sample(key, state.real, config.batch_size)  # noqa: E731
         if dynamics is None:
-            return Sources(plain, lambda key, act, window: recent, recent)
+            return Sources(plain, lambda key, act, window: recent, recent)  # type: ignore[arg-type, return-value]
 
         model = dynamics
 
@@ -218,7 +220,9 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         ahead = Ahead(elites, start, in_elites)
         return Sources(mixed if buffers else plain, imagined, recent, ahead, state.model)
 
-    def improve(key: Key, state: TrainState, recent: Trajectory, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+    def improve(
+        key: Key, state: TrainState, recent: Trajectory | None, horizon: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         """The updates that follow one round of collecting, as a scan."""
         draws = sources(state, recent, horizon)
         count = config.updates_per_round // agent.counts
@@ -262,7 +266,10 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         state, recent = collect_round(state)
         return improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, recent, horizon)
 
-    def collect_round(state: TrainState) -> tuple[TrainState, Trajectory]:
+    def collect_round(state: TrainState) -> tuple[TrainState, Trajectory | None]:
+        if config.dataset is not None:
+            counts = state.counts._replace(env_steps=state.counts.env_steps + config.collect_steps)
+            return state._replace(counts=counts), None
         act = lambda k, obs, *memory: agent.act(k, state.agent, obs, *memory)  # noqa: E731
         key = stream(state.key, Stream.COLLECT, state.counts.env_steps)
         memory = None if agent.memory is None else copies(agent.memory(state.agent), config.parallel_worlds)

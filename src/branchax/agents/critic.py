@@ -154,9 +154,9 @@ def in_every_elite(key: Key, row: Row, ahead: Ahead, act: Act) -> Trajectory:
 def steve(trajectory: Trajectory, values: jax.Array, discount: jax.Array) -> jax.Array:
     """The value [B] of the state that rollouts [n, H, B, ...] start from, over all horizons by inverse variance.
 
-    `values` are V_c [C, n, H + 1, B] of the states from the first to the last. Horizons that were not rolled out to
-    (`valid` is False, not for a termination) weigh nothing. Bias and variance of a horizon are told apart by nothing
-    but the spread, so a horizon on which all agree counts most, right or not.
+    `values` are V_c [C, n, H + 1, B] of the states from the first to the last. Horizons that no rollout was taken to
+    weigh nothing. The spread is all that is known of an error, so a horizon on which all agree counts most, right or
+    not.
     """
     t, horizon = trajectory.transition, trajectory.valid.shape[1]
     powers = discount ** jnp.arange(horizon + 1)
@@ -166,9 +166,8 @@ def steve(trajectory: Trajectory, values: jax.Array, discount: jax.Array) -> jax
     total = jnp.concatenate([jnp.zeros_like(gained[:, :1]), jnp.cumsum(gained, 1)], 1)
     candidates = total + powers[:, None] * alive * values  # [C, n, H + 1, B]
     mean, variance = candidates.mean((0, 1)), candidates.var((0, 1))
-    # A step past the horizon is not valid though its rollout is alive.
-    reached = (trajectory.valid | ~alive[:, :-1].astype(bool)).all(0)
-    reached = jnp.concatenate([jnp.ones_like(reached[:1]), reached], 0)
+    taken = trajectory.valid.any((0, 2))  # [H]: past the horizon no step is valid
+    reached = jnp.concatenate([jnp.ones(1, bool), taken])[:, None]
     weight = jnp.where(reached, 1 / (variance + 1e-8), 0.0)
     return (weight * jnp.where(reached, mean, 0.0)).sum(0) / weight.sum(0)
 

@@ -44,7 +44,11 @@ class TD3(NamedTuple):
 
 
 def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
-    """TD3 for a world with observations [D] and continuous actions [A] in [-1, 1]. An `update` is `policy_delay` of them."""
+    """TD3 for a world with observations [D] and continuous actions [A] in [-1, 1].
+
+    An `update` is `policy_delay` steps of the critics, then one of the actor: structure, where a counter would cost a
+    gradient at every step (under `vmap` both branches of a condition are run).
+    """
     net = nn.mlp(spec.obs_size, config.hidden, spec.action_size)
     critic, optimizer = make_critic(spec.obs_size + spec.action_size, config.hidden, config.critic), adam()
 
@@ -52,9 +56,8 @@ def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
         key_actor, key_critics = jax.random.split(key)
         actor, critics = net.init(key_actor), critic.init(key_critics)
         floats = config.learning_rate, config.discount, config.tau, config.exploration, config.target_noise
-        # Copies: donated buffers must not be shared.
-        targets = jax.tree.map(jnp.copy, (actor, critics))
-        return TD3(optimizer.init(actor), optimizer.init(critics), *targets, Knobs(*(jnp.float32(x) for x in floats)))
+        copied = jax.tree.map(jnp.copy, actor), jax.tree.map(jnp.copy, critics)  # donated buffers must not be shared
+        return TD3(optimizer.init(actor), optimizer.init(critics), *copied, Knobs(*(jnp.float32(x) for x in floats)))
 
     def mean(actor: Params, obs: jax.Array) -> jax.Array:
         return jnp.tanh(net.apply(actor, obs))

@@ -10,9 +10,9 @@ import jax
 import numpy as np
 
 from branchax import build
-from branchax.config import Config, ConfigError, check, from_dict
-from branchax.host import cache, checkpoint, rundir, runlog
-from branchax.host.run import evaluate_at, load, seed_keys, summarise
+from branchax.config import check
+from branchax.host import cache, rundir, runlog
+from branchax.host.run import evaluate_at, restore, seed_keys, summarise
 
 
 def evaluate(directory: str | Path, episodes: int | None = None) -> list[dict[str, Any]]:
@@ -30,23 +30,17 @@ def evaluate(directory: str | Path, episodes: int | None = None) -> list[dict[st
       CheckpointError: when the checkpoint cannot be read.
     """
     directory = Path(directory)
-    rundir.load_config(directory)
-    folder = directory / rundir.CHECKPOINTS
-    saved = checkpoint.steps(folder)
-    if not saved:
-        raise ConfigError(f"run: {directory} holds no checkpoint yet")
     cache.enable()
-    config = from_dict(Config, checkpoint.note(folder, saved[-1])["config"])
+    config, state = restore(directory)
     config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
     check(config)
-    program, keys = build.build(config), seed_keys(config)
-    state = load(directory, saved[-1], config, jax.eval_shape(jax.vmap(program.init), keys))
+    program, keys, step = build.build(config), seed_keys(config), int(state.counts.env_steps[0])
     result = jax.jit(jax.vmap(evaluate_at(program)))(keys, state.counts.env_steps, state.agent)
     numbers = summarise(result)
     records = [
         {
             "seed": config.seed + i,
-            "env_steps": saved[-1],
+            **({"env_steps": 0, runlog.OFFLINE: step} if config.dataset else {"env_steps": step}),
             "episodes": config.eval_episodes,
             **{name: runlog.plain(values[i]) for name, values in numbers.items()},
             "returns": [runlog.plain(x) for x in np.asarray(result["return"][i])],
@@ -54,5 +48,5 @@ def evaluate(directory: str | Path, episodes: int | None = None) -> list[dict[st
         }
         for i in range(config.seeds)
     ]
-    rundir.write_json(directory / rundir.EVALUATIONS / f"{saved[-1]}.json", records)
+    rundir.write_json(directory / rundir.EVALUATIONS / f"{step}.json", records)
     return records

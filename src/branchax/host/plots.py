@@ -69,7 +69,8 @@ def curve(run_dirs: Iterable[str | Path], path: str | Path) -> None:
         axes[1].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axes[1].yaxis.set_minor_formatter(NullFormatter())
         _tidy(axes[1], "model's holdout error\n(share of variance)")
-    axes[-1].set_xlabel("env steps")
+    offline = any(runlog.OFFLINE in row for row in every_row)
+    axes[-1].set_xlabel("steps of training offline" if offline else "env steps")
     axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     axes[-1].set_xlim(left=0)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +94,7 @@ def _groups(run_dirs: Sequence[Path]) -> list[Group]:
 def _draw(axes: Axes, group: Group, what: str, look: dict[str, Any], name: str | None = None) -> None:
     """Mean, seeds and (when there is a `name` to say what it is) the band of one group."""
     found = [[row for row in rows if row.get(what) is not None] for rows in group.seeds]
-    lines = [(np.array([row["env_steps"] for row in rows]), np.array([row[what] for row in rows])) for rows in found]
+    lines = [(np.array([runlog.clock(row) for row in rows]), np.array([row[what] for row in rows])) for rows in found]
     shared = set.intersection(*(set(x.tolist()) for x, _ in lines)) if lines else set()
     if not shared:
         return

@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from branchax.config import Config
-from branchax.host.runlog import LENGTH, MODEL_ERROR, RETURN, RETURN_SPREAD, Row
+from branchax.host.runlog import LENGTH, MODEL_ERROR, RETURN, RETURN_SPREAD, Row, clock
 
 RECENT = 3  # epochs that the speed is measured over
 BAR = 16  # cells
@@ -27,6 +27,7 @@ class Progress:
     def __init__(self, config: Config, console: Console | None = None) -> None:
         self._config = config
         self._console = console or Console(highlight=False, soft_wrap=True)
+        self._steps = "offline" if config.dataset else "env steps"
         self._phase = "starting"
         self._since = self._start = time.perf_counter()
         self._env_steps = 0
@@ -79,7 +80,7 @@ class Progress:
 
     def advanced(self, rows: list[Row]) -> None:
         """One epoch is over, for all seeds. Prints a line if it was evaluated."""
-        self._env_steps = rows[0]["env_steps"]
+        self._env_steps = clock(rows[0])
         if rows[0]["epoch"]:
             self._recent.append((self._env_steps, time.perf_counter()))
         error = _mean(rows, MODEL_ERROR)
@@ -90,9 +91,8 @@ class Progress:
         if not self._headed:
             self._headed = True
             spread = "seeds" if len(rows) > 1 else "episodes"
-            self.say(
-                f"\n  env steps   horizon        return ± SD of {spread:<8}  length   model error   elapsed", "bold"
-            )
+            scores = f"return ± SD of {spread:<8}  length   model error   elapsed"
+            self.say(f"\n  {self._steps:>9}   horizon        {scores}", "bold")
         self.say(self._row(rows))
 
     def _row(self, rows: list[Row]) -> str:
@@ -110,7 +110,7 @@ class Progress:
         parts = [f"{doing} {_clock(now - self._since)}"]
         if self._env_steps:
             full = round(min(self._env_steps / total, 1.0) * BAR)
-            parts = [f"{doing} {'━' * full}{'╌' * (BAR - full)} {self._env_steps:,}/{total:,} env steps"]
+            parts = [f"{doing} {'━' * full}{'╌' * (BAR - full)} {self._env_steps:,}/{total:,} {self._steps}"]
             (first, begun), (last, ended) = self._recent[0], self._recent[-1]
             if last > first:
                 rate = (last - first) / (ended - begun)

@@ -14,13 +14,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from branchax import build
-from branchax.config import Config, check, from_dict, to_dict
-from branchax.host import cache, checkpoint, plots, rundir, runlog
+from branchax import build, replay
+from branchax.config import Config, ConfigError, check, from_dict, to_dict
+from branchax.host import cache, checkpoint, dataset, plots, rundir, runlog
 from branchax.host.progress import Progress
 from branchax.replay import Ring
 from branchax.train import Program, TrainState
-from branchax.types import Key, Metrics, Stream, Transition, stream
+from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 
 
 class WorldFault(RuntimeError):
@@ -58,6 +58,7 @@ def train(config: Config, directory: str | Path, resume: bool = False, command: 
       WorldFault: when a real world returns NaN or an infinity.
       CheckpointError: when a checkpoint cannot be written or read.
     """
+    config = dataset.sized(config)
     check(config)
     directory = Path(directory)
     if resume:
@@ -85,6 +86,8 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
     try:
         with warnings.catch_warnings(record=True) as caught:
             program = build.build(config)
+            fresh = saved is None and config.dataset is not None  # a saved state holds the rows already
+            data = dataset.load(str(config.dataset), program.spec) if fresh else None
     except BaseException:
         if saved is None:
             (directory / rundir.CONFIG).unlink()
@@ -101,8 +104,9 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
         compiled = compile_program(program, config, view, pool, restored=saved is not None)
         if saved is None:
             explore = compiled.init.result()
-            view.phase("exploring")
+            view.phase("exploring" if data is None else "reading the dataset")
             state = explore(seed_keys(config))
+            state = state if data is None else filled(state, data)
             stop_at_fault(state, config)
         else:
             view.phase("restoring")
@@ -140,6 +144,13 @@ def _loop(session: Session, state: TrainState) -> None:
             checkpoint.save(session.directory / rundir.CHECKPOINTS, env_steps, state, note)
 
 
+def filled(state: TrainState, data: Transition) -> TrainState:
+    """A state whose seeds' replay buffers hold a dataset [N, ...], the latest rows if there is no room for all."""
+    room = jax.tree.leaves(state.real.data)[0].shape[1]
+    rows = Row(jax.tree.map(lambda x: jnp.asarray(x[-room:]), data))
+    return state._replace(real=jax.jit(jax.vmap(lambda ring: replay.add(ring, rows)), donate_argnums=0)(state.real))
+
+
 def _report(session: Session, state: TrainState, horizon: int, metrics: Metrics, evaluated: bool) -> None:
     """Evaluates if asked to, writes one row per seed, shows them."""
     config, found = session.config, {}
@@ -149,6 +160,8 @@ def _report(session: Session, state: TrainState, horizon: int, metrics: Metrics,
         found = summarise(evaluate(seed_keys(config), state.counts.env_steps, state.agent))
     counts = {name: np.asarray(value) for name, value in state.counts._asdict().items()}
     counts = {"epoch": counts.pop("epochs"), **counts}
+    if config.dataset is not None:
+        counts |= {runlog.OFFLINE: counts["env_steps"], "env_steps": np.zeros_like(counts["env_steps"])}
     shared = {"wall_s": round(time.perf_counter() - session.origin, 3), "horizon": horizon}
     rows = runlog.rows_of(range(config.seed, config.seed + config.seeds), counts, shared, {**found, **metrics})
     session.log.write(rows)
@@ -228,6 +241,34 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
     if saved.real_capacity == config.real_capacity:
         return state
     return state._replace(real=jax.vmap(lambda ring: _grow(ring, config.real_capacity))(state.real))
+
+
+def collected(directory: str | Path) -> Transition:
+    """The real transitions in a run's last checkpoint, seed after seed, oldest first; NumPy arrays [N, ...].
+
+    Raises:
+      ConfigError: when the directory holds no run, or nothing was saved in it yet.
+      CheckpointError: when the checkpoint cannot be read.
+    """
+    config, state = restore(Path(directory))
+    parts = []
+    for seed in range(config.seeds):
+        ring = jax.tree.map(lambda x: x[seed], state.real)  # noqa: B023
+        oldest = (ring.cursor - ring.size + jnp.arange(int(ring.size))) % replay.capacity(ring)
+        parts.append(replay.take(ring, oldest).transition)
+    return jax.tree.map(lambda *x: np.concatenate(x), *parts)
+
+
+def restore(directory: Path) -> tuple[Config, TrainState]:
+    """The config and the state of a run's last checkpoint. Raises as `collected` does."""
+    rundir.load_config(directory)
+    folder = directory / rundir.CHECKPOINTS
+    saved = checkpoint.steps(folder)
+    if not saved:
+        raise ConfigError(f"run: {directory} holds no checkpoint yet")
+    config = from_dict(Config, checkpoint.note(folder, saved[-1])["config"])
+    template = jax.eval_shape(jax.vmap(build.build(config).init), seed_keys(config))
+    return config, load(directory, saved[-1], config, template)
 
 
 def _grow(ring: Ring, capacity: int) -> Ring:

@@ -2,7 +2,7 @@
 
 Every row has `seed`, `env_steps`, `model_steps`, `updates`, `epoch`, `wall_s`, `horizon` and the epoch's metrics
 ("part/what"); after an evaluation it also has `eval/return_mean`, `eval/return_std` and `eval/length_mean`. Numbers
-that are not finite are written as `null`.
+that are not finite are written as `null`. Offline, `env_steps` is 0 and `offline_steps` is how far the schedule is.
 """
 
 from __future__ import annotations
@@ -19,8 +19,14 @@ RETURN = "eval/return_mean"
 RETURN_SPREAD = "eval/return_std"
 LENGTH = "eval/length_mean"
 MODEL_ERROR = "model/holdout_error"
+OFFLINE = "offline_steps"  # of a run that takes no env steps: how far its schedule is
 
 Row = dict[str, Any]
+
+
+def clock(row: Row) -> int:
+    """How far a run was when it wrote a row: its env steps, or what stands for them offline."""
+    return row.get(OFFLINE, row["env_steps"])
 
 
 def plain(value: Any) -> int | float | None:
