@@ -74,10 +74,18 @@ def test_refuses(base, changes, parts):
 
 
 def test_refuses_what_the_catalog_says(monkeypatch):
-    worlds = {"a/discrete": catalog.Entry("", discrete=True), "a/broken": catalog.Entry("", refused="it is broken")}
+    worlds = {"a/continuous": catalog.Entry(""), "a/discrete": catalog.Entry("", discrete=True)}
+    worlds |= {"a/broken": catalog.Entry("", refused="it is broken")}
     monkeypatch.setattr("branchax.config.WORLDS", worlds)
-    with pytest.raises(ConfigError, match=r"world: a/discrete .* continuous"):
-        check(replace(MBPO, world="a/discrete"))
+    check(replace(MBPO, world="a/discrete"))  # SAC takes both
+    with pytest.raises(
+        ConfigError, match=r"agent.kind: td3 .* a/discrete, whose actions are discrete; allowed: .* dqn"
+    ):
+        check(replace(PRESETS["td3"], world="a/discrete"))
+    with pytest.raises(ConfigError, match=r"agent.kind: dqn .* whose actions are continuous; allowed: .* td3"):
+        check(replace(PRESETS["dqn"], world="a/continuous"))
+    with pytest.raises(ConfigError, match=r"world: a/discrete .* a table needs a world of few states"):
+        check(replace(PRESETS["dyna_q"], world="a/discrete"))
     with pytest.raises(ConfigError, match=r"world: a/broken .* it is broken"):
         check(replace(MBPO, world="a/broken"))
 

@@ -105,3 +105,40 @@ def test_a_deterministic_action_is_its_parameters():
     np.testing.assert_array_equal(action, params)
     np.testing.assert_array_equal(deterministic.mode(params), params)
     assert log_prob.shape == (2,) and deterministic.size(2) == 2 and deterministic.log_prob is None
+
+
+def test_categorical_equals_scipy():
+    from branchax.distributions import categorical, one_hot
+
+    logits, other = jax.random.normal(jax.random.key(0), (2, 5, 4))
+    p, q = (np.exp(x) / np.exp(x).sum(-1, keepdims=True) for x in (np.asarray(logits), np.asarray(other)))
+    key = jax.random.key(1)
+    np.testing.assert_allclose(categorical.entropy(key, logits), scipy.stats.entropy(p, axis=-1), rtol=1e-5)
+    np.testing.assert_allclose(categorical.kl(logits, other), scipy.stats.entropy(p, q, axis=-1), rtol=1e-4)
+    actions, log_prob = jax.vmap(lambda k: categorical.sample(k, logits))(jax.random.split(key, 20_000))
+    np.testing.assert_allclose(actions.mean(0), p, atol=0.02)
+    np.testing.assert_allclose(log_prob, categorical.log_prob(logits, actions), rtol=1e-6)
+    np.testing.assert_allclose(log_prob[0], np.log((p * np.asarray(actions[0])).sum(-1)), rtol=1e-4)
+    np.testing.assert_array_equal(categorical.mode(logits), one_hot(p.argmax(-1), 4))
+    slope = jax.grad(lambda x: categorical.entropy(key, x).sum())(logits)
+    expected = -p * (np.log(p) + scipy.stats.entropy(p, axis=-1)[:, None])  # d H / d logits
+    np.testing.assert_allclose(slope, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["normal", "tanh_normal"])
+def test_divergence_and_entropy_equal_means_over_samples(name):
+    from branchax import distributions
+
+    family = getattr(distributions, name)
+    mean, other = jnp.array([0.3, -0.4]), jnp.array([0.1, 0.2])
+    raw = distributions.raw_log_std if name == "tanh_normal" else lambda x: x
+    p, q = jnp.r_[mean, raw(-0.5), raw(-0.7)], jnp.r_[other, raw(-0.3), raw(-0.4)]
+    x, log_p = jax.vmap(lambda k: family.sample(k, p))(jax.random.split(jax.random.key(0), 100_000))
+    if name == "tanh_normal":  # log_prob inverts a squashing that float32 cannot: rows at the edge are left out
+        keep = (jnp.abs(x) < 0.999).all(-1)
+        x, log_p = x[keep], log_p[keep]
+    found = float((log_p - family.log_prob(q, x)).mean())
+    assert float(family.kl(p, q)) == pytest.approx(found, abs=0.02)
+    each = jax.vmap(lambda k: family.entropy(k, p))(jax.random.split(jax.random.key(1), 100_000))
+    assert float(each.mean()) == pytest.approx(-float(log_p.mean()), abs=0.03)
+    assert float(family.kl(p, p)) == pytest.approx(0.0, abs=1e-6)

@@ -1,4 +1,4 @@
-"""Measures of doubt against quadrature and NumPy, the gates against loops, and calibration where the answer is known."""
+"""Measures of doubt against quadrature and NumPy, gates against loops, calibration where the answer is known."""
 
 import dataclasses
 

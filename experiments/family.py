@@ -1,0 +1,164 @@
+"""The family on equal terms: every preset on four worlds, five seeds, the same real steps and updates per step.
+
+Off-policy presets take their own settings but for the budget: 1,000 real steps, 100 of them at random, 10 updates per
+step after that, a fit every 100 steps. On-policy presets in a model fit after 500 steps and again at the end of the
+budget; model-free on-policy ones learn on 250 at a time. No preset was tuned for this table, and 1,000 steps are few:
+it says how quickly each starts to learn, not how well it ends.
+
+Scores are those of the last evaluation (16 episodes), as interquartile means over seeds (the middle three of five) with
+95 % percentile bootstrap intervals; seconds are of whole runs, compilation (cached after the first seed) included.
+
+    python -m experiments.family                     # all of it, or what is missing of it
+    python -m experiments.family classic/pendulum    # one world, to run several side by side
+    python -m experiments.family --publish           # the table and the figure of what has been run
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from branchax.config import Config, ConfigError, check
+from branchax.host import rundir, runlog
+from branchax.presets import PRESETS, preset
+from experiments.harness import RESULTS, RUNS, publish, run
+
+SEEDS, STEPS = range(5), 1_000
+# What a random policy returns, and what counts as solved: the two ends of the figure's scale.
+WORLDS = {
+    "classic/pendulum": (-1_200.0, -150.0),
+    "classic/cartpole": (20.0, 500.0),
+    "classic/cartpole_discrete": (20.0, 500.0),
+    "brax/inverted_pendulum": (20.0, 1_000.0),
+}
+# The paper's sizes take minutes a seed here; tables need a world of few states.
+LEFT_OUT = ("mbpo_paper", "dyna_q", "q_learning")
+
+
+def config_of(name: str, world: str) -> Config | None:
+    """A preset with the budget of the table; None where it cannot act in the world or differentiate it."""
+    config = replace(preset(name, world), env_steps=STEPS, eval_every=1_000, checkpoint_every=1_000)
+    if config.on_policy and config.model_free:
+        config = replace(config, explore_steps=10, epoch_steps=250, collect_steps=250, parallel_worlds=10)
+        config = replace(config, updates_per_step=1 / 250)
+    elif config.on_policy or config.plans:
+        config = replace(config, explore_steps=100, epoch_steps=450, collect_steps=450)
+        config = replace(config, updates_per_step=config.updates_per_step * PRESETS[name].collect_steps / 450)
+    else:
+        config = replace(config, explore_steps=100, epoch_steps=100, updates_per_step=10.0)
+    try:
+        check(config)
+    except ConfigError:
+        return None
+    return config
+
+
+def directory_of(name: str, world: str, seed: int) -> str:
+    return f"family/{world.replace('/', '-')}_{name}_s{seed}_1"
+
+
+def run_all(worlds: list[str]) -> None:
+    """Every run that is missing."""
+    for name in PRESETS:
+        for world in worlds:
+            config = None if name in LEFT_OUT else config_of(name, world)
+            for seed in SEEDS if config is not None else ():
+                run(replace(config, seed=seed), directory_of(name, world, seed))
+
+
+def score(name: str, world: str) -> dict[str, Any] | None:
+    """The last returns of the five seeds, their interquartile mean and its interval; None unless all five ran."""
+    returns, seconds = [], []
+    for seed in SEEDS:
+        rows = runlog.read(RUNS / directory_of(name, world, seed) / rundir.METRICS)
+        if not rows or rows[-1]["env_steps"] < STEPS:
+            return None
+        returns.append(rows[-1][runlog.RETURN])
+        seconds.append(rows[-1]["wall_s"])
+    middle = lambda x, axis=-1: stats.trim_mean(x, 0.25, axis=axis)  # noqa: E731
+    spread = stats.bootstrap((np.array(returns),), middle, method="percentile", rng=np.random.default_rng(0))
+    interval = [float(spread.confidence_interval.low), float(spread.confidence_interval.high)]
+    return {
+        "returns": returns,
+        "iqm": float(middle(returns)),
+        "interval": interval,
+        "seconds": float(np.median(seconds)),
+    }
+
+
+def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
+    """One panel a world: interquartile mean and interval of each preset, best at the top."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9.0, 9.0), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    for axes, (world, scores) in zip(figure.subplots(2, 2).ravel(), found.items(), strict=False):
+        order = sorted(scores, key=lambda name: scores[name]["iqm"])
+        for i, name in enumerate(order):
+            s = scores[name]
+            colour = "#009E73" if name.startswith("oracle") else "#0072B2" if not model_free(name) else "#D55E00"
+            axes.plot(s["interval"], [i, i], color=colour, linewidth=2, alpha=0.5, solid_capstyle="butt")
+            axes.plot(s["returns"], [i] * len(s["returns"]), ".", color=colour, markersize=3, alpha=0.5)
+            axes.plot(s["iqm"], i, "o", color=colour, markersize=5)
+        axes.set_yticks(range(len(order)), order, fontsize=7)
+        axes.axvline(WORLDS[world][1], color="0.7", linewidth=0.8, linestyle=":")
+        axes.set_title(world, fontsize=10, loc="left")
+        axes.set_xlabel(f"return after {STEPS:,} env steps", fontsize=8)
+        axes.tick_params(axis="x", labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(
+        "interquartile mean of 5 seeds, 95 % bootstrap interval, seeds as dots\n"
+        "blue: a learned model, green: the simulator as the model, orange: none; dotted: solved",
+        fontsize=9,
+    )
+    figure.savefig(path)
+
+
+def model_free(name: str) -> bool:
+    return PRESETS[name].model_free
+
+
+def main() -> None:
+    """Runs, scores, publishes."""
+    arguments = [a for a in sys.argv[1:] if a != "--publish"]
+    if "--publish" not in sys.argv[1:]:
+        run_all(arguments or list(WORLDS))
+        if arguments:
+            return
+    found = {world: {n: s for n in PRESETS if (s := score(n, world)) is not None} for world in WORLDS}
+    missing = [
+        f"{name} on {world}"
+        for world in WORLDS
+        for name in PRESETS
+        if name not in LEFT_OUT and name not in found[world] and config_of(name, world) is not None
+    ]
+    table = Table("preset", *WORLDS)
+    for name in PRESETS:
+        cells = []
+        for world in WORLDS:
+            s = found[world].get(name)
+            text = (
+                ""
+                if s is None
+                else f"{s['iqm']:.0f} [{s['interval'][0]:.0f}, {s['interval'][1]:.0f}], {s['seconds']:.0f} s"
+            )
+            cells.append(text)
+        table.add_row(name, *cells)
+    Console(width=160).print(table)
+    draw(found, RESULTS / "family.png")
+    configs = {f"{world} {name}": config_of(name, world) for world in WORLDS for name in found[world]}
+    directories = [RUNS / directory_of(n, w, s) for w in WORLDS for n in found[w] for s in SEEDS]
+    print("missing:", ", ".join(missing) or "nothing")
+    print("written to", publish("family", {"worlds": found, "missing": missing}, configs, directories))
+
+
+if __name__ == "__main__":
+    main()
