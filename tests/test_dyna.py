@@ -104,9 +104,9 @@ def test_the_table_is_the_maximum_likelihood_model():
 def test_a_budget_of_divergence_bounds_what_an_epoch_changes():
     config = replace(preset("mbppo", "classic/pendulum"), explore_steps=100, epoch_steps=100, collect_steps=100)
     config = replace(
-        config, updates_per_step=0.2, env_steps=200, batch_size=64, rollout__horizon=3, agent__kl_budget=0.01
+        config, updates_per_step=0.2, env_steps=200, batch_size=64, rollout__horizon=3, agent__kl_budget=0.02
     )
-    config = replace(config, model__hidden=(8,), model__max_rounds=3, agent__learning_rate=3e-5, rollout__per_update=30)
+    config = replace(config, model__hidden=(8,), model__max_rounds=3, agent__learning_rate=1e-4, rollout__per_update=30)
     from branchax import worlds
     from branchax.build import build_agent
 
@@ -116,8 +116,8 @@ def test_a_budget_of_divergence_bounds_what_an_epoch_changes():
     agent = build_agent(config, worlds.make(config.world))
     obs = after.real.data.transition.obs[:200]
     moved = float(agent.divergence(before.agent, after.agent, obs))
-    assert 0 < moved <= 0.02  # 0.01 on a sample of these states
+    assert 0 < moved <= 0.04  # 0.02 on a sample of these states
     assert 0 < int(after.counts.updates) < 20
-    assert float(metrics["improve/agreed"]) == int(after.counts.updates) / 20
+    assert round(20 * float(metrics["improve/agreed"])) == int(after.counts.updates)
     free = dataclasses.replace(config, agent=dataclasses.replace(config.agent, kl_budget=None))
     assert int(jax.jit(build(free).epoch)(before, jnp.int32(3))[0].counts.updates) == 20

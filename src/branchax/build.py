@@ -72,6 +72,8 @@ AGENTS: dict[str, Callable[[WorldSpec, Any], Agent]] = {
 def build_agent(config: Config, world: World) -> Agent:
     """The improver. Raises `ConfigError` when it cannot act in the world, or has to differentiate what it cannot."""
     check_actions(config, world.spec.discrete)
+    if not world.spec.tabular and (config.agent.kind == "q_learning" or config.model.kind == "tabular"):
+        raise ConfigError(f"world: {config.world} is not possible; allowed: a world of few states, for a table")
     if config.through_model and config.model.kind == "oracle" and not world.spec.differentiable:
         raise ConfigError(
             f"model.kind: oracle is not possible on {world.spec.name} with backend {config.backend}; allowed:"

@@ -355,7 +355,7 @@ class PlannerConfig:
     elites: Count = 20
     """The best plans, to which the distribution of the next iteration's is fitted; all of them for MPPI."""
     temperature: Annotated[float | None, Range(0, 1e9, above=True)] = None
-    """An elite weighs exp(return / temperature) in the fit (MPPI), in units of the return. Default: all the same (CEM)."""
+    """In a fit an elite weighs exp(return / temperature), in the return's units (MPPI). Default: all the same (CEM)."""
     momentum: Fraction = 0.1
     """Share of the old mean that a fit keeps."""
     std_momentum: Fraction = 0.1
@@ -392,7 +392,7 @@ class Config:
     """One run. Every field can be set on the command line by its name."""
 
     world: str = "brax/inverted_pendulum"
-    """Where the agent acts: see `branchax list`."""
+    """Where the agent acts: see `branchax list`; or a world of one's own, `module:function` that returns it."""
     backend: str = "generalized"
     """Brax's physics backend. `spring` worlds hide part of their state, so no model of them can be accurate."""
     episode_length: OptionalCount = None
@@ -548,7 +548,7 @@ Need = Callable[[bool, str, str], None]  # (what must hold, the path of a field,
 
 
 def _check_world(config: Config, need: Need) -> None:
-    if config.world.startswith("gym/"):
+    if config.world.startswith("gym/") or ":" in config.world:
         return  # not in the catalog: only what is built can tell
     if config.world not in WORLDS:
         raise ConfigError(

@@ -134,7 +134,7 @@ PRESETS: dict[str, Config] = {
     # PPO on short branched rollouts, within a divergence that each collection may bring.
     "mbppo": replace(
         _LONG,
-        agent=replace(_PPO, kl_budget=0.05),
+        agent=replace(_PPO, kl_budget=1.0),
         rollout=RolloutConfig(horizon=10, per_update=240, groups=3),
     ),
     # Pathwise through the simulator: whole episodes (Freeman et al. 2021), or short ones and a critic (Xu et al. 2022).
