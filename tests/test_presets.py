@@ -42,5 +42,11 @@ def test_sac_is_model_free_and_mbpo_is_not():
     assert not presets.PRESETS["mbpo"].model_free
 
 
-def test_world_settings_name_known_worlds():
-    assert presets.WORLD_SETTINGS.keys() <= WORLDS.keys()
+def test_a_task_s_settings_serve_brax_and_gymnasium():
+    assert {f"brax/{task}" for task in presets.WORLD_SETTINGS} <= WORLDS.keys()
+    for world in ("brax/hopper", "gym/Hopper-v5", "gym/Hopper-v4"):
+        config = presets.preset("mbpo", world)
+        assert (config.updates_per_step, config.rollout.horizon_end, config.agent.target_entropy) == (20.0, 15, -1.0)
+    for name, world in (("mbpo", "gym/Pendulum-v1"), ("mbpo", "classic/pendulum"), ("mve", "gym/Hopper-v5")):
+        assert presets.preset(name, world).rollout.horizon_end is None
+    assert presets.preset("dyna", "gym/Hopper-v5").agent == presets.PRESETS["dyna"].agent  # DQN has no target entropy

@@ -186,23 +186,24 @@ ABOUT: dict[str, str] = {
 ABOUT |= {f"oracle_{name}": f"{name} with the simulator itself as the model" for name in _WITH_ORACLE}
 
 # Updates, target entropy and horizon of MBPO's own configurations (its code, examples/config), for the presets that
-# learn off-policy as it does; how much a run explores first, and all else, stays the preset's.
+# learn off-policy as it does; how much a run explores first, and all else, stays the preset's. They are Gymnasium's
+# tasks, and serve Brax's versions of them as well.
 WORLD_SETTINGS: dict[str, dict[str, Any]] = {
-    "brax/hopper": {
+    "hopper": {
         "updates_per_step": 20.0,
         "agent.target_entropy": -1.0,
         "rollout.horizon_end": 15,
         "rollout.ramp": (20_000, 150_000),
     },
-    "brax/walker2d": {"updates_per_step": 20.0, "agent.target_entropy": -3.0},
-    "brax/halfcheetah": {"updates_per_step": 40.0, "agent.target_entropy": -3.0},
-    "brax/ant": {
+    "walker2d": {"updates_per_step": 20.0, "agent.target_entropy": -3.0},
+    "halfcheetah": {"updates_per_step": 40.0, "agent.target_entropy": -3.0},
+    "ant": {
         "updates_per_step": 20.0,
         "agent.target_entropy": -4.0,
         "rollout.horizon_end": 25,
         "rollout.ramp": (20_000, 100_000),
     },
-    "brax/humanoid": {
+    "humanoid": {
         "updates_per_step": 20.0,
         "agent.target_entropy": -2.0,
         "rollout.horizon_end": 25,
@@ -221,7 +222,9 @@ def preset(name: str, world: str | None = None) -> Config:
         "agent": isinstance(config.agent, SACConfig),
         "rollout": config.stores_imagined and config.rollout.horizon == 1,
     }
-    for path, value in WORLD_SETTINGS.get(world or "", {}).items():
+    family, _, task = (world or "").lower().partition("/")
+    settings = WORLD_SETTINGS.get(task.partition("-v")[0], {}) if family in ("brax", "gym") else {}
+    for path, value in settings.items():
         if applies[path.partition(".")[0]]:
             config = with_field(config, path, value)
     return config if world is None else replace(config, world=world)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +15,7 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
     """The world called `name` in the catalog (`branchax list`).
 
     Args:
-      name: `"classic/..."`, `"probe/..."`, `"brax/..."` or `"gym/..."`.
+      name: `"classic/..."`, `"probe/..."`, `"brax/..."`, `"gym/..."`, or `"module:function"` for a world of one's own.
       backend: Brax's physics backend; the other worlds ignore it.
       episode_length: steps until an episode is truncated; the default is the world's own.
 
@@ -35,6 +37,8 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
         from branchax.worlds.gymnasium import gymnasium_world
 
         return gymnasium_world(short, episode_length)
+    if ":" in name:
+        return _own(name, {} if episode_length is None else {"episode_length": episode_length})
     if name not in WORLDS:
         raise ConfigError(f"world: {name!r} is unknown{nearest(name, WORLDS)}; `branchax list` shows all")
     if family == "classic":
@@ -51,8 +55,35 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
     return (PROBES | DISCRETE_PROBES)[short].world()
 
 
+def _own(name: str, options: dict[str, Any]) -> World:
+    """What `function` of `module` returns, for `module:function`; its module is looked for where one works, too."""
+    from branchax.config import ConfigError, nearest
+    from branchax.worlds.base import World
+
+    module, _, function = name.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found = importlib.import_module(module)
+    except ImportError as error:
+        raise ConfigError(f"world: {name!r} cannot be imported: {error}") from error
+    finally:
+        sys.path.pop(0)
+    make_own = getattr(found, function, None)
+    if not callable(make_own):
+        known = [x for x in vars(found) if not x.startswith("_")]
+        raise ConfigError(
+            f"world: {name!r} is unknown: {module} has no function {function!r}{nearest(function, known)}"
+        )
+    world = make_own(**options)
+    if not isinstance(world, World):
+        raise ConfigError(
+            f"world: {name!r} returned {type(world).__name__}; allowed: a World (`worlds.base.make_world`)"
+        )
+    return world
+
+
 def gymnasium_spec(name: str) -> Any:
-    """Gymnasium's entry of the environment `name`, found without loading JAX. `"module:Id-v0"` imports the module first.
+    """What Gymnasium has registered as `name`, found without JAX; for `"module:Id-v0"` the module is imported first.
 
     Raises:
       ConfigError: Gymnasium or the module is not installed, or the id is unknown.

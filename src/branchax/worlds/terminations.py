@@ -1,7 +1,9 @@
-"""When the episodes of Brax's environments end, as functions of what a model predicts.
+"""When the episodes of Brax's and Gymnasium's environments end, as functions of what a model predicts.
 
 An imagined rollout has no simulator to ask, so these restate Brax's own conditions (0.14.2, each environment's default
-arguments) in terms of the observation. Strict and inclusive bounds, and what becomes of NaN, are as in Brax.
+arguments) in terms of the observation. Strict and inclusive bounds, and what becomes of NaN, are as in Brax. Those of
+Gymnasium (1.4, v4 and v5) differ in nothing that a model could tell: on the very bound, for NaN, and by what the last
+of an integrator's steps moves the tip of the double pendulum.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from branchax.worlds.base import Predicate, never
+from branchax.worlds.classic import cartpole_fell
 
 
 def inverted_pendulum(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
@@ -89,3 +92,31 @@ UNSEEN: dict[str, tuple[str, ...]] = {
 def known(name: str, backend: str) -> Predicate | None:
     """The predicate of Brax's environment `name`, or None where a model has to learn when episodes end."""
     return None if backend in UNSEEN.get(name, ()) else BRAX.get(name)
+
+
+# Gymnasium's, by id. Brax's environments were made after them, and what decides is in the same places.
+GYMNASIUM: dict[str, Predicate] = {
+    f"{name}-{version}": predicate
+    for versions, predicates in (
+        (
+            ("v4", "v5"),
+            {
+                "Ant": ant,
+                "HalfCheetah": never,
+                "Hopper": hopper,
+                "Humanoid": humanoid,
+                "HumanoidStandup": never,
+                "InvertedDoublePendulum": inverted_double_pendulum,
+                "InvertedPendulum": inverted_pendulum,
+                "Pusher": never,
+                "Reacher": never,
+                "Swimmer": never,
+                "Walker2d": walker2d,
+            },
+        ),
+        (("v0", "v1"), {"CartPole": cartpole_fell}),
+        (("v1",), {"Pendulum": never}),
+    )
+    for name, predicate in predicates.items()
+    for version in versions
+}
