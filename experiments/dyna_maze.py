@@ -5,7 +5,7 @@ side by side: steps per episode, from the second episode on as in the book. As t
 update on it, a fit of the table and n updates on pairs that were seen. (One difference: pairs are drawn as often as
 they were visited; in the book each pair is as likely.)
 
-    python -m experiments.dyna_maze    # the table is counted afresh at each step: a quarter of an hour on a busy machine
+    python -m experiments.dyna_maze    # a quarter of an hour: the table is counted afresh each step
 """
 
 from __future__ import annotations
