@@ -74,7 +74,7 @@ def test_list(capsys):
     [
         (["trian"], ["command: 'trian' is unknown (did you mean train?)"]),
         (["train"], ["preset: missing", "mbpo, "]),
-        (["train", "mbop"], ["preset: 'mbop' is unknown (did you mean mbpo"]),
+        (["train", "mbop"], ["preset: 'mbop' is unknown (did you mean ", "mbpo"]),
         (["train", "mbpo", "--world", "brax/hoper"], ["world: 'brax/hoper' is unknown (did you mean brax/hopper"]),
         (["train", "mbpo", "--world=inverted_pendulum"], ["did you mean brax/inverted_pendulum"]),
         (["train", "mbpo", "--env-stps", "9"], ["--env-stps", "--env-steps"]),

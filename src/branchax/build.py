@@ -12,11 +12,13 @@ from branchax import worlds
 from branchax.agents.base import Agent
 from branchax.agents.dqn import make_dqn
 from branchax.agents.pathwise import make_pathwise
+from branchax.agents.planner import make_planner
 from branchax.agents.policy_gradient import make_policy_gradient
 from branchax.agents.q_learning import make_q_learning
 from branchax.agents.sac import make_sac
 from branchax.agents.td3 import make_td3
-from branchax.config import Config, ConfigError, check, check_actions
+from branchax.config import Config, ConfigError, PlannerConfig, check, check_actions
+from branchax.dynamics import ensemble
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.oracle import oracle
@@ -33,7 +35,8 @@ def build(config: Config) -> Program:
     """
     check(config)
     world = worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
-    program = make_program(config, world, build_dynamics(config, world), build_agent(config, world))
+    dynamics = build_dynamics(config, world)
+    program = make_program(config, world, dynamics, build_agent(config, world, dynamics))
     functions = {
         name: _at_precision(config.precision, getattr(program, name)) for name in ("init", "epoch", "evaluate")
     }
@@ -69,7 +72,7 @@ AGENTS: dict[str, Callable[[WorldSpec, Any], Agent]] = {
 }
 
 
-def build_agent(config: Config, world: World) -> Agent:
+def build_agent(config: Config, world: World, dynamics: Dynamics | None = None) -> Agent:
     """The improver. Raises `ConfigError` when it cannot act in the world, or has to differentiate what it cannot."""
     check_actions(config, world.spec.discrete)
     if not world.spec.tabular and (config.agent.kind == "q_learning" or config.model.kind == "tabular"):
@@ -80,4 +83,8 @@ def build_agent(config: Config, world: World) -> Agent:
             " ensemble, because the pathwise gradient goes back through the model, and this simulator's derivatives"
             " do not exist or mean nothing. Without them: presets ppo, v2.5, oracle_mbpo"
         )
+    if isinstance(config.agent, PlannerConfig):
+        assert dynamics is not None, "a planner plans in a model"
+        model = dynamics.init, dynamics.elites, dynamics.world, ensemble.branch
+        return make_planner(world.spec, config.agent, *model)
     return AGENTS[config.agent.kind](world.spec, config.agent)

@@ -12,6 +12,7 @@ from branchax.config import (
     DQNConfig,
     ModelConfig,
     PathwiseConfig,
+    PlannerConfig,
     PolicyGradientConfig,
     QLearningConfig,
     RolloutConfig,
@@ -71,6 +72,22 @@ _TABLE = replace(
     agent=QLearningConfig(),
     rollout=RolloutConfig(horizon=0),
     real_fraction=1.0,
+)
+# Plans in the model at every step, fitted afresh every 200. Its predictions may leave the range of the data by as much
+# again: a plan that would cross the edge of the track has to be seen to.
+_CEM = PlannerConfig(horizon=40, candidates=100, iterations=3, elites=30)
+_PLAN = replace(
+    _SMALL,
+    env_steps=2_100,
+    explore_steps=100,
+    epoch_steps=200,
+    collect_steps=200,
+    updates_per_step=1 / 200,
+    eval_every=5,
+    eval_episodes=4,
+    model=replace(_MODEL, bound_margin=1.0),
+    rollout=RolloutConfig(),
+    agent=_CEM,
 )
 _ORACLE = ModelConfig(kind="oracle")
 
@@ -137,6 +154,30 @@ PRESETS: dict[str, Config] = {
         agent=replace(_PPO, kl_budget=1.0),
         rollout=RolloutConfig(horizon=10, per_update=240, groups=3),
     ),
+    # Planning: Chua et al. 2018, arXiv:1805.12114; Nagabandi et al. 2018, arXiv:1708.02596; Pinneri et al. 2020,
+    # arXiv:2008.06389; Williams et al. 2017.
+    "pets": _PLAN,
+    "pets_random": replace(
+        _PLAN,
+        agent=PlannerConfig(
+            horizon=40,
+            candidates=300,
+            iterations=1,
+            elites=1,
+            momentum=0.0,
+            init_std=1.0,
+            uniform=True,
+            warm_start=False,
+            execute="best",
+        ),
+    ),
+    "pets_icem": replace(
+        _PLAN, agent=replace(_CEM, elites=10, noise_exponent=1.0, keep=0.3, decay=1.25, execute="best")
+    ),
+    "pets_mppi": replace(
+        _PLAN,
+        agent=replace(_CEM, elites=100, iterations=2, temperature=0.3, momentum=0.0, std_momentum=1.0),
+    ),
     # Pathwise through the simulator: whole episodes (Freeman et al. 2021), or short ones and a critic (Xu et al. 2022).
     "apg": replace(_LONG, agent=PathwiseConfig(critic=False, deterministic=True), model=_ORACLE),
     "shac": replace(
@@ -176,6 +217,10 @@ ABOUT: dict[str, str] = {
     "v2.5_a2c": "the same with advantage actor-critic",
     "v2.5_reinforce": "the same with REINFORCE",
     "mbppo": "PPO on short branched rollouts, with a budget of divergence per collection",
+    "pets": "plans by the cross-entropy method in the ensemble at every step",
+    "pets_random": "the same by random shooting",
+    "pets_icem": "the same by iCEM",
+    "pets_mppi": "the same by MPPI",
     "me_trpo": "v2.5 that stops improving when the ensemble's members disagree",
     "apg": "gradients back through whole episodes of the simulator itself",
     "shac": "gradients back through short rollouts of the simulator, and a critic",

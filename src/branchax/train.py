@@ -10,7 +10,7 @@ An epoch is fit -> imagine -> (collect -> improve) x n, as nested scans with sta
 Only batches that mix real and imagined rows need the model buffer. An agent that learns on rollouts of its own policy
 (PPO, the pathwise gradient) imagines afresh for each update, or takes what was just collected when there is no model;
 one whose targets or gradients look ahead (MVE, STEVE, SVG) rolls the model out from the states of its batch; a planner
-takes the model itself. An epoch that collects only once does so first.
+takes the model itself, before it collects. Otherwise an epoch that collects only once does so first.
 
 Everything that changes lives in `TrainState`: `vmap` over it trains seeds side by side, saving it resumes exactly.
 This module takes ready-made parts and knows no names; `build.py` makes the parts.
@@ -287,7 +287,14 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
 
     def epoch(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         rounds = config.epoch_steps // config.collect_steps
-        if rounds == 1:
+        if config.plans:  # in the model of all data so far, as PETS does
+            state, metrics = fit_and_imagine(state, horizon)
+            state, _ = improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, None, horizon)
+            state, recent = collect_round(state)
+            improved = {} if recent is None else recent.extras
+            steps = improved.get("plan/steps", jnp.zeros(())).astype(jnp.uint32).sum()
+            state = state._replace(counts=state.counts._replace(model_steps=state.counts.model_steps + steps))
+        elif rounds == 1:
             state, recent = collect_round(state)
             state, metrics = fit_and_imagine(state, horizon)
             state, improved = improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, recent, horizon)
