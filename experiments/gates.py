@@ -1,8 +1,8 @@
 """Claim: rollouts gated by the ensemble's doubt stay out of a region that the data never covered.
 
-A model of `classic/pendulum` is fitted to 4,000 real steps of a random policy, less all that touch the upper third of the
-circle (within 60 degrees of upright). Rollouts of 15 steps branch off the rest with the same random policy, and swing
-into the gap. Of the imagined steps that count, so many are inside the gap: without a gate, with M2AC's rank mask
+A model of `classic/pendulum` is fitted to 4,000 real steps of a random policy, less all that touch the upper third of
+the circle (within 60 degrees of upright). Rollouts of 15 steps branch off the rest with the same random policy, and
+swing into the gap. Of the imagined steps that count, so many are inside the gap: without a gate, with M2AC's rank mask
 (`one_vs_rest`) and with MACURA's threshold (`jensen_shannon`); and so large is the model's one-step error against the
 simulator, in deviations of the data's own changes. The claim holds if each gate at least halves the share, on average
 over five seeds.
@@ -102,7 +102,7 @@ def draw(found: dict[str, Trajectory], path: Any) -> None:
         axes.axvspan(-60, 60, color="0.92", zorder=0)
         for keep, colour in ((~within, COLOURS[0]), (within, COLOURS[1])):
             axes.plot(angle[keep], velocity[keep], ".", color=colour, markersize=1.5, alpha=0.6)
-        axes.set_title(f"{name}: {within.mean():.1%} of {valid.sum():,} steps", fontsize=9, loc="left")
+        axes.set_title(f"{name}: {within.mean():.1%} of {valid.sum():,} steps", fontsize=8, loc="left")
         axes.set(xlabel="angle from upright [degrees]", xlim=(-180, 180), xticks=(-180, -60, 60, 180))
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("velocity [rad/s]")
