@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from branchax import worlds
-from branchax.agents.agreement import while_agreed
 from branchax.agents.base import Agent
+from branchax.agents.until import until, while_agreed
 from branchax.build import build, build_agent
 from branchax.config import (
     Config,
@@ -132,15 +132,16 @@ def test_improving_stops_once_fewer_models_agree_than_asked():
     def returns_of(count):
         return jnp.stack([count, jnp.where(count <= 4, count, -count), jnp.where(count <= 4, count, -count)])
 
-    run = jax.jit(while_agreed(update, returns_of, share=0.5, every=2))
-    count, metrics = run(jnp.int32(0), jax.random.split(jax.random.key(0), 12))
+    zero, twelve = jnp.int32(0), jax.random.split(jax.random.key(0), 12)
+
+    def run(share):
+        return jax.jit(until(update, while_agreed(returns_of, share), returns_of(zero), every=2, undo=False))
+
+    count, metrics = run(0.5)(zero, twelve)
     assert int(count) == 6  # the third look finds one in three; the three pairs of keys after it do nothing
     np.testing.assert_array_equal(metrics["improve/agreed"], [1] * 6 + [0] * 6)
     np.testing.assert_array_equal(metrics["count"], [0, 1, 2, 3, 4, 5] + [4, 5] * 3)
-    count, _ = jax.jit(while_agreed(update, returns_of, share=0.3, every=2))(
-        jnp.int32(0), jax.random.split(jax.random.key(0), 12)
-    )
-    assert int(count) == 12
+    assert int(run(0.3)(zero, twelve)[0]) == 12
 
 
 @pytest.mark.slow

@@ -8,11 +8,11 @@ import pytest
 from branchax import nn, replay
 from branchax.agents.base import Sources
 from branchax.agents.sac import make_sac
-from branchax.config import SACConfig
+from branchax.config import CriticConfig, SACConfig
 from branchax.distributions import mean_and_log_std
 from branchax.rollout import rollout
 from branchax.train import uniform
-from branchax.types import Transition
+from branchax.types import Row, Transition
 from branchax.worlds.probes import PROBES
 
 DISCOUNT = 0.8
@@ -32,7 +32,8 @@ def q_of(critics, obs, action):
 @jax.jit
 def train(key, data: Transition):
     """1,500 updates from scratch; one compiled program for every probe."""
-    ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], data), data.reward.shape[0]), data)
+    rows = Row(data)
+    ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], rows), data.reward.shape[0]), rows)
     sources = Sources(lambda k: replay.sample(k, ring, 128), None)
     params = AGENT.init(jax.random.fold_in(key, 0))
     keys = jax.random.split(jax.random.fold_in(key, 1), 1_500)
@@ -66,7 +67,7 @@ def test_first_update_equals_numpy():
     ended = jnp.arange(16) % 3 == 0
     batch = Transition(f(16, 1), jnp.tanh(f(16, 1)), f(16), f(16, 1), ended, ~ended)
     key = jax.random.key(7)
-    after, metrics = jax.jit(lambda p: agent.update(key, p, Sources(lambda k: batch, None)))(params)
+    after, metrics = jax.jit(lambda p: agent.update(key, p, Sources(lambda k: Row(batch), None)))(params)
 
     def dense(p, x, i):
         return x @ np.asarray(p[f"layer_{i}"]["kernel"], np.float64) + np.asarray(p[f"layer_{i}"]["bias"], np.float64)
@@ -88,7 +89,8 @@ def test_first_update_equals_numpy():
         return np.tanh(u), density.sum(-1)
 
     obs, action, reward, next_obs = (np.asarray(x, np.float64) for x in batch[:4])
-    _, key_next, key_actor = jax.random.split(key, 3)
+    _, key_targets, key_actor = jax.random.split(key, 3)
+    key_next, key_actor = jax.random.split(key_targets, 3)[0], jax.random.split(key_actor)[0]
     a, log_prob = pi(next_obs, key_next)
     y = reward + 0.9 * (1 - np.asarray(ended)) * (q(params.targets, next_obs, a).min(0) - 0.3 * log_prob)
     j_q = 0.5 * ((q(params.critics.params, obs, action) - y) ** 2).mean(-1).sum()
@@ -109,7 +111,7 @@ def test_knobs_are_leaves_that_vmap_sweeps():
     rates = jnp.array([0.0, 1e-3, 1e-2])
     swept = jax.vmap(lambda rate: params._replace(knobs=params.knobs._replace(learning_rate=rate)))(rates)
     batch = jax.tree.map(lambda x: x[:32], experience("action"))
-    update = jax.vmap(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: batch, None))[0])
+    update = jax.vmap(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: Row(batch), None))[0])
     after = jax.jit(update)(swept)
     moved = [
         max(
@@ -125,7 +127,7 @@ def test_targets_start_equal_to_the_critics_and_layer_norm_is_an_option():
     params = AGENT.init(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, params.critics.params, params.targets)
     assert not np.allclose(*params.critics.params["layer_0"]["kernel"])  # the twins differ
-    normed = make_sac(SPEC, SACConfig(hidden=(8,), critic_layer_norm=True)).init(jax.random.key(0))
+    normed = make_sac(SPEC, SACConfig(hidden=(8,), critic=CriticConfig(layer_norm=True))).init(jax.random.key(0))
     assert "norm_0" in normed.critics.params and "norm_0" not in normed.actor.params
 
 
@@ -133,6 +135,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
     params = AGENT.init(jax.random.key(0))
     batch = jax.tree.map(lambda x: x[:32], experience("action"))
     batch = batch._replace(reward=batch.reward.at[3].set(jnp.nan))
-    after, metrics = jax.jit(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: batch, None)))(params)
+    after, metrics = jax.jit(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: Row(batch), None)))(params)
     jax.tree.map(np.testing.assert_array_equal, after.critics.params, params.critics.params)
     assert float(metrics["critic/skipped_steps"]) == 1
