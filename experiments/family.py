@@ -1,9 +1,9 @@
 """The family on equal terms: every preset on four worlds, five seeds, the same real steps and updates per step.
 
 Off-policy presets take their own settings but for the budget: 1,000 real steps, 100 of them at random, 10 updates per
-step after that, a fit every 100 steps. On-policy presets in a model fit after 500 steps and again at the end of the
-budget; model-free on-policy ones learn on 250 at a time. No preset was tuned for this table, and 1,000 steps are few:
-it says how quickly each starts to learn, not how well it ends.
+step after that, a fit every 100 steps. On-policy presets in a model fit at 550 and at 1,000 steps, planners at 100 and
+550; model-free on-policy ones learn on 250 steps at a time, 1,010 in all. No preset was tuned for this table, and 1,000
+steps are few: it says how quickly each starts to learn, not how well it ends.
 
 Scores are those of the last evaluation (16 episodes), as interquartile means over seeds (the middle three of five) with
 95 % percentile bootstrap intervals; seconds are of whole runs, compilation (cached after the first seed) included.

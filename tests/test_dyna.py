@@ -118,6 +118,6 @@ def test_a_budget_of_divergence_bounds_what_an_epoch_changes():
     moved = float(agent.divergence(before.agent, after.agent, obs))
     assert 0 < moved <= 0.04  # 0.02 on a sample of these states
     assert 0 < int(after.counts.updates) < 20
-    assert round(20 * float(metrics["improve/agreed"])) == int(after.counts.updates)
+    assert round(20 * float(metrics["improve/done"])) == int(after.counts.updates)
     free = dataclasses.replace(config, agent=dataclasses.replace(config.agent, kl_budget=None))
     assert int(jax.jit(build(free).epoch)(before, jnp.int32(3))[0].counts.updates) == 20

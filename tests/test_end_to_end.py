@@ -141,7 +141,7 @@ def test_presets_build_and_take_an_epoch_in_the_abstract():
     from branchax.presets import PRESETS, preset
 
     for name in PRESETS:
-        config = preset(name, "classic/pendulum")
+        config = PRESETS[name] if PRESETS[name].discrete else preset(name, "classic/pendulum")
         program = build(config)
         state = jax.eval_shape(program.init, jax.random.key(0))
         after, _ = jax.eval_shape(program.epoch, state, jnp.int32(config.rollout.longest()))

@@ -139,7 +139,7 @@ def test_improving_stops_once_fewer_models_agree_than_asked():
 
     count, metrics = run(0.5)(zero, twelve)
     assert int(count) == 6  # the third look finds one in three; the three pairs of keys after it do nothing
-    np.testing.assert_array_equal(metrics["improve/agreed"], [1] * 6 + [0] * 6)
+    np.testing.assert_array_equal(metrics["improve/done"], [1] * 6 + [0] * 6)
     np.testing.assert_array_equal(metrics["count"], [0, 1, 2, 3, 4, 5] + [4, 5] * 3)
     assert int(run(0.3)(zero, twelve)[0]) == 12
 
@@ -149,7 +149,7 @@ def test_me_trpo_runs_and_says_what_share_of_its_updates_was_done():
     rollout = dataclasses.replace(TINY.rollout, validate_every=2, validate_share=1.0, horizon_end=None)
     init, epoch = compiled(build(dataclasses.replace(TINY, rollout=rollout)))
     state, metrics = epoch(init(keys(0)), jnp.int32(3))
-    agreed = float(metrics["improve/agreed"][0])
+    agreed = float(metrics["improve/done"][0])
     assert agreed in (0.5, 1.0) and int(state.counts.updates[0]) == 4 * agreed
 
 

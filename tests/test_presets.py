@@ -23,7 +23,9 @@ def test_is_valid_on_every_world_whose_actions_it_takes(name):
             check(config)
             taken += 1
         else:
-            with pytest.raises(ConfigError, match=r"^(agent.kind|world): .* is not possible.*; allowed: "):
+            with pytest.raises(
+                ConfigError, match=r"^(agent.kind|agent.through_model|world): .* is not possible.*; allowed: "
+            ):
                 check(config)
     assert taken >= 2
 

@@ -17,11 +17,11 @@ def test_a_budget_holds_because_the_update_that_breaks_it_is_undone():
     run = until(count, within(lambda old, new: new - old, 4.5), jnp.float32(10.0), every=1, undo=True)
     params, metrics = jax.jit(run)(jnp.float32(10.0), KEYS)
     assert float(params) == 14.0
-    np.testing.assert_array_equal(metrics["improve/agreed"], [1.0] * 4 + [0.0] * 8)
+    np.testing.assert_array_equal(metrics["improve/done"], [1.0] * 4 + [0.0] * 8)
 
 
 def test_a_budget_that_is_never_reached_changes_nothing():
     run = until(count, within(lambda old, new: new - old, 99.0), jnp.float32(0.0), every=1, undo=True)
     params, metrics = jax.jit(run)(jnp.float32(0.0), KEYS)
-    assert float(params) == 12.0 and bool((metrics["improve/agreed"] == 1.0).all())
+    assert float(params) == 12.0 and bool((metrics["improve/done"] == 1.0).all())
     np.testing.assert_array_equal(metrics["at"], np.arange(1.0, 13.0))

@@ -484,7 +484,7 @@ class Config:
     @property
     def explored(self) -> int:
         """Steps before the first epoch."""
-        return 0 if self.dataset else self.explore_steps
+        return self.explore_steps if self.dataset is None else 0
 
     @property
     def real_rows(self) -> int:
@@ -570,6 +570,11 @@ def check_actions(config: Config, discrete: bool) -> None:
     """Raises `ConfigError` unless the agent can act in a world whose actions are discrete, or are not."""
     if config.discrete is None or config.discrete == discrete:
         return
+    if isinstance(config.agent, SACConfig):
+        raise ConfigError(
+            f"agent.through_model: True is not possible on {config.world}; allowed: False, as discrete actions have no"
+            " derivative"
+        )
     kind, others = ("discrete", "dqn, dyna, sac, mbpo, ppo") if discrete else ("continuous", "mbpo, sac, td3, ppo")
     raise ConfigError(
         f"agent.kind: {config.agent.kind} is not possible on {config.world}, whose actions are {kind}; allowed: agents"
@@ -649,7 +654,7 @@ def _check_model(config: Config, need: Need) -> None:
     (low, high), learned = config.rollout.ramp, config.model.kind == "ensemble"
     need(config.model.elites <= config.model.members, "model.elites", f"<= model.members = {config.model.members}")
     need(
-        not isinstance(config.agent, CRITIC_AGENTS) or config.stores_imagined or config.looks_ahead,
+        not isinstance(config.agent, OFF_POLICY) or config.stores_imagined or config.looks_ahead,
         "real_fraction",
         "small enough to leave imagined rows in the batch (model-free: rollout.horizon 0)",
     )
@@ -658,6 +663,11 @@ def _check_model(config: Config, need: Need) -> None:
         "explore_steps",
         f">= {2 * config.model.holdout_every}, so that the first fit has rows to train on and to hold out",
     )
+    if config.dataset is not None:
+        least = 2 * config.model.holdout_every
+        enough = (config.replay_capacity or LARGEST) >= least
+        need(enough, "dataset", f"at least {least} transitions to keep, so that there are some to hold out")
+        need(config.model.kind != "oracle", "dataset", "unset with the oracle: a file holds no simulator states")
     need(
         config.rollout.horizon_end is None or high > low,
         "rollout.ramp",
@@ -680,16 +690,20 @@ def _check_model(config: Config, need: Need) -> None:
         "ensemble or oracle: a table has no gradient",
     )
     need(
-        config.rollout.first_action == "policy" or config.rollout.start == "replay",
+        config.rollout.first_action == "policy" or (config.rollout.start == "replay" and config.stores_imagined),
         "rollout.first_action",
-        "policy, because rollouts off initial states replay no action",
+        "policy, but for rollouts off replayed states into a buffer",
     )
-    uncertain = config.rollout.gate != "none" or config.rollout.penalty > 0
-    need(
-        not uncertain or config.model.kind != "oracle",
-        "rollout.gate" if config.rollout.gate != "none" else "rollout.penalty",
-        "none of it: the oracle is certain",
-    )
+    gated, ensemble = config.rollout.gate != "none", config.model.kind == "ensemble"
+    if gated or config.rollout.penalty > 0:
+        field, off = ("rollout.gate", "none") if gated else ("rollout.penalty", "0")
+        need(config.model.kind != "oracle", field, f"{off}: the oracle is certain")
+        used = config.stores_imagined or config.on_policy
+        need(used, field, f"{off}: only rollouts into a buffer, or an on-policy agent's, are gated and penalised")
+        several = not ensemble or config.model.elites > 1 or config.model.uncertainty == "max_std"
+        need(several, "model.elites", f">= 2 for {field}: a single one never disagrees with itself")
+    whole = config.rollout.gate != "rank" or not config.on_policy
+    need(whole, "rollout.gate", "none or threshold: an on-policy agent's rollouts must not have holes")
 
 
 def _check_agent(config: Config, need: Need) -> None:
@@ -724,6 +738,10 @@ def _check_agent(config: Config, need: Need) -> None:
         horizon = config.collect_steps // config.parallel_worlds if config.model_free else config.rollout.longest()
         rows = horizon * (config.parallel_worlds if config.model_free else config.rollouts)
         need(agent.minibatches <= rows, "agent.minibatches", f"<= the {rows} steps of an update")
+        several = agent.kl_budget is None or not config.model_free
+        need(
+            several, "agent.kl_budget", "unset: model-free, a collection brings one update (agent.kl_stop bounds that)"
+        )
         one_rule = agent.kl_budget is None or every is None
         need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: one of the two ends a round's updates")
 

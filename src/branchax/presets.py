@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from branchax.config import (
+    CRITIC_AGENTS,
     Config,
     ConfigError,
     CriticConfig,
@@ -263,7 +264,7 @@ def preset(name: str, world: str | None = None) -> Config:
         raise ConfigError(f"preset: {name!r} is unknown{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
     config = PRESETS[name]
     applies = {
-        "updates_per_step": not config.on_policy,
+        "updates_per_step": isinstance(config.agent, CRITIC_AGENTS),
         "agent": isinstance(config.agent, SACConfig),
         "rollout": config.stores_imagined and config.rollout.horizon == 1,
     }

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from branchax import replay
 from branchax.agents.base import Agent, Ahead, Sources
 from branchax.agents.until import until, while_agreed, within
-from branchax.config import Config, PolicyGradientConfig
+from branchax.config import Config
 from branchax.distributions import one_hot
 from branchax.dynamics.base import Dynamics, assign_members
 from branchax.dynamics.uncertainty import gate
@@ -228,24 +228,23 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         count = config.updates_per_round // agent.counts
         update = lambda params, k: agent.update(k, params, draws)  # noqa: E731
         improve_all = lambda params, keys: jax.lax.scan(update, params, keys)  # noqa: E731
-        budget = config.agent.kl_budget if isinstance(config.agent, PolicyGradientConfig) else None
         if dynamics is not None and config.rollout.validate_every is not None:
             key, key_look = jax.random.split(key)
             returns_of = functools.partial(member_returns, key_look, state, dynamics, horizon)
             look = while_agreed(returns_of, config.rollout.validate_share)
             improve_all = until(update, look, returns_of(state.agent), config.rollout.validate_every, undo=False)
-        elif budget is not None:
+        elif agent.divergence is not None and agent.budget is not None:
             key, key_look = jax.random.split(key)
-            assert agent.divergence is not None
             obs = replay.sample(key_look, state.real, config.batch_size).transition.obs
             moved = agent.divergence
-            look = within(lambda old, new: moved(old, new, obs), budget)
+            look = within(lambda old, new: moved(old, new, obs), agent.budget)
             improve_all = until(update, look, state.agent, every=1, undo=True)
         params, metrics = improve_all(state.agent, jax.random.split(key, count))
-        done = metrics.get("improve/agreed", jnp.ones(count))  # 0 for the updates that were left out
+        done = metrics.get("improve/done", jnp.ones(count))  # 0 for the updates that were left out
         counts = state.counts._replace(updates=state.counts.updates + agent.counts * done.sum().astype(jnp.int32))
-        if agent.on_policy and dynamics is not None:
-            steps = (done * metrics["imagine/steps"]).astype(jnp.uint32).sum()
+        taken = metrics.get("imagine/steps" if agent.on_policy else "ahead/steps")
+        if dynamics is not None and taken is not None:
+            steps = (done * taken).astype(jnp.uint32).sum()
             counts = counts._replace(model_steps=counts.model_steps + steps)
         return state._replace(agent=params, counts=counts), metrics
 

@@ -47,3 +47,4 @@ class Agent(NamedTuple):
     memory: Callable[[Any], Any] | None = None  # P -> what the policy carries at the start of an episode, unbatched
     # (P before, P after, obs [B, D]) -> [] nats: how far the policy moved on average; None: it cannot tell
     divergence: Callable[[Any, Any, jax.Array], jax.Array] | None = None
+    budget: float | None = None  # nats that it may move by between two collections

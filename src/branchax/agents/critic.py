@@ -7,7 +7,7 @@ V(s') comes from the target critics' values V_c(s'), by the least of them (clipp
 arXiv:1802.09477) or of a random few (REDQ: Chen et al. 2021, arXiv:2101.05982). A truncated transition bootstraps like
 any other: only `terminated` ends the value. With a model, y can look ahead before it bootstraps:
 
-    mve     y = r + gamma (1 - terminated) sum_{i < H} gamma^i r_i + gamma^H V(s_H), one elite to a row, and the
+    mve     y = r + gamma (1 - terminated) [sum_{i < H} gamma^i r_i + gamma^H V(s_H)], one elite to a row, and the
             imagined states are learned on as well, with what is left of the horizon (TD-k)
                                                                           (Feinberg et al. 2018, arXiv:1803.00101)
     steve   y = sum_h w_h mean(T_h), w_h proportional to 1 / var(T_h), with T_h the same sum over h <= H steps, in each
@@ -54,6 +54,7 @@ class Targets(NamedTuple):
     action: jax.Array
     y: jax.Array
     weight: jax.Array
+    steps: jax.Array | None = None  # [] model steps that they took, if they looked ahead
 
 
 def make_critic(in_size: int, hidden: tuple[int, ...], config: CriticConfig) -> Critic:
@@ -121,17 +122,19 @@ def make_targets(
         trajectory = in_every_elite(key_model, row, sources.ahead, backup.act)
         start = jnp.broadcast_to(t.next_obs, (*trajectory.valid.shape[::2], *t.next_obs.shape[1:]))
         states = jnp.concatenate([start[:, None], trajectory.transition.next_obs], 1)  # [n, H + 1, B, D]
-        return Targets(t.obs, t.action, back(steve(trajectory, backup.value(key_value, states), discount)), ones)
+        y = back(steve(trajectory, backup.value(key_value, states), discount))
+        return Targets(t.obs, t.action, y, ones, trajectory.valid.sum().astype(ones.dtype))
     trajectory = in_one_elite(key_model, row, sources.ahead, backup.act)
     imagined = trajectory.transition
     q = bootstrapped(trajectory, pessimist(imagined.next_obs), trajectory.extras, discount)  # [H, B]
     real = Targets(t.obs, t.action, back(trajectory.extras[0] + q[0]), ones)
+    steps = trajectory.valid.sum().astype(ones.dtype)
     if not config.td_k:
-        return real
+        return real._replace(steps=steps)
     weight = trajectory.valid & ~t.terminated
     more = Targets(imagined.obs, imagined.action, q, weight.astype(ones.dtype))
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), more)
-    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), real, flat)
+    return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), real, flat)._replace(steps=steps)
 
 
 def in_one_elite(key: Key, row: Row, ahead: Ahead, act: Act, after: bool = True) -> Trajectory:
@@ -194,4 +197,4 @@ def regress(
         "critic/q_max": q.max(),
         "critic/skipped_steps": skipped(critics),
     }
-    return critics, metrics
+    return critics, metrics if targets.steps is None else metrics | {"ahead/steps": targets.steps}

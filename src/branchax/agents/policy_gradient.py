@@ -179,7 +179,7 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
         assert kl is not None
         return kl(*(policy.apply(agent.policy.params, obs) for agent in (before, after))).mean()
 
-    return Agent(init, act, mode, update, on_policy=True, divergence=divergence)
+    return Agent(init, act, mode, update, on_policy=True, divergence=divergence, budget=config.kl_budget)
 
 
 def standardise(x: jax.Array, weight: jax.Array) -> jax.Array:

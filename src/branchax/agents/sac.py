@@ -6,7 +6,10 @@
 
 With discrete actions the expectations over a are exact (Christodoulou 2019, arXiv:1910.07207):
 
-    V(s)    = sum_a pi(a | s) (min_c Qbar_c(s, a) - alpha log pi(a | s))        J_pi = E [ -V(s), with Q for Qbar ]
+    V(s)    = min_c sum_a pi(a | s) (Qbar_c(s, a) - alpha log pi(a | s))        J_pi = E [ -V(s), with Q for Qbar ]
+
+(there with the least inside the sum). Of more than two critics, J_pi takes the mean instead of the least, as REDQ and
+STEVE do.
 
 `through_model` lets the model take part in the actor's gradient (Amos et al. 2021, arXiv:2008.12775, eq. 5):
 
@@ -130,17 +133,18 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
 
     def objective(
         key: Key, actor: Params, critics: Params, row: Row, alpha: jax.Array, discount: jax.Array, sources: Sources
-    ) -> tuple[jax.Array, jax.Array]:
-        """-J_pi and the entropy at the rows' states, []."""
-        key_here, key_ahead = jax.random.split(key)
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """-J_pi, the entropy at the rows' states, and the model steps that were taken, []."""
+        key_here, key_ahead, key_last = jax.random.split(key, 3)
         here, entropy = value(key_here, actor, critics, row.transition.obs, alpha)
+        settle = (lambda v: v.min(0)) if config.critic.members <= 2 else (lambda v: v.mean(0))
         if not config.through_model:
-            return here.min(0).mean(), entropy.mean()
+            return settle(here).mean(), entropy.mean(), jnp.zeros(())
         assert sources.ahead is not None, "a gradient through the model needs one"
         trajectory = in_one_elite(key_ahead, row, sources.ahead, soft_act(actor, alpha), after=False)
-        last, _ = value(key_here, actor, critics, trajectory.transition.next_obs, alpha)
-        q = bootstrapped(trajectory, last.min(0), trajectory.extras, discount)
-        return (trajectory.extras[0] + q[0]).mean(), entropy.mean()
+        last, _ = value(key_last, actor, critics, trajectory.transition.next_obs, alpha)
+        q = bootstrapped(trajectory, settle(last), trajectory.extras, discount)
+        return (trajectory.extras[0] + q[0]).mean(), entropy.mean(), trajectory.valid.sum().astype(jnp.float32)
 
     def update(key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Metrics]:
         key_batch, key_targets, key_actor = jax.random.split(key, 3)
@@ -153,11 +157,11 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
         goal = make_targets(key_targets, row, sources, backup, config.critic, knobs.discount)
         critics, metrics = regress(critic.values, agent.critics, goal, optimizer, knobs.learning_rate)
 
-        def actor_loss(actor: Params) -> tuple[jax.Array, jax.Array]:
-            total, entropy = objective(key_actor, actor, critics.params, row, alpha, knobs.discount, sources)
-            return -total, entropy
+        def actor_loss(actor: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+            total, entropy, steps = objective(key_actor, actor, critics.params, row, alpha, knobs.discount, sources)
+            return -total, (entropy, steps)
 
-        (j_pi, entropy), gradient = jax.value_and_grad(actor_loss, has_aux=True)(agent.actor.params)
+        (j_pi, (entropy, steps)), gradient = jax.value_and_grad(actor_loss, has_aux=True)(agent.actor.params)
         actor = optimizer.step(agent.actor, gradient, knobs.learning_rate)
 
         log_alpha = agent.log_alpha
@@ -166,6 +170,8 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
             log_alpha = optimizer.step(log_alpha, gradient, knobs.learning_rate)
 
         targets = optax.incremental_update(critics.params, agent.targets, knobs.tau)
+        if config.through_model:
+            metrics["ahead/steps"] = metrics.get("ahead/steps", 0.0) + steps
         metrics |= {
             "policy/loss": j_pi,
             "policy/entropy": entropy,

@@ -20,7 +20,7 @@ def until(
     """A scan of `update` over keys [N], N a multiple of `every`, that takes a `look` after each `every` of them.
 
     Once it says stop, the rest of the keys do nothing; with `undo`, the updates since the last look are taken back too.
-    `improve/agreed` is the share of updates done; the other metrics of those left out repeat the last ones.
+    `improve/done` is the share of updates done; the other metrics of those left out repeat the last ones.
     """
 
     def run(params: Any, keys: Key) -> tuple[Any, Metrics]:
@@ -36,7 +36,7 @@ def until(
             going = carry[2]
             carry = jax.lax.cond(going, advance, lambda carry, keys: carry, carry, keys)
             done = going & carry[2] if undo else going
-            return carry, carry[3] | {"improve/agreed": jnp.broadcast_to(done.astype(jnp.float32), (every,))}
+            return carry, carry[3] | {"improve/done": jnp.broadcast_to(done.astype(jnp.float32), (every,))}
 
         chunks = keys.reshape(-1, every)
         blank = jax.eval_shape(lambda: jax.lax.scan(update, params, chunks[0])[1])

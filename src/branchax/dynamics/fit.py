@@ -111,10 +111,11 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros(config.members)) / count
 
     def calibrated(model: Ensemble, ring: Ring) -> Metrics:
-        """`uncertainty.calibration` on (at most so many) held-out rows."""
+        """`uncertainty.calibration` on held-out rows, at most so many, spread over all of them."""
         _, count = replay.split_sizes(ring, config.holdout_every)
         block = jnp.arange(HOLDOUT_CHUNK)
-        slot = replay.holdout_slot(jnp.minimum(block, count - 1), config.holdout_every)
+        spread = block * jnp.maximum(count // HOLDOUT_CHUNK, 1)
+        slot = replay.holdout_slot(jnp.minimum(spread, count - 1), config.holdout_every)
         x, y, _ = prepare(model.scales, replay.take(ring, slot).transition)
         each = ensemble.predict_all(net, model, x)
         return uncertainty.calibration(each.mean, each.log_var, y, block < count)

@@ -107,9 +107,10 @@ def calibration(mean: jax.Array, log_var: jax.Array, y: jax.Array, keep: jax.Arr
 
     With F_i the mixture's cumulative distribution of entry i, z = F_i(y_i) is uniform if it is calibrated, so
 
-        ece          mean over p = 0.05 .. 0.95 of |share of z below p  -  p|          (Kuleshov et al. 2018, eq. 9)
+        ece          mean over p = 0.05 .. 0.95 and over entries of |share of z below p  -  p|
+                     (Kuleshov et al. 2018, arXiv:1807.00263, section 3.5, there the squares)
         coverage_90  share of z within [0.05, 0.95]
-        nll          -mean log p(y), in nats per entry
+        nll          -mean log p(y), in nats per standardised entry (epochs, standardised anew, do not quite compare)
 
     Args:
       mean: [n, N, F].
@@ -124,12 +125,12 @@ def calibration(mean: jax.Array, log_var: jax.Array, y: jax.Array, keep: jax.Arr
     weight = keep.astype(y.dtype) / jnp.maximum(keep.sum(), 1)
 
     def share(holds: jax.Array) -> jax.Array:
-        return (weight * holds.mean(-1)).sum()
+        return weight @ holds.astype(y.dtype)  # [F]
 
     levels = jnp.linspace(0.05, 0.95, 19)
     gaps = jax.vmap(lambda p: jnp.abs(share(z <= p) - p))(levels)
     return {
         "model/nll": (weight * nll).sum(),
         "model/ece": gaps.mean(),
-        "model/coverage_90": share((z >= 0.05) & (z <= 0.95)),
+        "model/coverage_90": share((z >= 0.05) & (z <= 0.95)).mean(),
     }

@@ -55,18 +55,17 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
       ConfigError: when it cannot be read, lacks a field, or fields differ in length.
     """
     try:
-        opened = np.load(path, allow_pickle=False)
-        if isinstance(opened, np.ndarray):
-            raise ConfigError(f"dataset: {path} is one array; allowed: an .npz file of several")
-        with opened as file:
+        if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and say so
+            Path(path).open("rb").close()
+            raise ConfigError(f"dataset: {path} is no .npz file; allowed: what numpy.savez writes")
+        with np.load(path, allow_pickle=False) as file:
             found = {ours: next((file[n] for n in names if n in file), None) for ours, names in NAMES.items()}
             known = list(file)
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise ConfigError(f"dataset: cannot read {path}: {error}") from error
-    except ValueError as error:  # of ConfigError, too
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"dataset: cannot read {path}: {error}") from error
+    except ConfigError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        said = "it holds Python objects" if "pickle" in str(error) else error
+        raise ConfigError(f"dataset: cannot read {path}: {said}") from error
     for ours, (name, *_) in NAMES.items():
         if found[ours] is None and ours != "truncated":
             raise ConfigError(f"dataset: {path} has no {name}{nearest(name, known)}; it holds: {', '.join(known)}")
@@ -107,11 +106,18 @@ def load(path: str | Path, spec: WorldSpec) -> Transition:
         name, array = NAMES[ours][0], arrays[ours]
         if array.shape != shape:
             raise ConfigError(f"dataset: {name} of {path} has shape {array.shape}; {spec.name} needs {shape}")
-        if not np.issubdtype(array.dtype, np.number) and array.dtype != bool:
-            raise ConfigError(f"dataset: {name} of {path} holds {array.dtype}; allowed: numbers")
-        if not np.isfinite(array).all():
-            row = int(np.argwhere(~np.isfinite(array))[0, 0])
-            raise ConfigError(f"dataset: {name} of {path} is not finite in row {row}")
+        if array.dtype.kind not in "biuf":
+            raise ConfigError(f"dataset: {name} of {path} holds {array.dtype}; allowed: real numbers")
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(array.astype(np.float32))  # what a float64 holds may be infinite here
+        if bad.any():
+            raise ConfigError(f"dataset: {name} of {path} is not finite in row {int(np.argwhere(bad)[0, 0])}")
+        if ours in ("terminated", "truncated") and not np.isin(array, (0, 1)).all():
+            raise ConfigError(f"dataset: {name} of {path} must be 0 or 1")
+    for ours in ("action",) * spec.discrete + ("obs", "next_obs") * spec.tabular:
+        if not ((arrays[ours] == 0) | (arrays[ours] == 1)).all() or not (arrays[ours].sum(-1) == 1).all():
+            raise ConfigError(f"dataset: {NAMES[ours][0]} of {path} must be one-hot, as {spec.name} has them")
+    arrays["truncated"] = arrays["truncated"].astype(bool) & ~arrays["terminated"].astype(bool)
     if not spec.discrete and np.abs(arrays["action"]).max() > 1 + 1e-5:
         largest = np.abs(arrays["action"]).max()
         raise ConfigError(f"dataset: actions of {path} reach {largest:.3g}; allowed: -1 to 1, the actuators' range")

@@ -57,6 +57,8 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
 
 def _own(name: str, options: dict[str, Any]) -> World:
     """What `function` of `module` returns, for `module:function`; its module is looked for where one works, too."""
+    import jax
+
     from branchax.config import ConfigError, nearest
     from branchax.worlds.base import World
 
@@ -64,21 +66,40 @@ def _own(name: str, options: dict[str, Any]) -> World:
     sys.path.insert(0, str(Path.cwd()))
     try:
         found = importlib.import_module(module)
-    except ImportError as error:
-        raise ConfigError(f"world: {name!r} cannot be imported: {error}") from error
+    except Exception as error:  # whatever someone else's module raises
+        raise ConfigError(f"world: {name!r} cannot be imported: {type(error).__name__}: {error}") from error
     finally:
         sys.path.pop(0)
     make_own = getattr(found, function, None)
     if not callable(make_own):
-        known = [x for x in vars(found) if not x.startswith("_")]
+        known = [x for x, value in vars(found).items() if callable(value) and not x.startswith("_")]
         raise ConfigError(
             f"world: {name!r} is unknown: {module} has no function {function!r}{nearest(function, known)}"
         )
-    world = make_own(**options)
+    try:
+        world = make_own(**options)
+    except Exception as error:
+        given = f" with {', '.join(options)}" if options else ""
+        raise ConfigError(f"world: {name!r} cannot be made{given}: {type(error).__name__}: {error}") from error
     if not isinstance(world, World):
         raise ConfigError(
             f"world: {name!r} returned {type(world).__name__}; allowed: a World (`worlds.base.make_world`)"
         )
+    spec, key = world.spec, jax.random.key(0)
+    try:
+        state = jax.eval_shape(world.reset, key)
+        action = jax.ShapeDtypeStruct((spec.action_size,), "float32")
+        after, t = jax.eval_shape(world.step, key, state, action)
+    except Exception as error:
+        raise ConfigError(f"world: {name!r} cannot take a step: {type(error).__name__}: {error}") from error
+    sizes = {"obs": (state.obs, (spec.obs_size,)), "next_obs": (t.next_obs, (spec.obs_size,)), "reward": (t.reward, ())}
+    for field, (x, shape) in {**sizes, "terminated": (t.terminated, ())}.items():
+        kind = "bool" if field == "terminated" else "float32"
+        if x.shape != shape or x.dtype != kind:
+            raise ConfigError(f"world: {name!r} has {field} {x.dtype}{list(x.shape)}; allowed: {kind}{list(shape)}")
+    like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
+    if like(after) != like(state):
+        raise ConfigError(f"world: {name!r} has a state after a step of other shapes or dtypes than after a reset")
     return world
 
 
