@@ -61,6 +61,26 @@ REFUSED = [
     (MBPO, {"rollout__horizon_end": 5}, ["rollout.ramp: (0, 0)", "rising order"]),
     (MBPO, {"rollout__horizon": 4, "rollout__horizon_end": 2, "rollout__ramp": (0, 9)}, ["_end: 2", "horizon = 4"]),
     (MBPO, {"model__weight_decay": ()}, ["model.weight_decay: ()", "at least one"]),
+    # the family
+    (PRESETS["mve"], {"rollout__horizon": 0}, ["rollout.horizon: 0", "look ahead"]),
+    (PRESETS["mve"], {"rollout__gate": "rank"}, ["rollout.gate: rank", "none", "into a buffer"]),
+    (PRESETS["steve"], {"rollout__penalty": 1.0}, ["rollout.penalty: 1", "into a buffer"]),
+    (PRESETS["oracle_mve"], {"real_fraction": 0.5}, ["real_fraction: 0.5", "simulator states"]),
+    (PRESETS["oracle_mbpo"], {"rollout__gate": "threshold"}, ["rollout.gate: threshold", "the oracle is certain"]),
+    (PRESETS["m2ac"], {"model__elites": 1}, ["model.elites: 1", ">= 2"]),
+    (PRESETS["mbppo"], {"rollout__gate": "rank"}, ["rollout.gate: rank", "holes"]),
+    (PRESETS["mbppo"], {"rollout__first_action": "replayed"}, ["rollout.first_action: replayed", "policy"]),
+    (PRESETS["mbppo"], {"rollout__validate_every": 5}, ["agent.kl_budget: 1.0", "rollout.validate_every"]),
+    (PRESETS["ppo"], {"agent__kl_budget": 0.1}, ["agent.kl_budget: 0.1", "model-free"]),
+    (PRESETS["redq"], {"agent__critic__subset": 11}, ["agent.critic.subset: 11", "<= agent.critic.members = 10"]),
+    (PRESETS["td3"], {"updates_per_step": 3.0}, ["updates_per_step: 3", "multiple of 2", "agent.policy_delay"]),
+    (PRESETS["svg"], {"world": "classic/acrobot"}, ["agent.through_model: True", "no derivative"]),
+    (PRESETS["q_learning"], {"rollout__horizon": 1}, ["real_fraction: 1", "imagined rows"]),
+    (PRESETS["q_learning"], {"updates_per_step": 2.0}, ["updates_per_step: 2", "each real step is learned once"]),
+    (PRESETS["oracle_mbpo"], {"dataset": "x.npz"}, ["dataset: x.npz", "no simulator states"]),
+    (PRESETS["mopo"], {"dataset": "x.npz", "replay_capacity": 9, "batch_size": 8}, ["dataset: x.npz", "at least 10"]),
+    (PRESETS["ppo"], {"dataset": "x.npz"}, ["dataset: x.npz", "just collected"]),
+    (PRESETS["pets"], {"agent__elites": 101}, ["agent.elites: 101", "<= agent.candidates = 100"]),
 ]  # fmt: skip
 
 

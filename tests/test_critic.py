@@ -137,3 +137,15 @@ def test_the_gradient_through_the_model_is_that_of_the_return():
     keys = jax.random.split(jax.random.key(1), 300)
     after, _ = jax.lax.scan(step, params._replace(knobs=params.knobs._replace(target_entropy=jnp.float32(-9.0))), keys)
     assert float(agent.mode(after, row.transition.obs[0])[0]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_objective_through_the_model_is_the_discounted_return_and_the_value_that_follows():
+    """Two steps in the discounting world: r_0 + gamma r_1, and there it ends; the critics have no part."""
+    world = PROBES["discounting"].world()
+    config = SACConfig(hidden=(8,), discount=0.8, through_model=True, init_temperature=1e-9, learn_temperature=False)
+    agent, row = make_sac(world.spec, config), experience(world)
+    first = jax.tree.map(lambda x: x[np.asarray(row.transition.obs[:, 0] < 0.5)], row)  # those at the start
+    sources = Sources(lambda key: first, None, ahead=ahead_of(world, 3))  # type: ignore[arg-type]
+    _, metrics = jax.jit(lambda p: agent.update(jax.random.key(1), p, sources))(agent.init(jax.random.key(0)))
+    assert float(metrics["policy/loss"]) == pytest.approx(-0.8, abs=1e-5)
+    assert float(metrics["ahead/steps"]) == 2 * first.transition.reward.shape[0]

@@ -65,6 +65,9 @@ BROKEN = {
     "rewards of .* is not finite in row 7": {"rewards": np.where(np.arange(50) == 7, np.nan, 0.0)},
     "next_observations of .* is not finite in row 0": {"next_observations": np.full((50, 3), np.inf)},
     "actions of .* reach 2": {"actions": np.full((50, 1), 2.0)},
+    "rewards of .* is not finite in row 2": {"rewards": np.where(np.arange(50) == 2, 1e300, 0.0)},
+    "rewards of .* holds complex128": {"rewards": np.full(50, 1j)},
+    "terminations of .* must be 0 or 1": {"terminations": np.full(50, 0.5)},
     "holds <U1": {"rewards": np.full(50, "x")},
 }
 
@@ -76,6 +79,8 @@ def test_refuses_what_does_not_fit(message, tmp_path):
 
 
 def test_refuses_numbers_that_are_no_actions(tmp_path):
+    with pytest.raises(ConfigError, match="must be one-hot"):
+        dataset.load(written(tmp_path / "b.npz", **arrays(DISCRETE)), DISCRETE)
     with pytest.raises(ConfigError, match="whole numbers from 0 to 1"):
         dataset.load(written(tmp_path / "a.npz", **arrays(DISCRETE, actions=np.arange(50))), DISCRETE)
 

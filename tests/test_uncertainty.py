@@ -125,6 +125,10 @@ def test_calibration_of_a_mixture_that_made_the_data_and_of_one_too_sure():
     assert float(good["model/ece"]) < 0.01 and float(good["model/coverage_90"]) == pytest.approx(0.9, abs=0.01)
     density = np.mean([stats.norm.pdf(y, mean[e], np.exp(0.5 * log_var[e])).prod(-1) for e in range(3)], 0)
     np.testing.assert_allclose(good["model/nll"], -np.log(density)[np.asarray(keep)].mean() / 2, rtol=1e-4)
+    # Doubt that is too large in one entry and too small in the other does not cancel.
+    apart = log_var[:1] + jnp.array([4.0, -4.0])
+    y_one = mean[0] + jnp.exp(0.5 * log_var[0]) * jnp.asarray(rng.normal(size=(count, 2)), jnp.float32)
+    assert float(uncertainty.calibration(mean[:1], apart, y_one, keep)["model/ece"]) > 0.15
     sure = uncertainty.calibration(mean[:1], log_var[:1] - 4.0, y, keep)
     assert float(sure["model/ece"]) > 0.1 and float(sure["model/coverage_90"]) < 0.6
 
