@@ -1,4 +1,7 @@
-"""The host loop: compile, then epoch after epoch; evaluate, log and save in between. Nothing under `jit` calls back."""
+"""The host loop: compile, then epoch after epoch; evaluate, log and save in between.
+
+Nothing under `jit` calls back, but for Gymnasium's worlds, whose simulators live on the host.
+"""
 
 from __future__ import annotations
 
