@@ -98,9 +98,15 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(9.0, 9.0), layout="constrained", dpi=150)
+    found = {world: scores for world, scores in found.items() if scores}
+    rows, columns = -(-len(found) // 2), min(len(found), 2)
+    most = max(len(scores) for scores in found.values())
+    figure = Figure(figsize=(2.0 + 4.0 * columns, 0.9 + rows * (0.8 + 0.16 * most)), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
-    for axes, (world, scores) in zip(figure.subplots(2, 2).ravel(), found.items(), strict=False):
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in panels[len(found) :]:
+        axes.set_visible(False)
+    for axes, (world, scores) in zip(panels, found.items(), strict=False):
         order = sorted(scores, key=lambda name: scores[name]["iqm"])
         for i, name in enumerate(order):
             s = scores[name]
