@@ -1,4 +1,4 @@
-"""The family on equal terms: every preset on four worlds, five seeds, the same real steps and updates per step.
+"""The family on equal terms: every preset on four worlds, five seeds at once, the same real steps and updates per step.
 
 Off-policy presets take their own settings but for the budget: 1,000 real steps, 100 of them at random, 10 updates per
 step after that, a fit every 100 steps. On-policy presets in a model fit at 550 and at 1,000 steps, planners at 100 and
@@ -6,7 +6,7 @@ step after that, a fit every 100 steps. On-policy presets in a model fit at 550 
 steps are few: it says how quickly each starts to learn, not how well it ends.
 
 Scores are those of the last evaluation (16 episodes), as interquartile means over seeds (the middle three of five) with
-95 % percentile bootstrap intervals; seconds are of whole runs, compilation (cached after the first seed) included.
+95 % percentile bootstrap intervals; seconds are of whole runs of five seeds at once, compilation included.
 
     python -m experiments.family                     # all of it, or what is missing of it
     python -m experiments.family classic/pendulum    # one world, to run several side by side
@@ -30,7 +30,7 @@ from branchax.host import rundir, runlog
 from branchax.presets import PRESETS, preset
 from experiments.harness import RESULTS, RUNS, publish, run
 
-SEEDS, STEPS = range(5), 1_000
+SEEDS, STEPS = 5, 1_000
 # What a random policy returns, and what counts as solved: the two ends of the figure's scale.
 WORLDS = {
     "classic/pendulum": (-1_200.0, -150.0),
@@ -44,7 +44,7 @@ LEFT_OUT = ("mbpo_paper", "dyna_q", "q_learning")
 
 def config_of(name: str, world: str) -> Config | None:
     """A preset with the budget of the table; None where it cannot act in the world or differentiate it."""
-    config = replace(preset(name, world), env_steps=STEPS, eval_every=1_000, checkpoint_every=1_000)
+    config = replace(preset(name, world), seeds=SEEDS, env_steps=STEPS, eval_every=1, checkpoint_every=1_000)
     if config.on_policy and config.model_free:
         config = replace(config, explore_steps=10, epoch_steps=250, collect_steps=250, parallel_worlds=10)
         config = replace(config, updates_per_step=1 / 250)
@@ -60,8 +60,8 @@ def config_of(name: str, world: str) -> Config | None:
     return config
 
 
-def directory_of(name: str, world: str, seed: int) -> str:
-    return f"family/{world.replace('/', '-')}_{name}_s{seed}_1"
+def directory_of(name: str, world: str) -> str:
+    return f"family/{world.replace('/', '-')}_{name}"
 
 
 def run_all(worlds: list[str]) -> None:
@@ -69,19 +69,16 @@ def run_all(worlds: list[str]) -> None:
     for name in PRESETS:
         for world in worlds:
             config = None if name in LEFT_OUT else config_of(name, world)
-            for seed in SEEDS if config is not None else ():
-                run(replace(config, seed=seed), directory_of(name, world, seed))
+            if config is not None:
+                run(config, directory_of(name, world))
 
 
 def score(name: str, world: str) -> dict[str, Any] | None:
-    """The last returns of the five seeds, their interquartile mean and its interval; None unless all five ran."""
-    returns, seconds = [], []
-    for seed in SEEDS:
-        rows = runlog.read(RUNS / directory_of(name, world, seed) / rundir.METRICS)
-        if not rows or rows[-1]["env_steps"] < STEPS:
-            return None
-        returns.append(rows[-1][runlog.RETURN])
-        seconds.append(rows[-1]["wall_s"])
+    """Last returns of the seeds, their interquartile mean and its interval; None unless they ran to the end."""
+    rows = runlog.read(RUNS / directory_of(name, world) / rundir.METRICS)[-SEEDS:]
+    if len(rows) < SEEDS or any(row["env_steps"] < STEPS for row in rows):
+        return None
+    returns = [row[runlog.RETURN] for row in rows]
     middle = lambda x, axis=-1: stats.trim_mean(x, 0.25, axis=axis)  # noqa: E731
     spread = stats.bootstrap((np.array(returns),), middle, method="percentile", rng=np.random.default_rng(0))
     interval = [float(spread.confidence_interval.low), float(spread.confidence_interval.high)]
@@ -89,7 +86,7 @@ def score(name: str, world: str) -> dict[str, Any] | None:
         "returns": returns,
         "iqm": float(middle(returns)),
         "interval": interval,
-        "seconds": float(np.median(seconds)),
+        "seconds": rows[-1]["wall_s"],
     }
 
 
@@ -161,7 +158,7 @@ def main() -> None:
     Console(width=160).print(table)
     draw(found, RESULTS / "family.png")
     configs = {f"{world} {name}": config_of(name, world) for world in WORLDS for name in found[world]}
-    directories = [RUNS / directory_of(n, w, s) for w in WORLDS for n in found[w] for s in SEEDS]
+    directories = [RUNS / directory_of(n, w) for w in WORLDS for n in found[w]]
     print("missing:", ", ".join(missing) or "nothing")
     print("written to", publish("family", {"worlds": found, "missing": missing}, configs, directories))
 

@@ -13,7 +13,12 @@ import pytest
 from branchax.config import with_field
 from branchax.host import cache
 
-cache.enable()
+
+def pytest_configure(config):
+    """The fast tests spend their time in compilation: code that is not optimised is ready in two thirds of the time."""
+    if config.option.markexpr == "not slow":
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_backend_optimization_level=0".strip()
+    cache.enable()
 
 
 @pytest.fixture

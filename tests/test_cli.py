@@ -8,6 +8,8 @@ import pytest
 from conftest import toy_program
 
 from branchax import __version__, cli
+from branchax.commands import base as commands_base
+from branchax.commands import train as command
 from branchax.config import to_dict
 from branchax.host import run as host
 from branchax.host import rundir, runlog
@@ -115,7 +117,7 @@ def test_the_worlds_own_settings_are_defaults_that_flags_win_over(started, monke
         config = preset(name)
         return config if world is None else dataclasses.replace(config, world=world, updates_per_step=3.0, seeds=2)
 
-    monkeypatch.setattr(cli, "preset", fake)
+    monkeypatch.setattr(command, "preset", fake)
     assert cli.main(["train", "mbpo", "--seeds", "4", "--world", "classic/lqr"]) == 0
     config = started[-1][0][0]
     assert (config.updates_per_step, config.seeds) == (3.0, 4)
@@ -137,7 +139,7 @@ def test_refuses_a_directory_in_use(capsys, tmp_path):
 
 
 def test_a_missing_brax_is_named_with_the_cure(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "_installed", lambda package: False)
+    monkeypatch.setattr(commands_base, "installed", lambda package: False)
     refuse(capsys, ["train", "mbpo"], "needs brax", "pip install brax==0.14.2")
     assert not list(tmp_path.iterdir())
 
@@ -198,14 +200,16 @@ def python(code):
 def test_answers_before_jax_is_loaded(argv):
     heavy = "{'jax', 'brax', 'mujoco', 'flax', 'numpy', 'matplotlib'}"
     code = f"import sys, branchax.cli; branchax.cli.main({argv!r}); print(sorted({heavy} & set(sys.modules)))"
-    fastest = 9.0
+    # Half a second here, as a multiple of what the parser of the command line takes, for machines are not alike.
+    ours, parser = [], []
     for _ in range(5):
         _, seconds, output, _ = python(code)
         assert output.splitlines()[-1] == "[]"
-        fastest = min(fastest, seconds)
-        if fastest < 0.5:
+        ours.append(seconds)
+        parser.append(python("import tyro")[1])
+        if min(ours) < 4 * min(parser):
             break
-    assert fastest < 0.5
+    assert min(ours) < 4 * min(parser)
 
 
 def test_importing_the_package_loads_no_jax():

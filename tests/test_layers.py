@@ -21,12 +21,20 @@ TIERS = [
     {"train"},
     {"build"},
     {"host"},
+    {"commands"},
     {"cli", "__main__"},
 ]
 BEFORE_JAX = [
     "__init__",
     "__main__",
     "cli",
+    "commands.__init__",
+    "commands.base",
+    "commands.dataset",
+    "commands.evaluate",
+    "commands.lab",
+    "commands.list",
+    "commands.train",
     "config",
     "presets",
     "host.rundir",
@@ -34,7 +42,16 @@ BEFORE_JAX = [
     "host.__init__",
     "worlds.catalog",
 ]
-ALLOWED_BASES = {"NamedTuple", "Exception", "ValueError", "RuntimeError", "enum.IntEnum", "linen.Module", "nn.Module"}
+ALLOWED_BASES = {
+    "NamedTuple",
+    "Exception",
+    "ValueError",
+    "RuntimeError",
+    "RunError",
+    "enum.IntEnum",
+    "linen.Module",
+    "nn.Module",
+}
 
 
 def module_of(file):

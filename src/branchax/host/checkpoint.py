@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
+from branchax.host import RunError
+
 KEPT = 2  # newest steps that stay on disk
 SCHEMA = 1  # of what is written beside the arrays
 COMMITTED = "commit_success.txt"  # Orbax writes it last
@@ -22,7 +24,7 @@ COMMITTED = "commit_success.txt"  # Orbax writes it last
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save there
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(RunError):
     """A checkpoint that cannot be written or read; the message names its path."""
 
 

@@ -19,14 +19,14 @@ import numpy as np
 
 from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict
-from branchax.host import cache, checkpoint, dataset, plots, rundir, runlog
+from branchax.host import RunError, cache, checkpoint, dataset, plots, rundir, runlog
 from branchax.host.progress import Progress
 from branchax.replay import Ring
 from branchax.train import Program, TrainState
 from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 
 
-class WorldFault(RuntimeError):
+class WorldFault(RunError):
     """A real world returned a number that is not finite. What was saved before is good."""
 
 

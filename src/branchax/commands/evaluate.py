@@ -1,0 +1,45 @@
+"""`branchax evaluate`: episodes with the policy that a run saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from branchax.commands.base import check_installed
+from branchax.config import ConfigError
+from branchax.host import rundir
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """What `branchax evaluate` takes."""
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    """Directory of the run."""
+    episodes: int | None = None
+    """Episodes per seed, side by side; by default as many as the run's own evaluations had."""
+
+
+def run(arguments: list[str]) -> None:
+    """Evaluates and prints one line per seed."""
+    options = tyro.cli(
+        EvaluateOptions, args=arguments, prog="branchax evaluate", description="Runs episodes with a saved policy."
+    )
+    if options.episodes is not None and options.episodes < 1:
+        raise ConfigError(f"episodes: {options.episodes} is not possible; allowed: >= 1")
+    check_installed(rundir.load_config(options.run).world)
+
+    from branchax.host import runlog
+    from branchax.host.evaluate import evaluate
+
+    records = evaluate(options.run, options.episodes)
+    for record in records:
+        print(
+            f"seed {record['seed']} after {record['env_steps']:,} env steps: return {record['eval/return_mean']:.1f}"
+            f" ± {record['eval/return_std']:.1f} (SD), length {record['eval/length_mean']:.1f},"
+            f" over {record['episodes']} episodes"
+        )
+    print(f"written to {options.run / rundir.EVALUATIONS / str(runlog.clock(records[0]))}.json")

@@ -1,0 +1,26 @@
+"""`branchax list`: the presets and the worlds."""
+
+from __future__ import annotations
+
+import argparse
+
+from branchax.commands.base import installed
+from branchax.presets import ABOUT, PRESETS
+from branchax.worlds.catalog import WORLDS
+
+
+def run(arguments: list[str]) -> None:
+    """Prints them."""
+    parser = argparse.ArgumentParser("branchax list", description="Shows the presets and the worlds.")
+    parser.parse_args(arguments)
+    print("presets (branchax train PRESET)")
+    for name in PRESETS:
+        print(f"  {name:<14} {ABOUT[name]}")
+    brax = "installed" if installed("brax") else "not installed: pip install brax==0.14.2"
+    print(f"\nworlds (--world NAME); those of brax/ need brax, which is {brax}")
+    for name, entry in WORLDS.items():
+        notes = [f"not available: {entry.refused}"] if entry.refused else []
+        notes += ["discrete actions"] if entry.discrete else []
+        print(f"  {name:<31} {entry.about}{''.join(f' [{note}]' for note in notes)}")
+    gymnasium = "any of Gymnasium's, such as gym/Hopper-v5, or module:Id of one's own that the module registers"
+    print(f"  {'gym/<Id>':<31} {gymnasium}{'' if installed('gymnasium') else ' [pip install branchax[gym]]'}")
