@@ -6,7 +6,8 @@ import importlib.util
 
 from branchax.config import ConfigError
 
-OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
+# Exit codes. PREEMPTED: a run was asked to end and did so well; INTERRUPTED: at once. `RunError`s bring their own.
+OK, FAILED, REFUSED, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 def installed(package: str) -> bool:
