@@ -10,6 +10,7 @@ import pytest
 from branchax import worlds
 from branchax.build import build, build_agent, build_dynamics
 from branchax.config import Config, ModelConfig, RolloutConfig, SACConfig
+from branchax.returns import gae
 from branchax.train import first_fault, make_program, no_fault, without_faults
 from branchax.types import Transition
 from branchax.worlds.base import WorldSpec, make_world, never
@@ -210,6 +211,19 @@ def test_the_first_fault_is_kept():
     assert (int(later.step), int(later.rows)) == (102, 4) and bool(jnp.isinf(later.first.reward))
     clean = jax.tree.map(jnp.zeros_like, rows)
     assert int(first_fault(none, jnp.int32(100), clean).step) == -1
+
+
+def test_faulty_rows_are_blank_cut_and_of_no_weight():
+    x = jnp.arange(4.0).reshape(4, 1)
+    t = Transition(x[..., None], x[..., None], x.at[2].set(jnp.nan), x[..., None] + 1, x > 9, x > 9)
+    trajectory = Trajectory(t, jnp.ones((4, 1), bool), None, None)
+    good = jnp.isfinite(t.reward)
+    clean = without_faults(trajectory, good)
+    assert bool(jnp.isfinite(clean.transition.reward).all())
+    np.testing.assert_array_equal(clean.valid[:, 0], [True, True, False, True])
+    np.testing.assert_array_equal(clean.transition.truncated[:, 0], [False, False, True, False])
+    np.testing.assert_array_equal(clean.transition.obs[:, 0, 0], [0, 1, 0, 3])
+    assert gae(clean, x, x + 1, 1.0, 1.0)[:, 0].tolist() == [2 + 0 + 1 - 0, 1 + 2 - 1, 0, 3 + 4 - 3]
 
 
 def test_groups_side_by_side_imagine_what_groups_in_turn_do(tiny):
