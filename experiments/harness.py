@@ -17,8 +17,7 @@ RUNS, RESULTS = Path("runs/experiments"), Path("results")
 
 def run(config: Config, name: str) -> Path:
     """Trains `config` in `runs/experiments/<name>`, or goes on there if it was interrupted; returns the directory."""
-    directory = RUNS / name
-    return train(config, directory, resume=(directory / rundir.CONFIG).exists())
+    return train(config, RUNS / name)
 
 
 def curves(directory: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:

@@ -48,7 +48,7 @@ def straight(tmp_path_factory):
 def test_resumed_in_a_new_process_equals_uninterrupted_bit_by_bit(straight, tmp_path):
     halved = tmp_path / "halved"
     assert cli.main([*TRAIN, "--env-steps", "140", "--run", str(halved)]) == 0
-    command = [sys.executable, "-m", "branchax", "train", "--run", str(halved), "--resume", "--env-steps", "220"]
+    command = [sys.executable, "-m", "branchax", "resume", str(halved), "--env-steps", "220"]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ, check=False)
     assert done.returncode == 0, done.stderr
     assert_equal_bits(final(straight), final(halved))
