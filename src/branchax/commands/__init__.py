@@ -9,6 +9,8 @@ PRESET [--world NAME] [--seed N] [--seeds K] [--env-steps N] [--run DIR]
 PRESET --world NAME --dataset FILE
 --run DIR --resume [--env-steps N]""",
     "evaluate": "DIR [--episodes N]",
+    "export": "DIR [--seed N]",
+    "sweep": "PRESET --grid FIELD=A,B [--grid ...] [--seeds K] [any of train's flags]",
     "dataset": "DIR FILE",
     "lab": "gradients [--world NAME] [--dynamics known|learned|oracle] [--horizons 1,2,5,10]",
     "list": "",
