@@ -40,6 +40,7 @@ BEFORE_JAX = [
     "config",
     "presets",
     "host.rundir",
+    "host.sweep",
     "host.cache",
     "host.__init__",
     "worlds.catalog",

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from branchax import build, worlds
+from branchax import build
 from branchax.config import Config, ConfigError, DQNConfig, PlannerConfig, QLearningConfig, SACConfig, TD3Config
 from branchax.host import numpy_policy, rundir
 from branchax.host.run import restore
@@ -75,7 +75,7 @@ def check(config: Config, seed: int | None) -> None:
 
 def write(folder: Path, config: Config, agent: Any, origin: dict[str, Any]) -> Path:
     """Writes the policy of an agent's state (of one seed) into `folder`; `origin` says where it comes from."""
-    world = worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
+    world = build.make_world(config)
     mode = build.build_agent(config, world).mode
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JAX).write_bytes(serialised(lambda obs: mode(agent, obs), world.spec.obs_size, config.precision))
