@@ -23,7 +23,9 @@ state, metrics = epoch(state, jnp.int32(config.rollout.horizon))  # fits the mod
 
 # %%
 print(f"{state.counts.env_steps} env steps, {state.counts.model_steps} imagined ones, {state.counts.updates} updates")
-print(f"{state.real.size} real transitions; the last reward is {state.real.data.transition.reward[state.real.cursor - 1]:.2f}")
+last = state.real.data.transition.reward[state.real.cursor - 1]
+print(f"{state.real.size} real transitions; the last reward is {last:.2f}")
+
 print(f"the model's error on held-out transitions is {metrics['model/holdout_error']:.4f} of their variance")
 found = jax.jit(program.evaluate)(jax.random.key(1), state.agent)
 print(f"the policy returns {found['return'].mean():.0f} over {found['return'].size} episodes")
@@ -31,8 +33,8 @@ print(f"the policy returns {found['return'].mean():.0f} over {found['return'].si
 # %% [markdown]
 # # Many seeds at once
 #
-# A leading axis of keys is all that it takes. `branchax.run(config, "runs/first")` does the same with checkpoints, a log
-# and evaluations, for `config.seeds` of them.
+# A leading axis of keys is all that it takes. `branchax.run(config, "runs/first")` does the same with checkpoints, a
+# log and evaluations, for `config.seeds` of them.
 
 # %%
 states = jax.jit(jax.vmap(program.init))(jax.vmap(jax.random.key)(jnp.arange(3)))

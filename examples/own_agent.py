@@ -1,9 +1,9 @@
 # %% [markdown]
 # # An agent of one's own, in twenty lines
 #
-# An agent is four pure functions over its own state, whatever that is. This one is evolution strategies (Salimans et al.
-# 2017, arXiv:1703.03864) for a linear policy, in imagination: it tries a random direction of its gains both ways, in
-# rollouts of the model from the same states with the same noise, and moves along it.
+# An agent is four pure functions over its own state, whatever that is. This one is evolution strategies (Salimans et
+# al. 2017, arXiv:1703.03864) for a linear policy, in imagination: it tries a random direction of its gains both ways,
+# in rollouts of the model from the same states with the same noise, and moves along it.
 
 # %%
 import jax
@@ -37,8 +37,8 @@ def make_search(spec, noise=0.1, step_size=0.05):
 
 
 # %% [markdown]
-# `make_program` takes ready-made parts. The settings of `v2.5` say how long rollouts are, how many there are to an update,
-# and how many updates follow a collection.
+# `make_program` takes ready-made parts. The settings of `v2.5` say how long rollouts are, how many there are to an
+# update, and how many updates follow a collection.
 
 # %%
 config = branchax.preset("v2.5", "classic/lqr")
@@ -49,4 +49,6 @@ evaluate = jax.jit(program.evaluate)
 before = evaluate(jax.random.key(1), state.agent)["return"].mean()
 state, metrics = jax.jit(program.epoch, donate_argnums=0)(state, jnp.int32(config.rollout.horizon))
 after = evaluate(jax.random.key(1), state.agent)["return"].mean()
-print(f"return {before:.1f} before, {after:.1f} after {state.counts.updates} updates on {state.counts.env_steps} env steps")
+print(
+    f"return {before:.1f} before, {after:.1f} after {state.counts.updates} updates, {state.counts.env_steps} env steps"
+)

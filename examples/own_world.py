@@ -30,8 +30,8 @@ def world(episode_length=100):
 
 
 # %% [markdown]
-# From a shell, in the directory of this file: `branchax train mbpo --world own_world:world`. From Python, `assemble` puts
-# the program of a config together in any world:
+# From a shell, in the directory of this file: `branchax train mbpo --world own_world:world`. From Python, `assemble`
+# puts the program of a config together in any world:
 
 # %%
 if __name__ == "__main__":

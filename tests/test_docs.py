@@ -7,16 +7,18 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
-from conftest import toy_program
+from conftest import replace, toy_program
 
 from branchax import cli, worlds
 from branchax.commands import USAGE
 from branchax.config import ConfigError
 from branchax.host import run as host
+from branchax.presets import preset
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -38,7 +40,7 @@ def lines_of(first_word):
                 yield pytest.param(words[1:], id=f"{page.stem}: {shlex.join(words)}")
 
 
-PYTHON = {block: page.stem for page in PAGES for block in fenced(page, "python") if "--8<--" not in block}
+PYTHON = {block: page.stem for page in PAGES for block in fenced(page, "python")}
 
 
 @pytest.fixture
@@ -116,13 +118,20 @@ def test_python_blocks_run(code, tmp_path, monkeypatch):
     exec(compile(code, "documentation", "exec"), {"__name__": "documentation"})
 
 
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory):
+    """The directory of a run."""
+    config = replace(preset("sac", "classic/lqr"), env_steps=60, explore_steps=20, epoch_steps=10, batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("branchax.build.build", toy_program)
+        return host.train(config, tmp_path_factory.mktemp("toy") / "run")
+
+
 @pytest.fixture
-def documented(tmp_path, monkeypatch, toy_config):
+def documented(toy_run, tmp_path, monkeypatch):
     """A directory with what the commands name, and nothing that takes long behind them; what was begun is listed."""
     monkeypatch.chdir(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr("branchax.build.build", toy_program)
-        host.train(toy_config, tmp_path / "DIR")
+    shutil.copytree(toy_run, tmp_path / "DIR")
     rng, n = np.random.default_rng(0), 600
     rows = {"observations": (n, 3), "actions": (n, 1), "rewards": n, "next_observations": (n, 3)}
     data = {name: rng.uniform(-1, 1, size).astype(np.float32) for name, size in rows.items()}
@@ -137,6 +146,8 @@ def documented(tmp_path, monkeypatch, toy_config):
     begin("branchax.host.evaluate.evaluate", [record | {"eval/length_mean": 0.0}])
     begin("branchax.host.export.export", tmp_path)
     begin("branchax.host.sweep.launch", [])
+    begin("branchax.host.run.collected", SimpleNamespace(reward=np.zeros(3)))
+    begin("branchax.host.dataset.save", None)
     begin("branchax.host.lab.run.gradients", None)
     return begun
 
@@ -149,7 +160,7 @@ def test_commands_are_understood(words, documented, tmp_path, capsys):
         (tmp_path / "data.npz").unlink()
     words = ["classic/pendulum" if word == "NAME" else word for word in words]
     assert cli.main(words) == 0, capsys.readouterr().err
-    assert documented or words[0] not in ("train", "evaluate", "export", "sweep", "lab")
+    assert documented or words[0] not in ("train", "evaluate", "export", "sweep", "lab", "dataset")
 
 
 def test_make_targets_experiments_and_extras_are_there():

@@ -36,7 +36,7 @@ def small(monkeypatch):
     [
         ("first_run", ["60 env steps, 120 imagined ones, 20 updates", "held-out", "first observations of 3 seeds"]),
         ("own_world", ["60 env steps, model error", "80 env steps", "return -"]),
-        ("own_agent", ["before", "after 2 updates on 60 env steps"]),
+        ("own_agent", ["before", "after 2 updates, 60 env steps"]),
     ],
 )
 def test_example(name, says, small, capsys):

@@ -39,6 +39,7 @@ def test_the_catalog_names_the_control_suite(registry):
     assert set(PLAYGROUND) == set(dm_control_suite.ALL_ENVS)
 
 
+@pytest.mark.slow  # MJX is compiled
 def test_steps_are_playgrounds_own_and_episodes_end_by_the_clock(registry):
     world = worlds.make("playground/CartpoleBalance", episode_length=6)
     assert (world.spec.obs_size, world.spec.action_size, world.spec.discrete) == (5, 1, False)

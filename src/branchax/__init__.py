@@ -6,8 +6,8 @@
     branchax.run(config, "runs/first")
 
 The names below load their modules when they are first used, so that `import branchax` imports no JAX. To drive the
-functions yourself, `build(config)` from `branchax.build` returns them as a `Program`; `examples/` has a run, a world and
-an agent made by hand.
+functions yourself, `build(config)` from `branchax.build` returns them as a `Program`; `examples/` has a run, a world
+and an agent made by hand.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def assemble(config: Config, world: World) -> Program:
     """The program of a checked config in its world.
 
     Floats of the config may be traced arrays [], as long as nothing in it has to know them to be built: that is how
-    `vmap` sweeps them (`host/lockstep.py`). One that must be known (a float that is rounded to a count, or that switches
-    a part of the program on) raises JAX's own `TypeError`.
+    `vmap` sweeps them (`host/lockstep.py`). One that must be known (a float that is rounded to a count, or that
+    switches a part of the program on) raises JAX's own `TypeError`.
     """
     dynamics = build_dynamics(config, world)
     program = make_program(config, world, dynamics, build_agent(config, world, dynamics))

@@ -24,7 +24,5 @@ def run(arguments: list[str]) -> None:
         print(f"  {name:<31} {entry.about}{''.join(f' [{note}]' for note in notes)}")
     gymnasium = "any of Gymnasium's, such as gym/Hopper-v5, or module:Id of one's own that the module registers"
     print(f"  {'gym/<Id>':<31} {gymnasium}{'' if installed('gymnasium') else ' [pip install branchax[gym]]'}")
-    suite = f"MuJoCo Playground's control suite: {', '.join(PLAYGROUND)}"
-    print(
-        f"  {'playground/<Task>':<31} {suite}{'' if installed('mujoco_playground') else ' [pip install branchax[playground]]'}"
-    )
+    note = "" if installed("mujoco_playground") else " [pip install branchax[playground]]"
+    print(f"  {'playground/<Task>':<31} MuJoCo Playground's control suite: {', '.join(PLAYGROUND)}{note}")

@@ -115,7 +115,7 @@ def layers_of(config: Config, spec: WorldSpec, agent: Any) -> Layers:
             return Layers(params, "relu", "argmax", every)
         return Layers(params, "relu", "tanh", slice(spec.action_size))  # what follows are deviations
     params = agent.policy.params
-    net = params["mean"] if "mean" in params else params
+    net = params.get("mean", params)  # beside it there is a deviation, unless the policy is deterministic
     head = "argmax" if spec.discrete else "tanh" if kind.squash else "identity"
     return Layers(one(net), "tanh", head, every)
 

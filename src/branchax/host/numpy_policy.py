@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 
 
-def load(file: Path = Path(__file__).with_name("policy.npz")) -> Callable[[np.ndarray], np.ndarray]:
-    """The policy saved in `file`: observations [..., D] -> actions [..., A], float32."""
-    with np.load(file, allow_pickle=False) as saved:
+def load(file: str | Path | None = None) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy saved in `file` (policy.npz beside this one): observations [..., D] -> actions [..., A], float32."""
+    with np.load(file or Path(__file__).with_name("policy.npz"), allow_pickle=False) as saved:
         p = dict(saved)  # kernel_i [C, in, out] and bias_i [C, 1, out] of C networks, of which the mean is taken
     depth = sum(name.startswith("kernel_") for name in p)
 

@@ -4,7 +4,8 @@ sweep.json       the grid, the points and what came of them
 <point>/         the run of a point, as `branchax train` would have made it; failed.txt says why one came to nothing
 
 Points that differ in floats alone form a group, which is one process and, as far as the floats allow, one compiled
-program under `vmap` (`lockstep.py`). The same sweep again goes on where it stopped: a run that is finished stays as it is.
+program under `vmap` (`lockstep.py`). The same sweep again goes on where it stopped: a run that is finished stays as
+it is.
 """
 
 from __future__ import annotations

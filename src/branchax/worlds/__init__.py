@@ -15,8 +15,8 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
     """The world called `name` in the catalog (`branchax list`).
 
     Args:
-      name: `"classic/..."`, `"probe/..."`, `"brax/..."`, `"gym/..."`, `"playground/..."`, or `"module:function"` for a world of
-        one's own.
+      name: `"classic/..."`, `"probe/..."`, `"brax/..."`, `"gym/..."`, `"playground/..."`, or `"module:function"` for a
+        world of one's own.
       backend: Brax's physics backend; the other worlds ignore it.
       episode_length: steps until an episode is truncated; the default is the world's own.
 

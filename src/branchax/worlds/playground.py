@@ -17,8 +17,8 @@ def playground_world(name: str, episode_length: int | None = None) -> World:
     """One of MuJoCo Playground's versions of the DeepMind control suite, with none of its wrappers.
 
     They run on MJX in JAX (Playground's own choice is Warp, on a CPU too). `next_obs` is the true one and every reset
-    draws a fresh state. Episodes end by the clock alone: Playground's `done` says that the physics has become NaN, which
-    stops a run. The world's `inner` is Playground's own `State`, without its metrics.
+    draws a fresh state. Episodes end by the clock alone: Playground's `done` says that the physics has become NaN,
+    which stops a run. The world's `inner` is Playground's own `State`, without its metrics.
 
     Playground's robots (locomotion and manipulation) are left out: their bodies are fetched from the web at first use.
 
