@@ -81,7 +81,7 @@ def write(folder: Path, config: Config, agent: Any, origin: dict[str, Any]) -> P
     (folder / JAX).write_bytes(serialised(lambda obs: mode(agent, obs), world.spec.obs_size, config.precision))
     layers = layers_of(config, world.spec, agent)
     arrays = arrays_of(layers)
-    np.savez(folder / ARRAYS, **arrays)
+    np.savez(folder / ARRAYS, **arrays)  # type: ignore[arg-type]
     (folder / NUMPY).write_bytes(Path(numpy_policy.__file__).read_bytes())
     rundir.write_json(folder / SPEC, spec_of(config, world.spec, layers, origin))
     return folder
@@ -116,7 +116,7 @@ def layers_of(config: Config, spec: WorldSpec, agent: Any) -> Layers:
         return Layers(params, "relu", "tanh", slice(spec.action_size))  # what follows are deviations
     params = agent.policy.params
     net = params.get("mean", params)  # beside it there is a deviation, unless the policy is deterministic
-    head = "argmax" if spec.discrete else "tanh" if kind.squash else "identity"
+    head = "argmax" if spec.discrete else "tanh" if getattr(kind, "squash", False) else "identity"
     return Layers(one(net), "tanh", head, every)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import Any
 
 import jax
@@ -32,13 +33,14 @@ def playground_world(name: str, episode_length: int | None = None) -> World:
     if name not in PLAYGROUND:
         raise ConfigError(f"world: playground/{name} is unknown{nearest(name, PLAYGROUND)}; `branchax list` shows all")
     try:
-        from mujoco_playground import registry  # here, because it takes seconds and most of the library can do without
+        # Here, because the import takes seconds and most of the library can do without.
+        playground: Any = importlib.import_module("mujoco_playground")
     except ModuleNotFoundError as error:
         raise ConfigError(
             f"world: playground/{name} needs {error.name}, which is not installed: pip install 'branchax[playground]'"
         ) from error
 
-    env = registry.load(name, config_overrides={"impl": "jax"})
+    env = playground.registry.load(name, config_overrides={"impl": "jax"})
 
     # Jitted, so that it is traced once and not again by every program that steps the world, and so that Playground,
     # which writes into the dictionaries that it is given, never reaches the caller's.
