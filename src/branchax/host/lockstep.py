@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from branchax import build
-from branchax.config import Config, check, to_dict, with_field
+from branchax.config import Config, ConfigError, check, to_dict, with_field
 from branchax.host import RunError, cache, checkpoint, plots, rundir, runlog, sweep
 from branchax.host.run import evaluate_at, load, seed_keys, stop_at_fault, summarise, train
 from branchax.train import Program, TrainState
@@ -34,13 +34,15 @@ def run_group(directory: Path, points: list[sweep.Point]) -> None:
     """Runs the points, each in its directory, together as far as their floats allow."""
     cache.enable()
     points = [point for point in points if not (directory / point.name / sweep.FAILED).exists()]
-    fields = [f for f in points[0].settings if len({_get(p.config, f) for p in points}) > 1] if points else []
+    fields = [f for f in points[0].settings if len({sweep.value_at(p.config, f) for p in points}) > 1] if points else []
     world = build.make_world(points[0].config) if fields and points[0].config.dataset is None else None
     swept = [] if world is None else traceable(points[0].config, world, fields)
     parts: dict[Any, list[sweep.Point]] = {}
     for point in points:
         rest = () if swept else (point.name,)
-        parts.setdefault((*(_get(point.config, f) for f in fields if f not in swept), *rest), []).append(point)
+        parts.setdefault((*(sweep.value_at(point.config, f) for f in fields if f not in swept), *rest), []).append(
+            point
+        )
     for part in parts.values():
         if len(part) > 1 and world is not None:
             together(world, swept, part, directory)
@@ -59,7 +61,7 @@ def traceable(config: Config, world: World, fields: list[str]) -> list[str]:
 
     def traces(fields: list[str]) -> bool:
         of = program_of(config, world)
-        floats = {field: jnp.float32(_get(config, field)) for field in fields}
+        floats = {field: jnp.float32(sweep.value_at(config, field)) for field in fields}
 
         def both(floats: Floats, key: jax.Array) -> Any:
             program = of(floats)
@@ -100,7 +102,7 @@ def together(world: World, fields: list[str], points: list[sweep.Point], directo
     if saved is not None and saved >= config.env_steps:
         return
     _say(f"{len(points)} runs of {config.seeds} seeds in one program: {', '.join(fields)}")
-    floats = {f: jnp.repeat(jnp.float32([_get(p.config, f) for p in points]), config.seeds) for f in fields}
+    floats = {f: jnp.repeat(jnp.float32([sweep.value_at(p.config, f) for p in points]), config.seeds) for f in fields}
     keys = jnp.concatenate([seed_keys(config)] * len(points))
     of = program_of(config, world)
     init = jax.jit(jax.vmap(lambda floats, key: of(floats).init(key)))
@@ -190,16 +192,16 @@ def _command(point: sweep.Point) -> str:
     return f"branchax sweep ({point.name})"
 
 
-def _get(config: Any, path: str) -> Any:
-    for name in path.split("."):
-        config = getattr(config, name)
-    return config
-
-
 def _say(text: str) -> None:
     print(text, flush=True)
 
 
 if __name__ == "__main__":
     where, number = Path(sys.argv[1]), int(sys.argv[2])
-    run_group(where, [point for point in sweep.load(where) if point.group == number])
+    try:
+        run_group(where, [point for point in sweep.load(where) if point.group == number])
+    except (ConfigError, RunError) as error:
+        print(f"branchax: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)

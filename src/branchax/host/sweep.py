@@ -10,6 +10,7 @@ it is.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import statistics
@@ -19,7 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from branchax.config import Config, ConfigError, from_dict, to_dict
+from branchax.config import Config, ConfigError, from_dict, to_dict, with_field
 from branchax.host import rundir
 
 SWEEP, FAILED = "sweep.json", "failed.txt"
@@ -36,16 +37,22 @@ class Point(NamedTuple):
 
 def plan(grid: dict[str, list[str]], configs: list[Config]) -> list[Point]:
     """The points of a grid, whose last field varies fastest, with their checked configs in that order."""
-    groups: dict[str, int] = {}
+    groups: dict[Config, int] = {}
     points = []
     for values, config in zip(itertools.product(*grid.values()), configs, strict=True):
         settings = dict(zip(grid, values, strict=True))
-        flat = rundir._flat(to_dict(config))
-        fixed = {path: x for path, x in flat.items() if not (path in settings and isinstance(x, float))}
-        group = groups.setdefault(json.dumps(fixed), len(groups))
+        rest = config  # without the floats of the grid
+        for path in settings:
+            rest = with_field(rest, path, 0.0) if isinstance(value_at(config, path), float) else rest
+        group = groups.setdefault(rest, len(groups))
         name = ",".join(f"{path}={value}" for path, value in settings.items())
         points.append(Point(name.replace("/", "-").replace(" ", "+"), settings, config, group))
     return points
+
+
+def value_at(config: Any, path: str) -> Any:
+    """The value of the field at a dotted path."""
+    return functools.reduce(getattr, path.split("."), config)
 
 
 def directory_of(points: list[Point], stem: str, chosen: Path | None) -> Path:
@@ -133,7 +140,7 @@ def show(directory: Path, points: list[Point]) -> None:
     seeds = points[0].config.seeds
     table = Table(title=f"{directory}: last evaluations, mean ± SD over {seeds} seed{'s' if seeds > 1 else ''}")
     for name in (*fields, "return", "env steps", "wall clock [s]"):
-        table.add_column(name, justify="right", overflow="fold")
+        table.add_column(name, justify="right", no_wrap=name == "return", overflow="fold")
     for point in points:
         found = result(directory / point.name)
         score = f"{found['return_mean']:.1f} ± {found['return_std']:.1f}" if "return_mean" in found else "-"
