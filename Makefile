@@ -1,16 +1,22 @@
-# `make` shows what there is. Variables: WORLD, PRESET, SEED, ARGS (any flag of the command), NAME, PYTHON.
+# `make` shows what there is. Variables: WORLD, PRESET, SEED, SEEDS, STEPS, RUN (a run's directory), ARGS (any flag of the
+# command), NAME, PYTHON.
 PYTHON ?= python3
 WORLD  ?= brax/inverted_pendulum
 PRESET ?= mbpo
 SEED   ?= 0
+SEEDS  ?=
+STEPS  ?=
+RUN    ?=
 ARGS   ?=
 JOBS   ?= 2
 
 BIN   := .venv/bin
 READY := .venv/.ready
+FLAGS  = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--env-steps $(STEPS))
+needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/...))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train lab test test-slow check format experiment bench bench-full clean
+.PHONY: help setup train eval export sweep lab docs test test-slow check format experiment bench bench-full clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -30,6 +36,15 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)  ## train PRESET on WORLD into a new directory under runs/
 	$(BIN)/branchax train $(PRESET) --world $(WORLD) --seed $(SEED) $(ARGS)
+
+eval: $(READY)  ## more episodes with the policy that RUN has saved
+	$(needs-run)$(BIN)/branchax evaluate $(RUN) $(ARGS)
+
+export: $(READY)  ## write the policy of RUN into RUN/policy, for jax.export and for NumPy alone
+	$(needs-run)$(BIN)/branchax export $(RUN) $(ARGS)
+
+sweep: $(READY)  ## train PRESET on WORLD over a grid: ARGS='--grid agent.learning_rate=1e-3,3e-4'
+	$(BIN)/branchax sweep $(PRESET) --world $(WORLD) --seed $(SEED) $(FLAGS) $(ARGS)
 
 lab: $(READY)  ## measure gradient estimators on WORLD (classic/pendulum unless it is set)
 	$(BIN)/branchax lab gradients --world $(if $(filter file,$(origin WORLD)),classic/pendulum,$(WORLD)) $(ARGS)
@@ -54,6 +69,15 @@ bench: $(READY)  ## measure throughput, the quick sizes of all or of NAME, as in
 
 bench-full: $(READY)  ## the same with all sizes
 	$(BIN)/python -m benchmarks --full $(NAME) $(ARGS)
+
+# In a copy, so that what the builder keeps and clears away is never the checkout's.
+docs: $(READY)  ## build the documentation into build/docs/site; it opens from the disk
+	@$(BIN)/python -c 'import zensical' 2>/dev/null \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	rm -rf build/docs && mkdir -p build/docs
+	cp -r docs src examples mkdocs.yml build/docs && mkdir -p build/docs/docs/results && cp results/*.png build/docs/docs/results
+	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict
+	@echo "open build/docs/site/index.html"
 
 format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

@@ -1,18 +1,46 @@
-"""The documentation's examples run as they stand."""
+"""The documentation's examples run as they stand, and what it names is there."""
 
 import re
+import shlex
+import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
+from conftest import replace, toy_program
 
 from branchax import cli, worlds
+from branchax.commands import USAGE
 from branchax.config import ConfigError
+from branchax.host import run as host
+from branchax.presets import preset
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+
+
+def fenced(page, language):
+    """The blocks of a page in a language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.DOTALL | re.MULTILINE)
+
+
+def lines_of(first_word):
+    """Every line of the pages' shell blocks that begins with a word, without its comment, and the page's name."""
+    for page in PAGES:
+        for line in "".join(fenced(page, "sh")).replace("\\\n", " ").splitlines():
+            words = shlex.split(line, comments=True)
+            if words[:1] == [first_word]:
+                yield pytest.param(words[1:], id=f"{page.stem}: {shlex.join(words)}")
+
+
+PYTHON = {block: page.stem for page in PAGES for block in fenced(page, "python")}
 
 
 @pytest.fixture
@@ -80,3 +108,110 @@ def test_the_presets_of_the_family_exist():
         re.findall(r"`([a-z0-9_.]+)`", "\n".join(row.split("|")[-2] for row in table.splitlines() if "|" in row))
     )
     assert len(named) > 20 and named <= PRESETS.keys()
+
+
+@pytest.mark.parametrize("code", [pytest.param(code, id=page) for code, page in PYTHON.items()])
+def test_python_blocks_run(code, tmp_path, monkeypatch):
+    """Runs of the library are those of a toy program."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("branchax.build.build", toy_program)
+    exec(compile(code, "documentation", "exec"), {"__name__": "documentation"})
+
+
+@pytest.fixture(scope="module")
+def toy_run(tmp_path_factory):
+    """The directory of a run."""
+    config = replace(preset("sac", "classic/lqr"), env_steps=60, explore_steps=20, epoch_steps=10, batch_size=4)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("branchax.build.build", toy_program)
+        return host.train(config, tmp_path_factory.mktemp("toy") / "run")
+
+
+@pytest.fixture
+def documented(toy_run, tmp_path, monkeypatch):
+    """A directory with what the commands name, and nothing that takes long behind them; what was begun is listed."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(toy_run, tmp_path / "DIR")
+    rng, n = np.random.default_rng(0), 600
+    rows = {"observations": (n, 3), "actions": (n, 1), "rewards": n, "next_observations": (n, 3)}
+    data = {name: rng.uniform(-1, 1, size).astype(np.float32) for name, size in rows.items()}
+    np.savez(tmp_path / "data.npz", **data, terminations=np.zeros(n, bool))
+    begun = []
+
+    def begin(name, result):
+        monkeypatch.setattr(name, lambda *arguments, **options: begun.append(name) or result)
+
+    record = {"seed": 0, "env_steps": 1, "episodes": 1, "eval/return_mean": 0.0, "eval/return_std": 0.0}
+    begin("branchax.host.run.train", tmp_path)
+    begin("branchax.host.evaluate.evaluate", [record | {"eval/length_mean": 0.0}])
+    begin("branchax.host.export.export", tmp_path)
+    begin("branchax.host.sweep.launch", [])
+    begin("branchax.host.run.collected", SimpleNamespace(reward=np.zeros(3)))
+    begin("branchax.host.dataset.save", None)
+    begin("branchax.host.lab.run.gradients", None)
+    return begun
+
+
+@pytest.mark.parametrize("words", list(lines_of("branchax")))
+def test_commands_are_understood(words, documented, tmp_path, capsys):
+    """By the command line itself, up to where the work begins."""
+    assert words[0] in USAGE
+    if words[0] == "dataset":
+        (tmp_path / "data.npz").unlink()
+    words = ["classic/pendulum" if word == "NAME" else word for word in words]
+    assert cli.main(words) == 0, capsys.readouterr().err
+    assert documented or words[0] not in ("train", "evaluate", "export", "sweep", "lab", "dataset")
+
+
+def test_make_targets_experiments_and_extras_are_there():
+    text = "\n".join(page.read_text() for page in PAGES)
+    targets = {words.values[0][0] for words in lines_of("make")} | set(re.findall(r"`make ([a-z-]+)", text))
+    assert len(targets) > 5 and targets <= set(TARGETS)
+    for folder, target in (("experiments", "experiment"), ("benchmarks", "bench")):
+        names = set(re.findall(rf"make {target} NAME=(\w+)", text))
+        assert names and all((ROOT / folder / f"{name}.py").exists() for name in names)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert set(re.findall(r"(?:'\.|branchax)\[([a-z0-9]+)\]", text)) <= set(extras)
+
+
+def test_links_pictures_and_the_navigation_lead_somewhere():
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#\s]+)", page.read_text()):
+            if not link.startswith("http"):
+                # `make docs` puts results/ beside the pages.
+                inside = page.parent.joinpath(link).resolve()
+                moved = ROOT / inside.relative_to(DOCS) if inside.is_relative_to(DOCS / "results") else inside
+                assert moved.exists(), f"{page}: {link}"
+        for name in re.findall(r'--8<-- "(.*)"', page.read_text()):
+            assert (ROOT / name).exists(), f"{page}: {name}"
+    for name in re.findall(r": (\S+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.MULTILINE):
+        assert (DOCS / name).exists(), f"mkdocs.yml: {name}"
+
+
+def test_every_target_is_explained():
+    done = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for target in set(TARGETS):
+        assert re.search(rf"^  {target} +\S", done.stdout, re.MULTILINE), target
+    done = subprocess.run(["make", "-n", "export"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "RUN=runs/" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_site_is_built_and_loads_nothing_from_the_web(tmp_path):
+    """As `make docs` does, in a copy."""
+    pytest.importorskip("zensical")
+    for name in ("docs", "src", "examples"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "mkdocs.yml", tmp_path)
+    (tmp_path / "docs" / "results").mkdir()
+    for picture in (ROOT / "results").glob("*.png"):
+        shutil.copy(picture, tmp_path / "docs" / "results")
+    command = [sys.executable, "-m", "zensical", "build", "--strict"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert len(pages) > 15
+    loads = re.compile(r"<(?:script|img|iframe|source)[^>]+src=\"?(?:https?:)?//|<link[^>]+href=\"?(?:https?:)?//")
+    for page in pages:
+        assert not loads.search(page.read_text()), page
+    assert "Raises" in (tmp_path / "site" / "api.html").read_text()

@@ -6,7 +6,8 @@
     branchax.run(config, "runs/first")
 
 The names below load their modules when they are first used, so that `import branchax` imports no JAX. To drive the
-functions yourself, `build(config)` from `branchax.build` returns them as a `Program`.
+functions yourself, `build(config)` from `branchax.build` returns them as a `Program`; `examples/` has a run, a world
+and an agent made by hand.
 """
 
 from __future__ import annotations
@@ -15,18 +16,46 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from branchax.config import Config, ConfigError, check
+    from branchax.agents.base import Agent
+    from branchax.config import Config, ConfigError, check, with_field
+    from branchax.host.evaluate import evaluate
+    from branchax.host.export import export
     from branchax.host.run import train as run
     from branchax.presets import preset
+    from branchax.train import make_program
+    from branchax.worlds.base import World, WorldSpec, make_world
 
 __version__ = "0.1.0"
-__all__ = ["Config", "ConfigError", "__version__", "check", "preset", "run"]
+__all__ = [
+    "Agent",
+    "Config",
+    "ConfigError",
+    "World",
+    "WorldSpec",
+    "__version__",
+    "check",
+    "evaluate",
+    "export",
+    "make_program",
+    "make_world",
+    "preset",
+    "run",
+    "with_field",
+]
 
 _HOME = {
+    "Agent": ("branchax.agents.base", "Agent"),
     "Config": ("branchax.config", "Config"),
     "ConfigError": ("branchax.config", "ConfigError"),
+    "World": ("branchax.worlds.base", "World"),
+    "WorldSpec": ("branchax.worlds.base", "WorldSpec"),
     "check": ("branchax.config", "check"),
+    "evaluate": ("branchax.host.evaluate", "evaluate"),
+    "export": ("branchax.host.export", "export"),
+    "make_program": ("branchax.train", "make_program"),
+    "make_world": ("branchax.worlds.base", "make_world"),
     "preset": ("branchax.presets", "preset"),
+    "with_field": ("branchax.config", "with_field"),
     "run": ("branchax.host.run", "train"),
 }
 

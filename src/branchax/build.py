@@ -34,7 +34,21 @@ def build(config: Config, world: World | None = None) -> Program:
       ConfigError: as `check` does, and for what only the built world can tell.
     """
     check(config)
-    world = world or worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
+    return assemble(config, world or make_world(config))
+
+
+def make_world(config: Config) -> World:
+    """The world that a config names."""
+    return worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
+
+
+def assemble(config: Config, world: World) -> Program:
+    """The program of a checked config in its world.
+
+    Floats of the config may be traced arrays [], as long as nothing in it has to know them to be built: that is how
+    `vmap` sweeps them (`host/lockstep.py`). One that must be known (a float that is rounded to a count, or that
+    switches a part of the program on) raises JAX's own `TypeError`.
+    """
     dynamics = build_dynamics(config, world)
     program = make_program(config, world, dynamics, build_agent(config, world, dynamics))
     assert program.parts is not None

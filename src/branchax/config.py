@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from branchax.worlds.catalog import WORLDS
+from branchax.worlds.catalog import PLAYGROUND, WORLDS
 
 
 class ConfigError(ValueError):
@@ -573,6 +573,22 @@ Need = Callable[[bool, str, str], None]  # (what must hold, the path of a field,
 def _check_world(config: Config, need: Need) -> None:
     if config.world.startswith("gym/") or ":" in config.world:
         return  # not in the catalog: only what is built can tell
+    if config.world.startswith("playground/"):
+        _check_playground(config, need)
+    else:
+        _check_catalog(config, need)
+
+
+def _check_playground(config: Config, need: Need) -> None:
+    names = [f"playground/{name}" for name in PLAYGROUND]
+    near = nearest(config.world, names)
+    need(config.world in names, "world", f"MuJoCo Playground's control suite, see `branchax list`{near}")
+    tabular = isinstance(config.agent, QLearningConfig) or config.model.kind == "tabular"
+    need(not tabular, "world", "a world of few states, for a table")
+    check_actions(config, discrete=False)
+
+
+def _check_catalog(config: Config, need: Need) -> None:
     if config.world not in WORLDS:
         raise ConfigError(
             f"world: {config.world!r} is unknown{nearest(config.world, WORLDS)}; `branchax list` shows all"

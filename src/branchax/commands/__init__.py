@@ -10,6 +10,8 @@ PRESET --world NAME --dataset FILE
 --config FILE""",
     "resume": "DIR [--env-steps N]",
     "evaluate": "DIR [--episodes N] [--step N]",
+    "export": "DIR [--seed N]",
+    "sweep": "PRESET --grid FIELD=A,B [--grid ...] [--seeds K] [any of train's flags]",
     "doctor": "[DIR] [--replay]",
     "check-world": "NAME",
     "dataset": "DIR FILE",

@@ -22,6 +22,10 @@ def check_installed(world: str) -> None:
     """Raises `ConfigError`, with the cure, when the package of a world is missing."""
     if world.startswith("brax/") and not installed("brax"):
         raise ConfigError(f"world: {world!r} needs brax, which is not installed: pip install brax==0.14.2")
+    if world.startswith("playground/") and not installed("mujoco_playground"):
+        raise ConfigError(
+            f"world: {world!r} needs playground, which is not installed: pip install 'branchax[playground]'"
+        )
     if world.startswith("gym/"):
         from branchax.worlds import gymnasium_spec  # which loads no JAX
 

@@ -6,7 +6,7 @@ import argparse
 
 from branchax.commands.base import installed
 from branchax.presets import ABOUT, PRESETS
-from branchax.worlds.catalog import WORLDS
+from branchax.worlds.catalog import PLAYGROUND, WORLDS
 
 
 def run(arguments: list[str]) -> None:
@@ -24,3 +24,5 @@ def run(arguments: list[str]) -> None:
         print(f"  {name:<31} {entry.about}{''.join(f' [{note}]' for note in notes)}")
     gymnasium = "any of Gymnasium's, such as gym/Hopper-v5, or module:Id of one's own that the module registers"
     print(f"  {'gym/<Id>':<31} {gymnasium}{'' if installed('gymnasium') else ' [pip install branchax[gym]]'}")
+    note = "" if installed("mujoco_playground") else " [pip install branchax[playground]]"
+    print(f"  {'playground/<Task>':<31} MuJoCo Playground's control suite: {', '.join(PLAYGROUND)}{note}")

@@ -15,7 +15,8 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
     """The world called `name` in the catalog (`branchax list`).
 
     Args:
-      name: `"classic/..."`, `"probe/..."`, `"brax/..."`, `"gym/..."`, or `"module:function"` for a world of one's own.
+      name: `"classic/..."`, `"probe/..."`, `"brax/..."`, `"gym/..."`, `"playground/..."`, or `"module:function"` for a
+        world of one's own.
       backend: Brax's physics backend; the other worlds ignore it.
       episode_length: steps until an episode is truncated; the default is the world's own.
 
@@ -37,6 +38,10 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
         from branchax.worlds.gymnasium import gymnasium_world
 
         return gymnasium_world(short, episode_length)
+    if family == "playground":
+        from branchax.worlds.playground import playground_world
+
+        return playground_world(short, episode_length)
     if ":" in name:
         return _own(name, {} if episode_length is None else {"episode_length": episode_length})
     if name not in WORLDS:

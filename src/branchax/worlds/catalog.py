@@ -6,6 +6,35 @@ from typing import NamedTuple
 
 BRAX_BACKENDS = ("generalized", "positional", "spring", "mjx")
 
+# MuJoCo Playground's versions of the DeepMind control suite, as playground/<name>.
+PLAYGROUND = (
+    "AcrobotSwingup",
+    "AcrobotSwingupSparse",
+    "BallInCup",
+    "CartpoleBalance",
+    "CartpoleBalanceSparse",
+    "CartpoleSwingup",
+    "CartpoleSwingupSparse",
+    "CheetahRun",
+    "FingerSpin",
+    "FingerTurnEasy",
+    "FingerTurnHard",
+    "FishSwim",
+    "HopperHop",
+    "HopperStand",
+    "HumanoidRun",
+    "HumanoidStand",
+    "HumanoidWalk",
+    "PendulumSwingup",
+    "PointMass",
+    "ReacherEasy",
+    "ReacherHard",
+    "SwimmerSwimmer6",
+    "WalkerRun",
+    "WalkerStand",
+    "WalkerWalk",
+)
+
 
 class Entry(NamedTuple):
     """What `branchax list` shows of a world."""

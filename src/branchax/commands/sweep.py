@@ -1,0 +1,101 @@
+"""`branchax sweep`: a grid of settings, each a run."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import shlex
+from pathlib import Path
+
+import tyro
+
+from branchax.commands.base import check_installed
+from branchax.commands.train import TrainOptions
+from branchax.config import Config, ConfigError, check
+from branchax.host import RunError, sweep
+from branchax.presets import PRESETS, preset
+
+ABOUT = """\
+Trains PRESET once for each point of a grid, into a directory each, and prints a table of the last evaluations. Any
+setting of `branchax train` can be in the grid, and those that are not are given as flags, as there. Points that differ
+in floats alone are trained side by side in one program; the others are processes. The same command again goes on where
+it stopped."""
+
+
+def run(arguments: list[str]) -> None:
+    """Checks every point, then trains them."""
+    parser = argparse.ArgumentParser("branchax sweep", description=ABOUT, allow_abbrev=False)
+    parser.add_argument("preset", metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument(
+        "--grid",
+        action="append",
+        nargs="+",
+        required=True,
+        metavar="FIELD=A,B",
+        help="a setting and its values, as in agent.learning_rate=1e-3,3e-4 or 'model.hidden=64 64,200 200'",
+    )
+    parser.add_argument("--run", type=Path, metavar="DIR", help="directory of the sweep; a new one under runs/")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at once (1)")
+    options, flags = parser.parse_known_args(arguments)
+    if options.jobs < 1:
+        raise ConfigError(f"jobs: {options.jobs} is not possible; allowed: >= 1")
+    if "--resume" in flags:
+        raise ConfigError("resume: a sweep goes on by itself; give the same command again")
+    grid = _grid([entry for entries in options.grid for entry in entries])
+    configs = [
+        _config(options.preset, flags, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())
+    ]
+    for config in configs:
+        check(config)
+        check_installed(config.world)
+    points = sweep.plan(grid, configs)
+    stem = f"runs/sweep_{configs[0].world.replace('/', '-')}_{options.preset}"
+    directory = sweep.directory_of(points, stem, options.run)
+    command = shlex.join(["branchax", "sweep", *arguments])
+    sweep.save(directory, points, command)
+    print(f"{len(points)} runs, {len({point.group for point in points})} processes, into {directory}", flush=True)
+    codes = sweep.launch(sweep.commands(directory, points), options.jobs)
+    sweep.save(directory, points, command)
+    sweep.show(directory, points)
+    print(f"written to {directory / sweep.SWEEP}; the same command again trains what is missing")
+    if any(codes):
+        raise RunError(f"{sum(map(bool, codes))} of {len(codes)} processes of the sweep failed; see above")
+
+
+def _grid(entries: list[str]) -> dict[str, list[str]]:
+    """`["a.b=1,2"]` -> `{"a.b": ["1", "2"]}`."""
+    grid: dict[str, list[str]] = {}
+    for entry in entries:
+        field, _, values = entry.partition("=")
+        field = field.removeprefix("--").replace("-", "_")
+        if not field or not values or not all(values.split(",")):
+            raise ConfigError(f"grid: {entry!r} is not possible; allowed: FIELD=A,B")
+        if field in grid:
+            raise ConfigError(f"grid: {field} is there twice")
+        grid[field] = values.split(",")
+        if len(set(grid[field])) < len(grid[field]):
+            raise ConfigError(f"grid: {entry!r} has a value twice")
+    return grid
+
+
+def _config(name: str, flags: list[str], settings: dict[str, str]) -> Config:
+    """The settings of a point, by way of the flags that `branchax train` would be given."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--world")
+    base = preset(name, settings.get("world") or early.parse_known_args(flags)[0].world)
+    added = []
+    for field, value in settings.items():
+        try:
+            switch = isinstance(functools.reduce(getattr, field.split("."), base), bool)
+        except AttributeError:
+            switch = False  # tyro will say that it is unknown, and what is near
+        if switch:
+            if value.lower() not in ("true", "false"):
+                raise ConfigError(f"grid: {field} {value!r} is not possible; allowed: true, false")
+            parent, dot, last = field.rpartition(".")
+            added.append(f"--{parent}{dot}{'' if value.lower() == 'true' else 'no-'}{last}")
+        else:
+            added += [f"--{field}", *value.split()]
+    options = tyro.cli(TrainOptions, default=TrainOptions(base), args=[*flags, *added], prog="branchax sweep PRESET")
+    return options.config

@@ -1,0 +1,34 @@
+"""The policy of a run, in NumPy alone: `action = load()(obs)`. `branchax export` writes this file beside `policy.npz`.
+
+`spec.json`, beside it too, says what the observations and the actions are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+
+def load(file: str | Path | None = None) -> Callable[[np.ndarray], np.ndarray]:
+    """The policy saved in `file` (policy.npz beside this one): observations [..., D] -> actions [..., A], float32."""
+    with np.load(file or Path(__file__).with_name("policy.npz"), allow_pickle=False) as saved:
+        p = dict(saved)  # kernel_i [C, in, out] and bias_i [C, 1, out] of C networks, of which the mean is taken
+    depth = sum(name.startswith("kernel_") for name in p)
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        x = np.asarray(obs, np.float32).reshape(1, -1, np.shape(obs)[-1])
+        for i in range(depth):
+            x = x @ p[f"kernel_{i}"] + p[f"bias_{i}"]
+            if f"scale_{i}" in p:  # LayerNorm
+                x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+                x = x * p[f"scale_{i}"] + p[f"shift_{i}"]
+            if i + 1 < depth:
+                x = np.tanh(x) if p["activation"] == "tanh" else np.maximum(x, 0)
+        x = x.mean(0).reshape(*np.shape(obs)[:-1], -1)
+        if p["head"] == "argmax":
+            return np.eye(x.shape[-1], dtype=np.float32)[x.argmax(-1)]
+        return np.tanh(x) if p["head"] == "tanh" else x
+
+    return act
