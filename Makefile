@@ -10,7 +10,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train lab test test-slow check format experiment bench clean
+.PHONY: help setup train resume doctor faults lab test test-slow check format experiment bench clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -30,6 +30,12 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)  ## train PRESET on WORLD into a new directory under runs/
 	$(BIN)/branchax train $(PRESET) --world $(WORLD) --seed $(SEED) $(ARGS)
+
+resume: $(READY)  ## go on with the run in RUN, as in make resume RUN=runs/mine
+	$(BIN)/branchax resume $(RUN) $(ARGS)
+
+doctor: $(READY)  ## check this machine and, if it is set, the run in RUN
+	$(BIN)/branchax doctor $(RUN) $(ARGS)
 
 lab: $(READY)  ## measure gradient estimators on WORLD (classic/pendulum unless it is set)
 	$(BIN)/branchax lab gradients --world $(if $(filter file,$(origin WORLD)),classic/pendulum,$(WORLD)) $(ARGS)
@@ -51,6 +57,9 @@ experiment: $(READY)  ## run experiments/NAME.py, as in make experiment NAME=inv
 
 bench: $(READY)  ## run benchmarks/NAME.py, as in make bench NAME=mbpo_paper
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+faults: $(READY)  ## what a run survives, many times over (an hour): results/faults.json
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .
