@@ -782,7 +782,7 @@ def changes(before: Config, after: Config) -> tuple[list[str], list[str]]:
     allowed, refused = [], []
     for name in [*old, *(n for n in new if n not in old)]:
         if (was := old.get(name)) != (now := new.get(name)):
-            fine = name in RESUMABLE or (name == "env_steps" and now > was)
+            fine = name in RESUMABLE or (name == "env_steps" and after.env_steps > before.env_steps)
             (allowed if fine else refused).append(f"{name} {was} -> {now}")
     return allowed, refused
 
