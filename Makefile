@@ -16,7 +16,8 @@ FLAGS  = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--env-steps $(STEPS))
 needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/...))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train eval export sweep lab docs test test-slow check format experiment bench bench-full clean
+.PHONY: help setup train resume eval doctor faults export sweep lab docs test test-slow check format experiment \
+	bench bench-full clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -36,6 +37,12 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)  ## train PRESET on WORLD into a new directory under runs/
 	$(BIN)/branchax train $(PRESET) --world $(WORLD) --seed $(SEED) $(ARGS)
+
+resume: $(READY)  ## go on with the run in RUN, as in make resume RUN=runs/mine
+	$(BIN)/branchax resume $(RUN) $(ARGS)
+
+doctor: $(READY)  ## check this machine and, if it is set, the run in RUN
+	$(BIN)/branchax doctor $(RUN) $(ARGS)
 
 eval: $(READY)  ## more episodes with the policy that RUN has saved
 	$(needs-run)$(BIN)/branchax evaluate $(RUN) $(ARGS)
@@ -78,6 +85,9 @@ docs: $(READY)  ## build the documentation into build/docs/site; it opens from t
 	cp -r docs src examples mkdocs.yml build/docs && mkdir -p build/docs/docs/results && cp results/*.png build/docs/docs/results
 	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict
 	@echo "open build/docs/site/index.html"
+
+faults: $(READY)  ## what a run survives, many times over (an hour): results/faults.json
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

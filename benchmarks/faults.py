@@ -32,13 +32,14 @@ from pathlib import Path
 from typing import Any
 
 RESULT = Path("results/faults.json")
-TINY = """
-    train mbpo --world classic/cartpole --seed 4 --env-steps 1000 --explore-steps 40 --epoch-steps 40 --collect-steps 4
+SETTINGS = """
+    --world classic/cartpole --seed 4 --env-steps 1000 --explore-steps 40 --epoch-steps 40 --collect-steps 4
     --batch-size 32 --updates-per-step 20 --model.members 3 --model.elites 2 --model.hidden 8 --model.round-steps 5
     --model.max-rounds 3 --rollout.per-step 10 --rollout.groups 4 --rollout.horizon 2 --agent.hidden 8
     --eval-episodes 3 --checkpoint-every 2
-""".split()
-SMALL = "train mbpo --world classic/pendulum --eval-every 4 --checkpoint-every 20".split()
+"""
+TINY = ["train", "mbpo", *SETTINGS.split()]
+SMALL = ["train", "mbpo", "--world", "classic/pendulum", "--eval-every", "4", "--checkpoint-every", "20"]
 
 
 def branchax(*arguments: str) -> list[str]:
@@ -72,7 +73,8 @@ def contents(directory: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     is_key = lambda x: jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     leaves = jax.tree_util.tree_leaves_with_path(state)
     bits = {
-        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(x) if is_key(x) else x).tobytes() for path, x in leaves
+        jax.tree_util.keystr(path): np.asarray(jax.random.key_data(x) if is_key(x) else x).tobytes()
+        for path, x in leaves
     }
     return bits, [{k: v for k, v in row.items() if k != "wall_s"} for row in runlog.read(directory / rundir.METRICS)]
 
@@ -184,11 +186,18 @@ def full_disk(work: Path) -> dict[str, Any]:
 
     folder = work / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True).returncode == 0
+    mounted = (
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(folder)], capture_output=True).returncode
+        == 0
+    )
     limit = None if mounted else lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (2_500_000, 2_500_000))
     try:
         done = subprocess.run(
-            [sys.executable, "-c", SAVE_UNTIL_FULL, str(folder)], capture_output=True, text=True, preexec_fn=limit, check=False
+            [sys.executable, "-c", SAVE_UNTIL_FULL, str(folder)],
+            capture_output=True,
+            text=True,
+            preexec_fn=limit,
+            check=False,
         )
         left = sorted(path.name for path in folder.iterdir())
         steps = checkpoint.steps(folder)
@@ -271,19 +280,30 @@ def bad_arguments(rng: random.Random, folder: Path) -> list[str]:
 
     def wrong(hint: Any, of_json: bool) -> Any:
         limits = next((m for m in getattr(hint, "__metadata__", ()) if isinstance(m, Range)), None)
-        text = ["", "many", "1e999", "nan", "--", "[]", "0x"] if not of_json else ["many", None, [], {}, [[1]], 1e400, True]
+        text = (
+            ["", "many", "1e999", "nan", "--", "[]", "0x"]
+            if not of_json
+            else ["many", None, [], {}, [[1]], 1e400, True]
+        )
         base = hint.__origin__ if hasattr(hint, "__metadata__") else hint
         options = typing.get_args(base) or (base,)
-        if typing.get_origin(base) is typing.Literal or base in (str, bool) or str in options or typing.get_origin(base) is tuple:
+        if (
+            typing.get_origin(base) is typing.Literal
+            or base in (str, bool)
+            or str in options
+            or typing.get_origin(base) is tuple
+        ):
             return {} if of_json else rng.choice(["maybe", "--", "0.5.1"])
         low, high = (limits.low, limits.high) if limits else (None, None)
-        beyond = [x for x in (None if low is None else low - 1, None if high is None else high * 2 + 1) if x is not None]
+        beyond = [
+            x for x in (None if low is None else low - 1, None if high is None else high * 2 + 1) if x is not None
+        ]
         beyond = [int(x) if int in options else x for x in beyond]
         chosen = rng.choice([*beyond, *(x for x in text if not (x is None and type(None) in options))])
         return chosen if of_json else str(chosen)
 
     config = PRESETS["mbpo"]
-    settings = [(name, hint, value) for name, hint, value in fields(config) if name != "dataset" and "world" != name]
+    settings = [(name, hint, value) for name, hint, value in fields(config) if name != "dataset" and name != "world"]
     name, hint, _ = rng.choice(settings)
     flag = f"--{name}".replace("_", "-")
     kind = rng.choice(("value", "value", "typo", "crossed", "world", "preset", "file", "file"))
@@ -295,7 +315,12 @@ def bad_arguments(rng: random.Random, folder: Path) -> list[str]:
     if kind == "crossed":
         return ["train", "mbpo", *rng.choice(CROSSED)]
     if kind == "world":
-        return ["train", "mbpo", "--world", rng.choice(["", "brax", "brax/hoper", "classic/", "gym/NoSuch-v0", "nowhere:at_all", "../x"])]
+        return [
+            "train",
+            "mbpo",
+            "--world",
+            rng.choice(["", "brax", "brax/hoper", "classic/", "gym/NoSuch-v0", "nowhere:at_all", "../x"]),
+        ]
     if kind == "preset":
         return ["train", rng.choice(["mbop", "", "MBPO", "sac2", "./mbpo"])]
     data = to_dict(config)
@@ -309,7 +334,9 @@ def bad_arguments(rng: random.Random, folder: Path) -> list[str]:
         node[inner] = wrong(hint, of_json=True)
     text = json.dumps(data)
     if rng.random() < 0.3:
-        text = rng.choice([text[: rng.randrange(len(text) - 1)], "[" * 100_000, "null", "[]", '"x"', "\x00", "{'a': 1}"])
+        text = rng.choice(
+            [text[: rng.randrange(len(text) - 1)], "[" * 100_000, "null", "[]", '"x"', "\x00", "{'a': 1}"]
+        )
     path = folder / "settings.json"
     path.write_text(text)
     return ["train", "--config", str(path)]
@@ -414,7 +441,11 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as work:
             began = time.perf_counter()
             found = PARTS[name](Path(work))
-            known[name] = {**found, "wall_s": round(time.perf_counter() - began), "commit": rundir.environment()["commit"]}
+            known[name] = {
+                **found,
+                "wall_s": round(time.perf_counter() - began),
+                "commit": rundir.environment()["commit"],
+            }
         print(name, json.dumps(known[name]), flush=True)
         known["made"] = {"command": "python -m benchmarks.faults", "environment": rundir.environment()}
         rundir.write_json(RESULT, known)

@@ -48,14 +48,16 @@ def count(shape):
 
 
 def by_callback(state, action, after, t):
-    noise = jax.pure_callback(lambda r: count(r.shape), jax.ShapeDtypeStruct((), jnp.float32), t.reward, vmap_method="expand_dims")
+    noise = jax.pure_callback(
+        lambda r: count(r.shape), jax.ShapeDtypeStruct((), jnp.float32), t.reward, vmap_method="expand_dims"
+    )
     return after, t._replace(reward=t.reward + noise)
 
 
 BREACHES = {
     "a reward of another shape": (1, lambda: stepping(lambda s, a, n, t: (n, t._replace(reward=t.reward[None])))),
     "an integer reward": (1, lambda: stepping(lambda s, a, n, t: (n, t._replace(reward=jnp.int32(1))))),
-    "python control flow": (2, lambda: stepping(lambda s, a, n, t: (n, t) if t.reward > 0 else (n, t))),
+    "python control flow": (2, lambda: stepping(lambda s, a, n, t: (n, t) if t.reward > 0 else (s, t))),
     "a state that changes its dtype": (2, lambda: stepping(lambda s, a, n, t: (n._replace(time=n.time * 1.0), t))),
     "a step that keeps count elsewhere": (3, lambda: stepping(by_callback)),
     "next_obs of the next episode": (
@@ -125,4 +127,3 @@ def test_the_docs_have_the_lines():
     text = " ".join((Path(__file__).parents[1] / "docs" / "worlds.md").read_text().split())
     for number, line in CONTRACT.items():
         assert f"{number}. {line}" in text
-

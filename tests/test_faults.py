@@ -1,4 +1,4 @@
-"""What is not finite: found, said of whom, dumped, found again; curves for TensorBoard; a checkpoint of this release."""
+"""What is not finite: whose it is, dumped, found again; curves for TensorBoard; a checkpoint of this release."""
 
 import dataclasses
 import json
@@ -39,7 +39,7 @@ def test_says_whose_number_it_was(policy):
         "critic/skipped_steps": np.array([7.0, 4.0]),
     }
     found = faults.find(config, none(), metrics, np.array([4.0, 4.0]))
-    assert [(f.kind, f.index, f.stops) for f in found] == [
+    assert [(f.kind, f.place, f.stops) for f in found] == [
         ("agent", 0, policy == "stop"),
         ("model", 1, policy == "stop"),
     ]
@@ -58,10 +58,12 @@ def test_a_world_may_lose_rows_but_not_all_and_never_the_policys():
     assert [f.stops for f in faults.find(config, diverged, {"x": 0}, np.zeros(1))] == [True]
 
 
-TINY = """train mbpo --world classic/cartpole --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32
-    --updates-per-step 1 --model.members 2 --model.elites 2 --model.hidden 8 --model.round-steps 5 --model.max-rounds 2
-    --rollout.per-step 10 --rollout.groups 2 --agent.hidden 8 --eval-episodes 2 --env-steps 180 --checkpoint-every 1
-    --run run""".split()
+SETTINGS = """
+    --world classic/cartpole --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32 --updates-per-step 1
+    --model.members 2 --model.elites 2 --model.hidden 8 --model.round-steps 5 --model.max-rounds 2 --rollout.per-step 10
+    --rollout.groups 2 --agent.hidden 8 --eval-episodes 2 --env-steps 180 --checkpoint-every 1 --run run
+"""
+TINY = ["train", "mbpo", *SETTINGS.split()]
 
 
 def test_a_fault_is_dumped_and_found_again(tmp_path, monkeypatch, capsys):
@@ -75,7 +77,8 @@ def test_a_fault_is_dumped_and_found_again(tmp_path, monkeypatch, capsys):
 
         def step(key, state, action):
             after, t = world.step(key, state, action)
-            return after, t._replace(reward=jnp.where((state.time == 30) & (state.obs[0] > 0.02), jnp.nan, t.reward))
+            bad = (state.time == 30) & (state.obs[0] > 0.02)
+            return after, t._replace(reward=jnp.where(bad, jnp.nan, t.reward))
 
         return world._replace(step=step)
 
@@ -83,7 +86,7 @@ def test_a_fault_is_dumped_and_found_again(tmp_path, monkeypatch, capsys):
     assert cli.main([*TINY, "--faults.world", "drop"]) == 0
     rows = runlog.read(Path("run") / rundir.METRICS)
     lost = sum(row.get("collect/nonfinite_rows", 0) for row in rows)
-    explored = [f for f in Path("run/faults").glob("*_60_*.json")]
+    explored = list(Path("run/faults").glob("*_60_*.json"))
     assert lost or explored, "the test needs another seed"
     _, state = host.restore(Path("run"))
     for leaf in jax.tree.leaves((state.real, state.imagined, state.model, state.agent)):
@@ -96,8 +99,8 @@ def test_a_fault_is_dumped_and_found_again(tmp_path, monkeypatch, capsys):
     capsys.readouterr()
     assert cli.main(["doctor", "run", "--replay"]) == 1  # there was a fault
     said = capsys.readouterr().out
-    for part in ("ok  settings", "ok  state       done", "ok  checkpoint  180: every file is what was written",
-                 "BAD fault       classic/cartpole returned a non-finite reward", "replay      the same again"):  # fmt: skip
+    lines = ("ok  settings", "ok  state       done", "ok  checkpoint  180: every file is what was written")
+    for part in (*lines, "BAD fault       classic/cartpole returned a non-finite reward", "replay      the same again"):
         assert part in said
 
 

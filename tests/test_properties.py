@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from benchmarks.faults import bad_arguments
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.faults import bad_arguments
 from branchax import cli, normalize, replay
 from branchax.returns import gae, rewards_to_go
 from branchax.types import Trajectory, Transition
@@ -75,13 +75,17 @@ TO_GO = jax.jit(lambda trajectory: rewards_to_go(trajectory, 0.9))
 
 
 @quick
-@given(st.lists(st.sampled_from(["on", "terminated", "truncated", "blank"]), min_size=H, max_size=H), st.integers(0, 99))
+@given(
+    st.lists(st.sampled_from(["on", "terminated", "truncated", "blank"]), min_size=H, max_size=H), st.integers(0, 99)
+)
 def test_returns_end_where_episodes_do(ends, seed):
     """Every mix of terminations, truncations and invalid rows, against loops over pieces."""
     rng = np.random.default_rng(seed)
     reward, value, after = rng.normal(size=(3, H)).astype(np.float32)
     column = lambda x: jnp.asarray(x)[:, None]  # noqa: E731
-    terminated, truncated, valid = (np.array([e == name for e in ends]) for name in ("terminated", "truncated", "blank"))
+    terminated, truncated, valid = (
+        np.array([e == name for e in ends]) for name in ("terminated", "truncated", "blank")
+    )
     valid = ~valid
     obs = jnp.zeros((H, 1, 1))
     t = Transition(obs, obs, column(reward), obs, column(terminated), column(truncated))

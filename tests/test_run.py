@@ -9,8 +9,8 @@ from conftest import replace, toy_program
 
 from branchax.config import ConfigError
 from branchax.host import checkpoint, evaluate, rundir, runlog
-from branchax.host.faults import NonFinite
 from branchax.host import run as host
+from branchax.host.faults import NonFinite
 
 
 @pytest.fixture
@@ -44,7 +44,16 @@ def test_writes_everything(toy, toy_config, tmp_path, capsys):
     host.train(config, tmp_path / "run", command="branchax train toy")
     found = sorted(str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").glob("*"))
     assert found == [
-        *("checkpoints", "command.txt", "config.json", "environment.json", "metrics.jsonl", "plots", "status.json", "tb")
+        *(
+            "checkpoints",
+            "command.txt",
+            "config.json",
+            "environment.json",
+            "metrics.jsonl",
+            "plots",
+            "status.json",
+            "tb",
+        )
     ]
     assert rundir.status(tmp_path / "run") | {"state": "done", "last_good_step": 60} == rundir.status(tmp_path / "run")
     assert rundir.load_config(tmp_path / "run") == config

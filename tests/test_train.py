@@ -12,7 +12,7 @@ from branchax.build import build, build_agent, build_dynamics
 from branchax.config import Config, ModelConfig, RolloutConfig, SACConfig
 from branchax.returns import gae
 from branchax.train import first_fault, make_program, no_fault, without_faults
-from branchax.types import Transition
+from branchax.types import Trajectory, Transition
 from branchax.worlds.base import WorldSpec, make_world, never
 
 TINY = Config(

@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SystemExit as stop:  # tyro has printed its help (0) or what it could not read (2)
         return stop.code if isinstance(stop.code, int) else REFUSED
     except KeyboardInterrupt:
-        print("\nbranchax: interrupted; what was saved is good, and the same command goes on from there", file=sys.stderr)
+        print(
+            "\nbranchax: interrupted; what was saved is good, and the same command goes on from there", file=sys.stderr
+        )
         return INTERRUPTED
     return OK
 

@@ -798,7 +798,7 @@ def changes(before: Config, after: Config) -> tuple[list[str], list[str]]:
     allowed, refused = [], []
     for name in [*old, *(n for n in new if n not in old)]:
         if (was := old.get(name)) != (now := new.get(name)):
-            fine = name in RESUMABLE or (name == "env_steps" and now > was)
+            fine = name in RESUMABLE or (name == "env_steps" and after.env_steps > before.env_steps)
             (allowed if fine else refused).append(f"{name} {was} -> {now}")
     return allowed, refused
 
@@ -868,7 +868,9 @@ def from_dict(kind: type, data: dict[str, Any], path: str = "") -> Any:
             kind_of = value.get("kind") if isinstance(value, dict) else None
             if kind_of is not None and len(kinds) > 1 and kind_of not in list(kinds):
                 near = nearest(str(kind_of), map(str, kinds))
-                raise ConfigError(f"{path}{name}.kind: {kind_of!r} is unknown{near}; allowed: {', '.join(map(str, kinds))}")
+                raise ConfigError(
+                    f"{path}{name}.kind: {kind_of!r} is unknown{near}; allowed: {', '.join(map(str, kinds))}"
+                )
             chosen = kinds.get(kind_of if isinstance(kind_of, str) else None, options[0])
             values[name] = from_dict(typing.cast(type, chosen), value, f"{path}{name}.")
         else:

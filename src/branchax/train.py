@@ -380,8 +380,8 @@ def without_faults(trajectory: Trajectory, good: jax.Array) -> Trajectory:
     def keep(x: jax.Array, blank: jax.Array) -> jax.Array:
         return jnp.where(good.reshape(*good.shape, *[1] * (x.ndim - 2)), x, blank)
 
-    obs = keep(t.obs, jnp.zeros_like(t.obs))
-    blank = Transition(obs, *(jnp.zeros_like(x) for x in (t.action, t.reward)), obs, *[jnp.zeros_like(good)] * 2)
-    blank = blank._replace(truncated=jnp.ones_like(good))
+    blank = jax.tree.map(jnp.zeros_like, t)
+    obs = keep(t.obs, blank.obs)
+    blank = blank._replace(obs=obs, next_obs=obs, truncated=jnp.ones_like(good))
     transition = jax.tree.map(keep, t, blank)
     return trajectory._replace(transition=transition, valid=trajectory.valid & good)

@@ -1,6 +1,6 @@
 """One file per command, each with `run(arguments)`; none loads JAX before it knows that it has to.
 
-A new command is a file here and a line of `USAGE`; the command line finds it by its name (`check-world` is `check_world`).
+A new command is a file here and a line of `USAGE`; the command line finds it by its name, with `_` for `-`.
 """
 
 USAGE = {

@@ -15,7 +15,9 @@ def run(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "branchax check-world", description="Checks that a world keeps the contract of docs/worlds.md."
     )
-    parser.add_argument("world", metavar="NAME", help="as --world takes it, such as classic/pendulum or my_module:my_world")
+    parser.add_argument(
+        "world", metavar="NAME", help="as --world takes it, such as classic/pendulum or my_module:my_world"
+    )
     parser.add_argument("--backend", default="generalized", choices=BRAX_BACKENDS, help="Brax's physics backend")
     options = parser.parse_args(arguments)
     name = options.world

@@ -29,7 +29,7 @@ def run(arguments: list[str]) -> None:
     for finding in doctor.machine() if options.run is None else (*doctor.machine(), *doctor.run(options.run)):
         findings.append(finding)
         print(f"  {'ok ' if finding.good else 'BAD'} {finding.about:<11} {finding.said}", flush=True)
-    if options.replay:
+    if options.run is not None and options.replay:
         findings.append(doctor.replay(options.run, say=lambda text: print(f"      {text}", flush=True)))
         print(f"  {'ok ' if findings[-1].good else 'BAD'} {findings[-1].about:<11} {findings[-1].said}")
     if bad := sum(not finding.good for finding in findings):

@@ -73,9 +73,7 @@ def problem(directory: Path, step: int) -> str:
     return ""
 
 
-def save(
-    directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int = 2, keep_best: bool = False
-) -> None:
+def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int = 2, keep_best: bool = False) -> None:
     """Writes `tree` and the JSON-ready `note` as `directory/<step>`, durably, then removes what is not kept.
 
     Args:
@@ -181,18 +179,18 @@ def _manifest(path: Path) -> dict[str, Any]:
     """The manifest of a step. Raises `_Broken`, or `CheckpointError` for one of another version."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        body = manifest["body"]
+        body, schema = manifest["body"], manifest["body"]["schema"]
         sound = manifest["sha256"] == _sum_of(body)
     except FileNotFoundError:
         if _older_format(path):
             raise CheckpointError(f"{path} has format 1; this version of branchax reads {SCHEMA}") from None
         raise _Broken("it was not saved, or copied, to its end") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        sound = False
+        raise _Broken(f"its {MANIFEST} is damaged") from None
     if not sound:
         raise _Broken(f"its {MANIFEST} is damaged")
-    if body["schema"] != SCHEMA:
-        raise CheckpointError(f"{path} has format {body['schema']}; this version of branchax reads {SCHEMA}")
+    if schema != SCHEMA:
+        raise CheckpointError(f"{path} has format {schema}; this version of branchax reads {SCHEMA}")
     return body
 
 
@@ -205,6 +203,7 @@ def _present(directory: Path) -> list[int]:
 
 def _best(directory: Path, whole: list[int]) -> int:
     """The step with the highest score, the latest of equals; without scores the last one."""
+
     def score(step: int) -> tuple[float, int]:
         try:
             found = note(directory, step).get(SCORE)

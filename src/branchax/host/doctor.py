@@ -54,11 +54,15 @@ def run(directory: Path) -> Iterator[Finding]:
         yield Finding("state", f"{said} ({owner})")
     elif state == "running":
         who = f"process {status.get('pid')} on {status.get('host')}, last heard of at {status.get('heartbeat')}"
-        yield Finding("state", f"its process died without a word ({who}); branchax resume {directory} goes on", good=False)
+        yield Finding(
+            "state", f"its process died without a word ({who}); branchax resume {directory} goes on", good=False
+        )
     else:
         yield Finding("state", said, good=state in ("done", "preempted"))
     for difference in rundir.differences(directory, rundir.environment()):
-        yield Finding("versions", f"floats can differ from those of the machine that began it: {difference}", good=False)
+        yield Finding(
+            "versions", f"floats can differ from those of the machine that began it: {difference}", good=False
+        )
     folder = directory / rundir.CHECKPOINTS
     there = sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
     for step in there:
@@ -115,7 +119,9 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
         skipped = np.array([faults.skipped_of(row, 1)[0] for row in rows] or [0.0] * config.seeds)
     found = faults.find(config, jax.tree.map(np.asarray, state.fault), metrics, skipped)
     again = any(f.what == about["what"] for f in found)
-    return Finding("replay", f"{'the same again' if again else 'not found again'}: {about['what']} ({path})", good=again)
+    return Finding(
+        "replay", f"{'the same again' if again else 'not found again'}: {about['what']} ({path})", good=again
+    )
 
 
 def _dumped(path: Path) -> dict[str, Any]:

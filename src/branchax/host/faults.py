@@ -32,7 +32,7 @@ class Found(NamedTuple):
     """One thing that went wrong in an epoch."""
 
     kind: str  # "world", "model" or "agent"
-    index: int  # of the seed, among those of the run
+    place: int  # of the seed, among those of the run
     what: str
     stops: bool
 
@@ -61,7 +61,9 @@ def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.n
                 what += f", the first of {rows}"
             stops = config.faults.world == "stop" or field == "action" or rows >= everything
             found.append(Found("world", i, what, stops))
-        members, steps = (int(metrics.get(f"model/{x}", np.zeros(i + 1))[i]) for x in ("nonfinite_members", SKIPPED[1:]))
+        members, steps = (
+            int(metrics.get(f"model/{x}", np.zeros(i + 1))[i]) for x in ("nonfinite_members", SKIPPED[1:])
+        )
         if members or steps:
             what = f"the model {seed} was not finite: {members} members rolled back, {steps} gradient steps left out"
             found.append(Found("model", i, what, config.faults.model == "stop"))
@@ -69,7 +71,9 @@ def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.n
         bad = [f"{name} in {count} updates" for name, count in counts.items() if count]
         bad += [f"{int(now[i] - skipped[i])} gradients, left out"] if now[i] > skipped[i] else []
         if bad:
-            found.append(Found("agent", i, f"the agent {seed} was not finite: {', '.join(bad)}", config.faults.agent == "stop"))
+            found.append(
+                Found("agent", i, f"the agent {seed} was not finite: {', '.join(bad)}", config.faults.agent == "stop")
+            )
     return found
 
 
@@ -85,11 +89,11 @@ def dump(directory: Path, found: Found, config: Config, state: TrainState, horiz
     The arrays are the first bad row of a world (`row.*`) and the seed's state after the epoch without its buffers
     (`state.*`). The epoch itself can be run again from the last checkpoint: `branchax doctor DIR --replay`.
     """
-    one = jax.tree.map(lambda x: x[found.index], state._replace(real=(), imagined=()))
+    one = jax.tree.map(lambda x: x[found.place], state._replace(real=(), imagined=()))
     arrays = {f"state.{name}": x for name, x in _arrays(one._replace(fault=())).items()}
     if found.kind == "world":
         arrays |= {f"row.{name}": x for name, x in _arrays(one.fault.first._asdict()).items()}
-    seed, steps = config.seed + found.index, int(one.counts.env_steps)
+    seed, steps = config.seed + found.place, int(one.counts.env_steps)
     path = directory / rundir.FAULTS / f"{found.kind}_{steps}_seed{seed}.json"
     about = {
         "kind": found.kind,
@@ -98,7 +102,7 @@ def dump(directory: Path, found: Found, config: Config, state: TrainState, horiz
         "env_steps": steps,
         "epoch": int(one.counts.epochs),
         "horizon": horizon,
-        "metrics": {name: runlog.plain(x[found.index]) for name, x in metrics.items()},
+        "metrics": {name: runlog.plain(x[found.place]) for name, x in metrics.items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(path.with_suffix(".npz"), **arrays)

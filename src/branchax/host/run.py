@@ -177,7 +177,7 @@ def _loop(session: Session, state: TrainState) -> None:
             view.phase("training")
             horizon = config.rollout.at(env_steps)
             # In another thread, so that this one hears of signals.
-            state, metrics = stop.wait(session.pool.submit(lambda: jax.block_until_ready(epoch(state, jnp.int32(horizon)))))
+            state, metrics = stop.wait(session.pool.submit(_finished, epoch, state, jnp.int32(horizon)))
             metrics = {name: np.asarray(x) for name, x in metrics.items()}
             _look_for_faults(session, state, metrics, horizon, skipped, dumped)
             skipped = faults.skipped_of(metrics, config.seeds)
@@ -198,10 +198,15 @@ def _loop(session: Session, state: TrainState) -> None:
                 raise Preempted(f"stopped by {stop.asked}; saved after {env_steps:,} env steps")
 
 
+def _finished(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a compiled function returns, once it is there."""
+    return jax.block_until_ready(function(*arguments))
+
+
 def _look_for_faults(
-    session: Session, state: TrainState, metrics: Metrics, horizon: int, skipped: np.ndarray, dumped: set[str]
+    session: Session, state: TrainState, metrics: dict[str, Any], horizon: int, skipped: np.ndarray, dumped: set[str]
 ) -> None:
-    """Tells of what was not finite in an epoch; the first of each kind is dumped. Raises `NonFinite` if it is to stop."""
+    """Says what was not finite in an epoch and dumps the first of each kind. Raises `NonFinite` if that is to stop."""
     config, fault = session.config, jax.tree.map(np.asarray, state.fault)
     found = faults.find(config, fault, metrics, skipped)
     for each in sorted(found, key=lambda f: not f.stops):
@@ -221,8 +226,10 @@ def filled(state: TrainState, data: Transition) -> TrainState:
     return state._replace(real=jax.jit(jax.vmap(lambda ring: replay.add(ring, rows)), donate_argnums=0)(state.real))
 
 
-def _report(session: Session, state: TrainState, horizon: int, metrics: Metrics, evaluated: bool) -> float | None:
-    """Evaluates if asked to, writes one row per seed, shows them. Returns the mean return over seeds, if there is one."""
+def _report(
+    session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool
+) -> float | None:
+    """Evaluates if asked to, writes one row per seed, shows them. Returns the mean return over seeds, if any."""
     config, found = session.config, {}
     if evaluated:
         evaluate = session.stop.wait(session.compiled.evaluate)

@@ -65,8 +65,8 @@ def admit(directory: Path, config: Config, force: bool = False) -> list[str]:
     allowed, refused = changes(load_config(directory), config)
     if refused and not force:
         raise ConfigError(
-            f"run: {directory} holds a run of other settings: {'; '.join(refused)}; name another directory, or add --force"
-            f" to go on with these (allowed without it: {', '.join(RESUMABLE)}, and a larger env_steps)"
+            f"run: {directory} holds a run of other settings: {'; '.join(refused)}; name another directory, or add"
+            f" --force to go on with these (allowed without it: {', '.join(RESUMABLE)}, and a larger env_steps)"
         )
     return allowed + refused
 

@@ -115,8 +115,8 @@ def _actions(key: Key, world: World, batch: int) -> jax.Array:
     return jax.random.uniform(key, (batch, world.spec.action_size), minval=-1.0, maxval=1.0)
 
 
-def _rows(world: World, before: WorldState, after: WorldState, t: Transition) -> Iterator[Violation]:
-    """Lines 5 to 8 and 10, on rows [steps, batch, ...]."""
+def _rows(world: World, before: Any, after: Any, t: Any) -> Iterator[Violation]:
+    """Lines 5 to 8 and 10, on what `_walk` returned, as NumPy arrays."""
     spec = world.spec
 
     def first(bad: np.ndarray) -> str:
@@ -161,7 +161,9 @@ def _resets(world: World, key: Key) -> Iterator[Violation]:
     if all((np.asarray(x) == np.asarray(x)[:1]).all() for x in jax.tree.leaves(once.obs)):
         again = [x for x in jax.tree.leaves(once.inner) if jnp.issubdtype(x.dtype, jnp.number)]
         if not again or all((np.asarray(x) == np.asarray(x)[:1]).all() for x in again):
-            yield Violation(4, "8 resets with 8 keys start in the same state: right if that is the only one", sure=False)
+            yield Violation(
+                4, "8 resets with 8 keys start in the same state: right if that is the only one", sure=False
+            )
 
 
 def _repeated(world: World, key: Key, batch: int) -> Iterator[Violation]:
