@@ -9,6 +9,10 @@ PRESET [--world NAME] [--seed N] [--seeds K] [--env-steps N] [--run DIR]
 PRESET --world NAME --dataset FILE
 --run DIR --resume [--env-steps N]""",
     "evaluate": "DIR [--episodes N]",
+    "plot": "DIR... [--out FOLDER] [--curves]",
+    "report": "DIR... [--out FILE] [--curves]",
+    "render": "DIR [--out FILE.gif|FILE.mp4]",
+    "diagnose": "DIR [--seed N]",
     "dataset": "DIR FILE",
     "lab": "gradients [--world NAME] [--dynamics known|learned|oracle] [--horizons 1,2,5,10]",
     "list": "",

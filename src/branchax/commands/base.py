@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
 
 from branchax.config import ConfigError
 
@@ -22,3 +25,8 @@ def check_installed(world: str) -> None:
         from branchax.worlds import gymnasium_spec  # which loads no JAX
 
         gymnasium_spec(world.removeprefix("gym/"))
+
+
+def beside(runs: Sequence[Path]) -> Path:
+    """Where what is made of runs goes: into the one run's directory, or into the folder that holds them all."""
+    return runs[0] if len(runs) == 1 else Path(os.path.commonpath([run.absolute() for run in runs]))
