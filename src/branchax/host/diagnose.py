@@ -127,9 +127,8 @@ def measure(player: Player) -> Found:
     if why is None:
         starts = real.transition.obs[0]
         imagined = play.imagine(player, starts, shown, members=1 if plans else None)
-        found["returns"]["imagined"] = [
-            _returns(jax.tree.map(lambda x: x[e], imagined), shown) for e in range(len(imagined.valid))
-        ]  # noqa: B023, E501
+        members = range(imagined.valid.shape[0])
+        found["returns"]["imagined"] = [_returns(_member(imagined, e), shown) for e in members]
         found |= open_loop(player, real, shown)
         if not spec.tabular:
             found["calibration"] = calibration(player, real)
@@ -142,7 +141,7 @@ def measure(player: Player) -> Found:
 
 
 def tail_of(discount: float) -> int | None:
-    """Steps after which a discounted return is complete, but for `TAIL`; None when there is no such number below 1000."""
+    """Steps after which a discounted return is complete, but for `TAIL`; None when more than 1000 would be needed."""
     if discount <= 0:
         return 1
     steps = math.ceil(math.log(TAIL) / math.log(discount)) if discount < 1 else 10**9
@@ -153,6 +152,11 @@ def _returns(trajectory: Trajectory, steps: int) -> np.ndarray:
     """The returns [B] of the first steps of a trajectory [H, B, ...]."""
     reward = np.where(trajectory.valid, trajectory.transition.reward, 0.0)
     return reward[:steps].sum(0)
+
+
+def _member(imagined: Trajectory, e: int) -> Trajectory:
+    """What one elite imagined, of [n, H, B, ...]."""
+    return jax.tree.map(lambda x: x[e], imagined)
 
 
 def _data(player: Player) -> np.ndarray:
@@ -270,7 +274,7 @@ def disagreement(player: Player) -> Found:
 
 
 def critic(player: Player, valuation: Valuation, real: Trajectory, tail: int) -> Found:
-    """Predicted values against the discounted returns that followed, at up to `ROWS` steps of the policy's own episodes.
+    """Predicted values against the discounted returns that followed, at up to `ROWS` steps of its own episodes.
 
         G_t = r_t + discount (1 - terminated_t) (bonus_{t+1} + G_{t+1})
 
@@ -302,9 +306,6 @@ def critic(player: Player, valuation: Valuation, real: Trajectory, tail: int) ->
         "actual": actual,
         "bias": (predicted - actual).mean(),
         "error": np.sqrt(((predicted - actual) ** 2).mean()),
-        "correlation": np.corrcoef(predicted, actual)[0, 1]
-        if len(where) > 1 and actual.std() > 0 and predicted.std() > 0
-        else None,  # noqa: E501
         "discount": discount,
         "soft": valuation.bonus is not None,
     }
@@ -313,7 +314,7 @@ def critic(player: Player, valuation: Valuation, real: Trajectory, tail: int) ->
 def frames(player: Player, real: Trajectory, imagined: Trajectory | None, shown: int) -> Found:
     """Up to three episodes, real and imagined (by the first elite) from the same starts, ready to be drawn."""
     spec, config = player.world.spec, player.config
-    sides = {"real": real} | ({} if imagined is None else {"imagined": jax.tree.map(lambda x: x[0], imagined)})
+    sides = {"real": real} | ({} if imagined is None else {"imagined": _member(imagined, 0)})
     body = None
     if not isinstance(real.state, tuple):
         body = bodies.bodies(spec.name.removeprefix("brax/"), config.backend)

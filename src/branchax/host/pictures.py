@@ -85,9 +85,8 @@ def _example(found: Found) -> Figure:
         panel.set_xlabel("steps ahead, along recorded actions")
         panel.tick_params(labelbottom=True)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.legend(
-        *panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8
-    )
+    looks = panels[0].get_legend_handles_labels()
+    figure.legend(*looks, loc="outside lower center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
@@ -160,9 +159,8 @@ def _critic(found: Found) -> Figure:
     axes.set_xlabel(f"discounted return that followed{soft}")
     tidy(axes, "predicted (mean of the critics)")
     if len(actual):
-        axes.set_title(
-            f"too high by {part['bias']:.3g} on average (discount {part['discount']:g})", fontsize=9, loc="left"
-        )
+        title = f"predicted less actual: {part['bias']:.3g} on average; discount {part['discount']:g}"
+        axes.set_title(title, fontsize=9, loc="left")
     return figure
 
 

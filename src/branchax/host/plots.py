@@ -44,9 +44,9 @@ class Line(NamedTuple):
 def curve(run_dirs: Iterable[str | Path], path: str | Path, seconds: bool = False) -> None:
     """Draws evaluation return, and model error where there is one, over env steps (or `seconds`); writes a PNG.
 
-    Runs that differ in their seeds alone are one curve: their interquartile mean, a band for its 95 % bootstrap interval
-    (`statistics`) and a thin line per seed. A single seed has a band of ± 1 standard deviation over its evaluation
-    episodes instead.
+    Runs that differ in their seeds alone are one curve: their interquartile mean, a band for its 95 % bootstrap
+    interval (`statistics`) and a thin line per seed. A single seed has a band of ± 1 standard deviation over its
+    evaluation episodes instead.
     """
     found = groups([Path(d) for d in run_dirs])
     every_row = [row for group in found for rows in group.seeds for row in rows]

@@ -9,9 +9,9 @@ CONFIDENCE = 0.95
 
 
 def interquartile_mean(values: np.ndarray) -> np.ndarray:
-    """The mean of what is left of K seeds [..., K, T] without the lowest and the highest quarter, rounded down: [..., T].
+    """The mean of K seeds [..., K, T] without the lowest and the highest quarter, rounded down: [..., T].
 
-    Up to three seeds all count.
+    Of up to three seeds all count.
     """
     count = values.shape[-2]
     cut = count // 4
