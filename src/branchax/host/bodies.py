@@ -29,15 +29,19 @@ def pose(state: WorldState) -> jax.Array:
     return jax.numpy.concatenate([x.pos, x.rot], -1)
 
 
-def bodies(name: str, backend: str) -> Bodies | None:
-    """The bodies of Brax's environment `name` (without `brax/`); None for one without physics."""
-    from branchax.worlds.brax import environment
+def joints(state: WorldState) -> jax.Array:
+    """The joint positions [Q] of a Brax world's state, MuJoCo's `qpos`."""
+    return state.inner.pipeline_state.q
 
-    env = environment(name, backend)
-    system = getattr(env, "sys", None)
-    if system is None:
-        return None
-    model = system.mj_model
+
+def has_bodies(world: str) -> bool:
+    """Whether a world is one of Brax's with physics."""
+    return world.startswith("brax/") and world != "brax/fast"
+
+
+def bodies(env: Any, name: str) -> Bodies:
+    """The bodies of a Brax environment called `name` (without `brax/`) there."""
+    system, model = env.sys, env.sys.mj_model
     link = {model.body(link).id: i for i, link in enumerate(system.link_names)}
     geoms = []
     for i in range(model.ngeom):

@@ -111,7 +111,7 @@ def measure(player: Player) -> Found:
     why = refusal(config)
     tail = None if valuation is None else tail_of(config.agent.discount)
     length = max(shown, min(shown, 200) + tail) if tail is not None else shown
-    keep = bodies.pose if spec.name.startswith("brax/") and spec.name != "brax/fast" else lambda state: ()
+    keep = bodies.pose if bodies.has_bodies(spec.name) else lambda state: ()
     run = play.episodes(player, count, length, keep)
     real = jax.tree.map(np.asarray, run(True)[0])
     found: Found = {
@@ -231,7 +231,8 @@ def calibration(player: Player, real: Trajectory) -> Found:
     """Of true next observations and rewards, the share below each quantile of the model's one-step prediction.
 
     With `DRAWS` samples of the elites' mixture at each of `ROWS` steps; a calibrated model has share p below its
-    quantile p (Kuleshov et al. 2018, arXiv:1807.00263). `ece` is the mean gap, `inside` the share of the middle 90 %.
+    quantile p (Kuleshov et al. 2018, arXiv:1807.00263). Entries that never vary, such as
+    a constant reward, are left out. `ece` is the mean gap, `inside` the share of the middle 90 %.
     """
     rng = np.random.default_rng(1)
     where = np.argwhere(real.valid)
@@ -240,11 +241,14 @@ def calibration(player: Player, real: Trajectory) -> Found:
     next_obs, reward = play.one_step(player, t.obs, t.action, DRAWS)
     drawn = np.concatenate([next_obs, reward[..., None]], -1)  # [draws, N, F]
     true = np.concatenate([t.next_obs, t.reward[:, None]], -1)
+    names = [*scenes.names(player.world.spec.name, t.obs.shape[-1]), "reward"]
+    varied = true.std(0) > 0  # of what never changes there is no chance to speak of
+    drawn, true = drawn[..., varied], true[:, varied]
     rank = (drawn < true).mean(0) + 0.5 * (drawn == true).mean(0)
     share = (rank[..., None] <= LEVELS).mean(0)  # [F, levels]
     return {
         "levels": LEVELS,
-        "names": [*scenes.names(player.world.spec.name, t.obs.shape[-1]), "reward"],
+        "names": [name for name, varies in zip(names, varied, strict=True) if varies],
         "share": share,
         "ece": np.abs(share - LEVELS).mean(),
         "inside": ((rank >= 0.05) & (rank <= 0.95)).mean(),
@@ -316,8 +320,11 @@ def frames(player: Player, real: Trajectory, imagined: Trajectory | None, shown:
     spec, config = player.world.spec, player.config
     sides = {"real": real} | ({} if imagined is None else {"imagined": _member(imagined, 0)})
     body = None
-    if not isinstance(real.state, tuple):
-        body = bodies.bodies(spec.name.removeprefix("brax/"), config.backend)
+    if bodies.has_bodies(spec.name):
+        from branchax.worlds.brax import environment
+
+        short = spec.name.removeprefix("brax/")
+        body = bodies.bodies(environment(short, config.backend), short)
     exact = body is not None and _rebuilds(body, real)
     episodes = []
     for b in range(min(3, real.valid.shape[1])):

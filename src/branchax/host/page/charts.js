@@ -58,7 +58,7 @@ function ticks(low, high, count, log) {
 // A frame with axes; returns what is needed to draw in it. `box` is {x: [low, high], y: [low, high]}.
 function frame(width, height, box, options) {
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": options.label || options.y });
-  const left = 58, right = 10, top = 10, bottom = options.x ? 38 : 22;
+  const left = 58, right = 20, top = 10, bottom = options.x ? 38 : 22;
   const scale = (log) => (log ? Math.log10 : (v) => v);
   const fx = scale(options.logX), fy = scale(options.logY);
   const span = (f, [a, b]) => (f(b) - f(a)) || 1;
@@ -69,7 +69,7 @@ function frame(width, height, box, options) {
     root.append(svg("line", { x1: left, x2: width - right, y1: y(v), y2: y(v), stroke: ink }));
     root.append(svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, number(v)));
   }
-  for (const v of ticks(...box.x, Math.max(2, Math.round(width / 110)), options.logX))
+  for (const v of ticks(...box.x, Math.max(2, Math.round(width / 80)), options.logX))
     root.append(svg("text", { x: x(v), y: height - bottom + 16, "text-anchor": "middle" }, number(v)));
   root.append(svg("line", { x1: left, x2: width - right, y1: height - bottom, y2: height - bottom, stroke: role("soft") }));
   if (options.x) root.append(svg("text", { x: (left + width - right) / 2, y: height - 4, "text-anchor": "middle" }, options.x));

@@ -84,8 +84,6 @@ function diagnostics(run) {
       y: () => "share below it", series: () => entries.map((k, i) => ({ name: part.names[k], x: part.levels, y: part.share[k], colour: i, dash: DASHES[i % 4] })) }),
       `${Math.round(100 * part.inside)} % of what happened is inside the middle 90 %; mean gap ${number(part.ece)}.`));
   }
-  if (found.example) shown.push(panel("Predicted and true", examples(found),
-    "Blue: what happened. Orange, dashed: the mean prediction. Yellow: samples, a member of the ensemble each.", true));
   const returns = found.returns;
   if (returns.imagined) {
     const points = returns.real.map((x, b) => {
@@ -103,6 +101,8 @@ function diagnostics(run) {
   }
   if (found.map) shown.push(panel("Where members disagree", heatMap(found.map),
     found.map.tabular ? "Bright: actions never seen there." : "Bright: more. Dots: real states, brought onto the slice."));
+  if (found.example) shown.push(panel("Predicted and true", examples(found),
+    "Blue: what happened. Orange, dashed: the mean prediction. Yellow: samples, a member of the ensemble each.", true));
   const title = data.runs.length > 1 ? make("h3", {}, `${run.name}, seed ${found.seed}, ${number(found.env_steps)} env steps`) : null;
   const why = found.why_no_model ? make("p", {}, `No diagnostics of a model: ${found.why_no_model}.`) : null;
   return make("div", {}, title, why, make("div", { class: "grid" }, ...shown));

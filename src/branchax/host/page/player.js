@@ -2,7 +2,7 @@
 // Episodes side by side: scenes in the plane, bodies in space (drag to turn), or the observation as traces.
 
 function prepare(canvas, aspect) {
-  const ratio = window.devicePixelRatio || 1, width = Math.max(200, canvas.clientWidth), height = Math.round(width * aspect);
+  const ratio = window.devicePixelRatio || 1, width = Math.max(200, canvas.clientWidth), height = Math.round(Math.min(width * aspect, 380));
   if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
     canvas.width = Math.round(width * ratio);
     canvas.height = Math.round(height * ratio);
@@ -16,10 +16,10 @@ function prepare(canvas, aspect) {
 }
 
 function drawScene(canvas, scene, i) {
-  const [x0, y0, x1, y1] = scene.view, [c, width] = prepare(canvas, Math.min(1, (y1 - y0) / (x1 - x0)));
-  const scale = Math.min(width / (x1 - x0), canvas.clientHeight / (y1 - y0));
-  const offset = (width - scale * (x1 - x0)) / 2;
-  const x = (v) => offset + scale * (v - x0), y = (v) => scale * (y1 - v);
+  const [x0, y0, x1, y1] = scene.view, [c, width, height] = prepare(canvas, Math.min(1, (y1 - y0) / (x1 - x0)));
+  const scale = Math.min(width / (x1 - x0), height / (y1 - y0));
+  const aside = (width - scale * (x1 - x0)) / 2, above = (height - scale * (y1 - y0)) / 2;
+  const x = (v) => aside + scale * (v - x0), y = (v) => above + scale * (y1 - v);
   for (const s of scene.shapes) {
     const at = Array.isArray(s.at[0]) ? s.at[i] : s.at;
     c.strokeStyle = c.fillStyle = role(s.role);
