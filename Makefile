@@ -1,4 +1,4 @@
-# `make` shows what there is. Variables: WORLD, PRESET, SEED, ARGS (any flag of the command), NAME, PYTHON.
+# `make` shows what there is. Variables: WORLD, PRESET, SEED, DIR, ARGS (any flag of the command), NAME, PYTHON.
 PYTHON ?= python3
 WORLD  ?= brax/inverted_pendulum
 PRESET ?= mbpo
@@ -10,7 +10,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train lab test test-slow check format experiment bench clean
+.PHONY: help setup train plot report render lab test test-slow check format experiment bench clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -30,6 +30,15 @@ $(READY): pyproject.toml constraints.txt
 
 train: $(READY)  ## train PRESET on WORLD into a new directory under runs/
 	$(BIN)/branchax train $(PRESET) --world $(WORLD) --seed $(SEED) $(ARGS)
+
+plot: $(READY)  ## curves and diagnostics of DIR='runs/A runs/B' as PNG files
+	$(BIN)/branchax plot $(DIR) $(ARGS)
+
+report: $(READY)  ## one page about DIR='runs/A runs/B' that opens offline
+	$(BIN)/branchax report $(DIR) $(ARGS)
+
+render: $(READY)  ## film the policy of DIR=runs/A
+	$(BIN)/branchax render $(DIR) $(ARGS)
 
 lab: $(READY)  ## measure gradient estimators on WORLD (classic/pendulum unless it is set)
 	$(BIN)/branchax lab gradients --world $(if $(filter file,$(origin WORLD)),classic/pendulum,$(WORLD)) $(ARGS)

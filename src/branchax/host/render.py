@@ -19,6 +19,7 @@ from branchax.host import RunError, bodies, cache, play, scenes
 from branchax.host.scenes import ACCENT, BODY, GOAL, GROUND, Scene
 
 INK = {BODY: "#0072B2", ACCENT: "#D55E00", GOAL: "#009E73", GROUND: "#8B93A0"}
+BACKGROUND = 244
 SMOOTH = 3  # pictures are drawn so many times as large and then reduced
 
 
@@ -113,6 +114,7 @@ def mujoco_pictures(model: Any, positions: np.ndarray, width: int = 480, height:
             f"MuJoCo cannot draw here (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {error}; a machine without a"
             " screen needs EGL (MUJOCO_GL=egl and libEGL). `branchax report` draws the bodies without it"
         ) from error
+    model.vis.headlight.ambient[:], model.vis.headlight.diffuse[:] = 0.45, 0.55
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)
     camera.azimuth, camera.elevation, camera.distance = 90.0, -15.0, 1.6 * model.stat.extent
@@ -124,7 +126,9 @@ def mujoco_pictures(model: Any, positions: np.ndarray, width: int = 480, height:
             if walks and model.nv > 4:  # a body that moves about; a cart stays in view
                 camera.lookat[:] = data.xpos[1]
             renderer.update_scene(data, camera)
-            yield Image.fromarray(renderer.render())
+            pixels = renderer.render()
+            pixels[~pixels.any(-1)] = BACKGROUND  # where nothing is, which MuJoCo leaves black
+            yield Image.fromarray(pixels)
 
 
 def write(path: Path, pictures: Iterator[Image.Image], seconds: float) -> None:

@@ -116,7 +116,14 @@ function drawBodies(canvas, geoms, pose, view) {
   const things = [];
   for (const g of geoms.filter((g) => g.kind !== "plane")) {
     const points = ends(g).map((p) => flat(place(pose, g.link, p)));
-    if (g.kind !== "box") { things.push({ g, points, depth: points.reduce((s, p) => s + p[2], 0) / points.length }); continue; }
+    if (g.kind !== "box") {  // a long rail is drawn in pieces, of which some may be behind a body and some before it
+      const pieces = g.link < 0 && points.length > 1 ? 24 : 1, between = (t) => points[0].map((v, k) => v + t * (points[points.length - 1][k] - v));
+      for (let i = 0; i < pieces; i++) {
+        const piece = pieces > 1 ? [between(i / pieces), between((i + 1) / pieces)] : points;
+        things.push({ g, points: piece, plain: pieces > 1, depth: piece.reduce((s, p) => s + p[2], 0) / piece.length });
+      }
+      continue;
+    }
     const corner = (i) => [0, 1, 2].map((k) => (i & (1 << k) ? 1 : -1) * g.size[k]);
     const corners = [...Array(8).keys()].map((i) => {
       const r = turn(g.rot, corner(i));
@@ -128,7 +135,7 @@ function drawBodies(canvas, geoms, pose, view) {
     }
   }
   things.sort((a, b) => b.depth - a.depth);
-  for (const { g, points, face } of things) {
+  for (const { g, points, face, plain } of things) {
     const ink = role(g.link < 0 ? "ground" : g.link % 2 ? "accent" : "body"), edge = role("page");
     const line = () => { c.beginPath(); points.forEach((p, k) => c[k ? "lineTo" : "moveTo"](p[0], p[1])); };
     if (face) {
@@ -145,7 +152,7 @@ function drawBodies(canvas, geoms, pose, view) {
     const mean = g.kind === "ellipsoid" ? (g.size[0] + g.size[1] + g.size[2]) / 3 : g.size[0];
     const radius = Math.max(1.5, mean * scale);
     if (points.length === 1) points.push([points[0][0] + 0.01, points[0][1]]);
-    for (const [w, paint] of [[2 * radius + 2, edge], [2 * radius, ink]]) { line(); c.lineWidth = w; c.strokeStyle = paint; c.stroke(); }
+    for (const [w, paint] of plain ? [[2 * radius, ink]] : [[2 * radius + 2, edge], [2 * radius, ink]]) { line(); c.lineWidth = w; c.strokeStyle = paint; c.stroke(); }
     c.save();  // light from above, as a lighter line inside
     c.globalAlpha = 0.25;
     c.translate(-0.25 * radius, -0.25 * radius);
