@@ -101,7 +101,7 @@ def test_films_have_their_frames(tmp_path):
 
 
 def test_what_cannot_be_drawn_is_said(tmp_path, monkeypatch):
-    with pytest.raises(ConfigError, match="ends in .gif or .mp4"):
+    with pytest.raises(ConfigError, match=r"ends in \.gif or \.mp4"):
         render.render(tmp_path, tmp_path / "a.png")
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(ConfigError, match="needs ffmpeg"):

@@ -42,7 +42,6 @@ def has_bodies(world: str) -> bool:
 def bodies(env: Any, name: str) -> Bodies:
     """The bodies of a Brax environment called `name` (without `brax/`) there."""
     system, model = env.sys, env.sys.mj_model
-    link = {model.body(link).id: i for i, link in enumerate(system.link_names)}
     geoms = []
     for i in range(model.ngeom):
         kind = SHAPES.get(int(model.geom_type[i]))
@@ -50,9 +49,8 @@ def bodies(env: Any, name: str) -> Bodies:
             continue
         place = [model.geom_size[i], model.geom_pos[i], model.geom_quat[i]]
         size, pos, rot = (np.round(x, 4).tolist() for x in place)
-        geoms.append(
-            {"link": link.get(int(model.geom_bodyid[i]), -1), "kind": kind, "size": size, "pos": pos, "rot": rot}
-        )
+        link = int(model.geom_bodyid[i]) - 1  # Brax's links are MuJoCo's bodies, without the world
+        geoms.append({"link": link, "kind": kind, "size": size, "pos": pos, "rot": rot})
     return Bodies(geoms, system.num_links(), float(env.dt), _rebuilder(name, system, float(env.dt)))
 
 

@@ -227,7 +227,7 @@ def open_loop(player: Player, real: Trajectory, shown: int) -> Found:
     }
 
 
-def calibration(player: Player, real: Trajectory) -> Found:
+def calibration(player: Player, real: Trajectory) -> Found | None:
     """Of true next observations and rewards, the share below each quantile of the model's one-step prediction.
 
     With `DRAWS` samples of the elites' mixture at each of `ROWS` steps; a calibrated model has share p below its
@@ -243,6 +243,8 @@ def calibration(player: Player, real: Trajectory) -> Found:
     true = np.concatenate([t.next_obs, t.reward[:, None]], -1)
     names = [*scenes.names(player.world.spec.name, t.obs.shape[-1]), "reward"]
     varied = true.std(0) > 0  # of what never changes there is no chance to speak of
+    if not varied.any():
+        return None
     drawn, true = drawn[..., varied], true[:, varied]
     rank = (drawn < true).mean(0) + 0.5 * (drawn == true).mean(0)
     share = (rank[..., None] <= LEVELS).mean(0)  # [F, levels]
