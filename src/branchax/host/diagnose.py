@@ -183,8 +183,8 @@ def open_loop(player: Player, real: Trajectory, shown: int) -> Found:
     where = np.argwhere(real.valid[: min(shown, length - horizon + 1)])  # [., 2]: time, episode
     where = where[rng.permutation(len(where))[:WINDOWS]]
     at = where[:, 0] + np.arange(horizon)[:, None], np.broadcast_to(where[:, 1], (horizon, len(where)))  # [H, W]
-    true, valid, actions = real.transition.next_obs[at], real.valid[at], real.transition.action[at]
-    start = real.transition.obs[where[:, 0], where[:, 1]]
+    true, actions, valid = (np.asarray(x)[at] for x in (real.transition.next_obs, real.transition.action, real.valid))
+    start = np.asarray(real.transition.obs)[where[:, 0], where[:, 1]]
     sampled, mean = play.open_loop(player, start, actions)
     data = _data(player)
     scale = data.std(0)
@@ -333,7 +333,7 @@ def frames(player: Player, real: Trajectory, imagined: Trajectory | None, shown:
         episode = {}
         for side, trajectory in sides.items():
             steps = min(int(trajectory.valid[:, b].sum()), shown, FRAMES)
-            obs = trajectory.transition.obs[:steps, b]
+            obs = np.asarray(trajectory.transition.obs[:steps, b])
             reward = np.cumsum(trajectory.transition.reward[:steps, b])
             drawn: Found = {"total": reward, "traces": obs[:, :SHOWN].T}
             drawing = scenes.scene(spec.name, obs)
@@ -360,7 +360,7 @@ def frames(player: Player, real: Trajectory, imagined: Trajectory | None, shown:
 def _rebuilds(body: bodies.Bodies, real: Trajectory) -> bool:
     """Whether the bodies read back from real observations are where the simulator has them."""
     steps = min(int(real.valid[:, 0].sum()), FRAMES)
-    rebuilt = body.rebuild(real.transition.obs[:steps, 0], real.state[0, 0])
+    rebuilt = body.rebuild(np.asarray(real.transition.obs[:steps, 0]), real.state[0, 0])
     return rebuilt is not None and bodies.apart(rebuilt, real.state[:steps, 0]) < bodies.EXACT
 
 

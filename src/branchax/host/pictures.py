@@ -121,7 +121,8 @@ def _map(found: Found) -> Figure:
         figure.colorbar(drawn, label="share of its actions never seen")
         return figure
     drawn = axes.pcolormesh(part["x"], part["y"], np.array(part["doubt"], float), cmap="cividis", shading="nearest")
-    axes.plot(*np.array(part["data"]).T, ".", color="white", markersize=2.5, markeredgewidth=0.0, alpha=0.7)
+    u, v = np.array(part["data"]).T
+    axes.plot(u, v, ".", color="white", markersize=2.5, markeredgewidth=0.0, alpha=0.7)
     axes.set(xlabel=part["names"][0], ylabel=part["names"][1])
     axes.set_title("dots: real states, brought onto the slice", fontsize=9, loc="left")
     figure.colorbar(drawn, label="disagreement of the elites\n(standard deviations of the targets)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 import subprocess
@@ -105,8 +106,7 @@ def _corners(centre: tuple[float, float], size: Sequence[float], angle: float) -
 
 def mujoco_pictures(model: Any, positions: np.ndarray, width: int = 480, height: int = 360) -> Iterator[Image.Image]:
     """What MuJoCo draws of joint positions [T, Q]. Raises `RenderError` where it cannot draw."""
-    import mujoco
-
+    mujoco: Any = importlib.import_module("mujoco")  # whose types say nothing of most of what it holds
     try:
         renderer = mujoco.Renderer(model, height=height, width=width)
     except Exception as error:  # whatever the graphics library raises
