@@ -16,8 +16,8 @@ FLAGS  = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--env-steps $(STEPS))
 needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/...))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume eval doctor faults export sweep lab docs test test-slow check format experiment \
-	bench bench-full clean
+.PHONY: help setup train resume eval plot report render export sweep doctor faults lab docs test test-slow check \
+	format experiment bench bench-full clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -36,10 +36,10 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 train: $(READY)  ## train PRESET on WORLD into a new directory under runs/
-	$(BIN)/branchax train $(PRESET) --world $(WORLD) --seed $(SEED) $(ARGS)
+	$(BIN)/branchax train $(PRESET) --world $(WORLD) --seed $(SEED) $(FLAGS) $(ARGS)
 
 resume: $(READY)  ## go on with the run in RUN, as in make resume RUN=runs/mine
-	$(BIN)/branchax resume $(RUN) $(ARGS)
+	$(needs-run)$(BIN)/branchax resume $(RUN) $(ARGS)
 
 doctor: $(READY)  ## check this machine and, if it is set, the run in RUN
 	$(BIN)/branchax doctor $(RUN) $(ARGS)
@@ -52,6 +52,15 @@ export: $(READY)  ## write the policy of RUN into RUN/policy, for jax.export and
 
 sweep: $(READY)  ## train PRESET on WORLD over a grid: ARGS='--grid agent.learning_rate=1e-3,3e-4'
 	$(BIN)/branchax sweep $(PRESET) --world $(WORLD) --seed $(SEED) $(FLAGS) $(ARGS)
+
+plot: $(READY)  ## curves and diagnostics of RUN='runs/A runs/B' as PNG files
+	$(needs-run)$(BIN)/branchax plot $(RUN) $(ARGS)
+
+report: $(READY)  ## one page about RUN='runs/A runs/B' that opens offline
+	$(needs-run)$(BIN)/branchax report $(RUN) $(ARGS)
+
+render: $(READY)  ## film the policy of RUN=runs/A
+	$(needs-run)$(BIN)/branchax render $(RUN) $(ARGS)
 
 lab: $(READY)  ## measure gradient estimators on WORLD (classic/pendulum unless it is set)
 	$(BIN)/branchax lab gradients --world $(if $(filter file,$(origin WORLD)),classic/pendulum,$(WORLD)) $(ARGS)

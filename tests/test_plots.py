@@ -1,10 +1,12 @@
-"""Learning curves come out for one seed, many seeds, many runs, and next to nothing."""
+"""Learning curves come out for one seed, many seeds, many runs, and next to nothing; their bands are SciPy's."""
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from scipy import stats
 
 from branchax.config import to_dict
-from branchax.host import plots, rundir, runlog
+from branchax.host import plots, rundir, runlog, statistics
 from branchax.presets import preset
 
 MBPO = preset("mbpo", "classic/lqr")
@@ -25,7 +27,7 @@ def make_run(directory, config=MBPO, seeds=(0,), epochs=4, model=True):
     log = runlog.Log(directory / rundir.METRICS)
     for epoch in range(epochs):
         for seed in seeds:
-            row = {"seed": seed, "epoch": epoch, "env_steps": 250 * epoch}
+            row = {"seed": seed, "epoch": epoch, "env_steps": 250 * epoch, "wall_s": 10.0 * epoch + seed}
             row |= {runlog.RETURN: 10.0 * epoch + seed, runlog.RETURN_SPREAD: 2.0} if epoch != 2 else {}
             row |= {runlog.MODEL_ERROR: 1.0 / (1 + epoch)} if model and epoch else {}
             log.write([row])
@@ -47,9 +49,9 @@ def test_one_seed(tmp_path, drawn):
     assert drawn[0].axes[1].get_xlabel() == "env steps"
 
 
-def test_many_seeds_have_a_mean_a_band_and_a_line_each(tmp_path, drawn):
+def test_many_seeds_have_a_middle_a_band_and_a_line_each(tmp_path, drawn):
     plots.curve([make_run(tmp_path / "a", seeds=(0, 1, 5), model=False)], tmp_path / "curve.png")
-    assert legend(drawn[0]) == ["lowest to highest seed", "mean of 3 seeds"]
+    assert legend(drawn[0]) == ["95 % bootstrap interval", "interquartile mean of 3 seeds"]
     assert len(drawn[0].axes) == 1
     lines = drawn[0].axes[0].lines
     assert len(lines) == 4
@@ -62,10 +64,38 @@ def test_runs_with_other_seeds_are_one_curve_and_with_other_settings_another(tmp
     runs = [make_run(tmp_path / f"mbpo_s{s}_1", dataclasses.replace(MBPO, seed=s), seeds=(s,)) for s in (0, 1)]
     runs.append(make_run(tmp_path / "sac_s0_1", preset("sac", "classic/lqr"), model=False, epochs=3))
     plots.curve(runs, tmp_path / "curve.png")
-    assert legend(drawn[0]) == ["mbpo: mean of 2 seeds", "sac: seed 0"]
-    assert drawn[0].axes[0].get_legend().get_title().get_text() == "bands: lowest to highest seed"
+    assert legend(drawn[0]) == ["mbpo: interquartile mean of 2 seeds", "sac: seed 0"]
+    assert drawn[0].axes[0].get_legend().get_title().get_text() == "bands: 95 % bootstrap interval"
 
 
 def test_a_run_without_evaluations_draws_an_empty_plot(tmp_path, drawn):
     plots.curve([make_run(tmp_path / "a", epochs=0)], tmp_path / "curve.png")
     assert len(drawn) == 1
+
+
+def test_over_seconds_seeds_are_read_off_at_the_same_times(tmp_path, drawn):
+    plots.curve([make_run(tmp_path / "a", seeds=(0, 4), model=False)], tmp_path / "curve.png", seconds=True)
+    assert drawn[0].axes[0].get_xlabel() == "seconds, with compilation"
+    first, second, middle = (line.get_xydata() for line in drawn[0].axes[0].lines)
+    # Seed 0 has return 10 epoch at 10 epoch seconds, seed 4 has 4 more 4 seconds later: the same line.
+    np.testing.assert_allclose(middle[:, 0], np.linspace(4, 30, 3))
+    for line in (first, second, middle):
+        np.testing.assert_allclose(line[:, 1], line[:, 0])
+
+
+def test_the_interquartile_mean_is_scipy_s():
+    for count in range(1, 12):
+        values = np.random.default_rng(count).normal(size=(count, 5))
+        np.testing.assert_allclose(statistics.interquartile_mean(values), stats.trim_mean(values, 0.25, axis=0))
+
+
+def test_the_interval_is_scipy_s():
+    values = np.random.default_rng(0).normal(size=(30, 3)) * [1.0, 10.0, 0.0]  # of few seeds intervals come in lumps
+    low, high = statistics.bootstrap(values)
+    middle = lambda x, axis: stats.trim_mean(x, 0.25, axis=axis)  # noqa: E731
+    found = stats.bootstrap(
+        (values[:, :2],), middle, method="percentile", rng=np.random.default_rng(1)
+    ).confidence_interval
+    room = 0.1 * values[:, :2].std(0)
+    assert np.all(np.abs(low[:2] - found.low) < room) and np.all(np.abs(high[:2] - found.high) < room)
+    assert low[2] == high[2] == 0.0

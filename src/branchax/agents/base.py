@@ -32,6 +32,15 @@ class Sources(NamedTuple):
     model: Any = None  # the model's own state, for an agent that plans in it
 
 
+class Valuation(NamedTuple):
+    """What an agent believes an action is worth: the discounted return from it on, under one of its policies."""
+
+    values: Callable[[Any, jax.Array, jax.Array], jax.Array]  # (P, obs [D], action [A]) -> [C], of each critic
+    greedy: bool  # whether the policy is `mode`; otherwise it is `act`
+    # (P, obs [D], action [A]) -> []: what each later action adds to its reward, as entropy does in soft values
+    bonus: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
+
+
 class Agent(NamedTuple):
     """An improver `P`, as pure functions. `act` and `mode` are unbatched.
 
@@ -48,3 +57,4 @@ class Agent(NamedTuple):
     # (P before, P after, obs [B, D]) -> [] nats: how far the policy moved on average; None: it cannot tell
     divergence: Callable[[Any, Any, jax.Array], jax.Array] | None = None
     budget: float | None = None  # nats that it may move by between two collections
+    valuation: Valuation | None = None  # for diagnostics; None: it has no critic

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from branchax.agents.base import Agent, Sources
+from branchax.agents.base import Agent, Sources, Valuation
 from branchax.agents.critic import Backup, action_values, make_discrete_critic, make_targets, regress
 from branchax.agents.learner import Learner, adam
 from branchax.config import DQNConfig
@@ -72,7 +72,8 @@ def make_dqn(spec: WorldSpec, config: DQNConfig) -> Agent:
         targets = optax.incremental_update(critics.params, agent.targets, agent.knobs.tau)
         return DQN(critics, targets, agent.knobs), metrics
 
-    return Agent(init, act, mode, update)
+    valuation = Valuation(lambda agent, obs, action: critic.values(agent.critics.params, obs, action), True)
+    return Agent(init, act, mode, update, valuation=valuation)
 
 
 def epsilon_greedy(key: Key, best: jax.Array, epsilon: jax.Array) -> jax.Array:

@@ -22,7 +22,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from branchax import nn
-from branchax.agents.base import Agent, Sources
+from branchax.agents.base import Agent, Sources, Valuation
 from branchax.agents.learner import Learner, Value, adam, fit_value, init_value, rescale, skipped, value_of
 from branchax.agents.policy_gradient import rows_mean
 from branchax.config import PathwiseConfig
@@ -134,7 +134,8 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
         }
         return agent._replace(value=value, target=followed), metrics
 
-    return Agent(init, act, mode, update, on_policy=True)
+    valuation = Valuation(lambda agent, obs, action: value_of(net, agent.value, obs)[None], False)
+    return Agent(init, act, mode, update, on_policy=True, valuation=valuation if config.critic else None)
 
 
 def first_nonfinite(rewards: Any, theta: Params, key: Key) -> jax.Array:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from branchax import nn
-from branchax.agents.base import Agent, Sources
+from branchax.agents.base import Agent, Sources, Valuation
 from branchax.agents.learner import Learner, Value, adam, fit_value, init_value, rescale, skipped, value_of
 from branchax.config import PolicyGradientConfig
 from branchax.gradients.likelihood_ratio import weights
@@ -179,7 +179,17 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
         assert kl is not None
         return kl(*(policy.apply(agent.policy.params, obs) for agent in (before, after))).mean()
 
-    return Agent(init, act, mode, update, on_policy=True, divergence=divergence, budget=config.kl_budget)
+    valuation = Valuation(lambda agent, obs, action: value_of(net, agent.value, obs)[None], False)
+    return Agent(
+        init,
+        act,
+        mode,
+        update,
+        on_policy=True,
+        divergence=divergence,
+        budget=config.kl_budget,
+        valuation=None if config.weight == "to_go" else valuation,
+    )
 
 
 def standardise(x: jax.Array, weight: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from branchax.agents.base import Agent, Sources
+from branchax.agents.base import Agent, Sources, Valuation
 from branchax.agents.dqn import epsilon_greedy
 from branchax.config import QLearningConfig
 from branchax.distributions import one_hot
@@ -68,4 +68,5 @@ def make_q_learning(spec: WorldSpec, config: QLearningConfig) -> Agent:
             agent, _ = jax.lax.scan(learn, agent, sources.replay(key).transition)
         return agent, {"critic/loss": 0.5 * (errors**2).mean(), "critic/q_max": agent.table.max()}
 
-    return Agent(init, act, mode, update)
+    valuation = Valuation(lambda agent, obs, action: (obs @ agent.table @ action)[None], True)
+    return Agent(init, act, mode, update, valuation=valuation)

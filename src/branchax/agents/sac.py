@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.agents.base import Agent, Sources
+from branchax.agents.base import Agent, Sources, Valuation
 from branchax.agents.critic import (
     Backup,
     Critic,
@@ -180,4 +180,9 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
         }
         return SAC(actor, critics, targets, log_alpha, knobs), metrics
 
-    return Agent(init, act, mode, update)
+    def bonus(agent: SAC, obs: jax.Array, action: jax.Array) -> jax.Array:
+        assert distribution.log_prob is not None
+        return -jnp.exp(agent.log_alpha.params) * distribution.log_prob(policy.apply(agent.actor.params, obs), action)
+
+    valuation = Valuation(lambda agent, obs, action: critic.values(agent.critics.params, obs, action), False, bonus)
+    return Agent(init, act, mode, update, valuation=valuation)

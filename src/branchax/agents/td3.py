@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.agents.base import Agent, Sources
+from branchax.agents.base import Agent, Sources, Valuation
 from branchax.agents.critic import Backup, make_critic, make_targets, regress
 from branchax.agents.learner import Learner, adam, skipped
 from branchax.config import TD3Config
@@ -103,4 +103,5 @@ def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
         metrics = jax.tree.map(lambda x: x[-1], metrics) | {"policy/loss": loss, "policy/skipped_steps": skipped(actor)}
         return TD3(actor, agent.critics, target_actor, target_critics, agent.knobs), metrics
 
-    return Agent(init, act, mode, update, counts=config.policy_delay)
+    valuation = Valuation(lambda agent, obs, action: critic.values(agent.critics.params, obs, action), True)
+    return Agent(init, act, mode, update, counts=config.policy_delay, valuation=valuation)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from branchax.config import ConfigError
@@ -35,3 +37,8 @@ def check_installed(world: str) -> None:
         top = module.partition(".")[0]
         if importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
             raise ConfigError(f"world: {world!r} cannot be imported: no module {top!r} here or where Python looks")
+
+
+def beside(runs: Sequence[Path]) -> Path:
+    """Where what is made of runs goes: into the one run's directory, or into the folder that holds them all."""
+    return runs[0] if len(runs) == 1 else Path(os.path.commonpath([run.absolute() for run in runs]))

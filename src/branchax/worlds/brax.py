@@ -37,27 +37,7 @@ def brax_world(name: str, backend: str = "generalized", episode_length: int | No
     Raises:
       ConfigError: the name is unknown, or the environment has no such backend.
     """
-    entry = WORLDS.get(f"brax/{name}")
-    backends = entry.backends if entry else BRAX_BACKENDS
-    if backend not in backends:
-        allowed = ", ".join(backends) + nearest(backend, backends)
-        raise ConfigError(f"backend: {backend} is not possible for brax/{name}; allowed: {allowed}")
-
-    with contextlib.redirect_stdout(
-        io.StringIO()
-    ):  # MuJoCo's MJX prints that Warp, which nothing here uses, is missing
-        from brax import envs  # here, because the import takes seconds and most of the library can do without
-
-    if name not in envs._envs:
-        raise ConfigError(f"world: brax/{name} is unknown{nearest(name, envs._envs)}; `branchax list` shows all")
-    if name == "swimmer":
-        _mend_fluid()
-    if backend == "spring" and name != "fast":  # which has no physics
-        _warn_of_spring()
-    with warnings.catch_warnings():
-        # Brax says each time that MJX is what is maintained now: nothing that a user of this library can mend.
-        warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
-        env = envs.get_environment(name, backend=backend)
+    env = environment(name, backend)
 
     # Both functions are jitted so that Brax, which takes up to seconds to trace, is traced once and not again by every
     # program that steps the world. It also keeps Brax from writing into the caller's state.
@@ -86,6 +66,31 @@ def brax_world(name: str, backend: str = "generalized", episode_length: int | No
         termination=terminations.known(name, backend),
     )
     return make_world(spec, reset, step)
+
+
+def environment(name: str, backend: str) -> Any:
+    """Brax's own environment. Raises as `brax_world` does."""
+    entry = WORLDS.get(f"brax/{name}")
+    backends = entry.backends if entry else BRAX_BACKENDS
+    if backend not in backends:
+        allowed = ", ".join(backends) + nearest(backend, backends)
+        raise ConfigError(f"backend: {backend} is not possible for brax/{name}; allowed: {allowed}")
+
+    with contextlib.redirect_stdout(
+        io.StringIO()
+    ):  # MuJoCo's MJX prints that Warp, which nothing here uses, is missing
+        from brax import envs  # here, because the import takes seconds and most of the library can do without
+
+    if name not in envs._envs:
+        raise ConfigError(f"world: brax/{name} is unknown{nearest(name, envs._envs)}; `branchax list` shows all")
+    if name == "swimmer":
+        _mend_fluid()
+    if backend == "spring" and name != "fast":  # which has no physics
+        _warn_of_spring()
+    with warnings.catch_warnings():
+        # Brax says each time that MJX is what is maintained now: nothing that a user of this library can mend.
+        warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
+        return envs.get_environment(name, backend=backend)
 
 
 def _differentiable(env: Any, backend: str) -> bool:

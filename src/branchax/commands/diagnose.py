@@ -1,0 +1,35 @@
+"""`branchax diagnose`: what a run's model and critic are worth."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from branchax.commands.base import check_installed
+from branchax.config import ConfigError
+from branchax.host import rundir
+
+
+def run(arguments: list[str]) -> None:
+    """Measures, prints a summary, and says where everything is."""
+    parser = argparse.ArgumentParser(
+        "branchax diagnose",
+        description="Measures the model of a run at its last checkpoint, on episodes that it has not been fitted to.",
+    )
+    parser.add_argument("run", type=Path, metavar="DIR", help="directory of the run")
+    parser.add_argument("--seed", type=int, help="by default the run's first")
+    options = parser.parse_args(arguments)
+    config = rundir.load_config(options.run)
+    check_installed(config.world)
+    from branchax.host import diagnose, pictures
+
+    if why := diagnose.refusal(config):
+        raise ConfigError(
+            f"run: {options.run} has no model to diagnose: {why}; `branchax plot` draws what its critic is worth"
+        )
+    found = diagnose.diagnose(options.run, options.seed)
+    for line in diagnose.summary(found):
+        print(line)
+    paths = pictures.draw(found, options.run / "plots")
+    print(f"written to {diagnose.path_of(options.run, found['env_steps'])}")
+    print(f"drawn in   {options.run / 'plots'}: {', '.join(path.name for path in paths)}")

@@ -1,0 +1,124 @@
+"""The page is complete in itself, and a browser, where there is one, draws it without an error."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+
+import pytest
+from test_plots import MBPO, make_run
+
+from branchax import cli
+from branchax.host import diagnose, report, rundir, runlog
+from branchax.presets import preset
+
+SMALL = """
+    --world classic/pendulum --env-steps 100 --explore-steps 60 --epoch-steps 40 --batch-size 16 --updates-per-step 1
+    --model.members 3 --model.elites 2 --model.hidden 8 --model.round-steps 5 --model.max-rounds 3 --eval-episodes 16
+    --rollout.per-step 6 --rollout.groups 2 --agent.hidden 8
+"""
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+class Page(HTMLParser):
+    """What a page refers to, and what it carries."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.tags, self.data, self.inside = [], [], "", None
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        attrs = dict(attrs)
+        self.tags.append(tag)
+        self.links += [attrs[name] for name in ("src", "href", "data", "poster") if name in attrs]
+        self.inside = attrs.get("id")
+
+    def handle_data(self, data):
+        if self.inside == "data":
+            self.data += data
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+
+def opened(path):
+    """The page's DOM after its scripts, and what it wrote to the console, by a browser that reaches no network."""
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--virtual-time-budget=3000"]
+    offline = ["--host-resolver-rules=MAP * ~NOTFOUND", "--proxy-server=127.0.0.1:9"]
+    command = [BROWSER, *options, *offline, "--dump-dom", path.resolve().as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+
+
+def test_the_page_is_complete_and_carries_what_was_logged(tmp_path):
+    runs = [
+        make_run(tmp_path / "mbpo", seeds=(0, 1)),
+        make_run(tmp_path / "sac", preset("sac", "classic/lqr")),
+    ]
+    (runs[0] / rundir.COMMAND).write_text("branchax train </script><b>")
+    rundir.write_json(
+        runs[0] / rundir.EVALUATIONS / "750.json", [{"seed": 1, "env_steps": 750, "episodes": 100, runlog.RETURN: 9.5}]
+    )
+    report.report(runs, tmp_path / "report.html", curves_only=True)
+    text = (tmp_path / "report.html").read_text()
+    page = Page(text)
+    assert page.links == ["data:,"] and not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
+    assert page.tags.count("script") == 2
+    assert "b" not in page.tags  # nothing that a run says ends the element that holds it
+    data = json.loads(page.data)
+    assert [run["name"] for run in data["runs"]] == ["mbpo", "sac"]
+    line = data["curves"][0]["metrics"][runlog.RETURN]["steps"]
+    assert (line["x"], line["middle"], len(line["seeds"])) == ([0, 250, 750], [0.5, 10.5, 30.5], 2)
+    assert data["curves"][1]["metrics"][runlog.RETURN]["seconds"]["x"] == [0, 10, 30]
+    shown = [(e["seed"], e["steps"], e["episodes"], e["mean"]) for e in data["runs"][0]["evaluations"]]
+    assert shown == [(0, 750, MBPO.eval_episodes, 30.0), (1, 750, MBPO.eval_episodes, 31.0), (1, 750, 100, 9.5)]
+
+
+def test_one_run_looked_at_by_every_command(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert cli.main(["train", "mbpo", *SMALL.split(), "--run", str(run)]) == 0
+    last = runlog.read(run / rundir.METRICS)[-1]
+    capsys.readouterr()
+
+    assert cli.main(["diagnose", str(run)]) == 0
+    said = capsys.readouterr().out
+    assert "open loop" in said and str(run / "plots") in said
+    path = diagnose.path_of(run, 100)
+    found = json.loads(path.read_text())
+    # Its 16 episodes are those of the run's own last evaluation, played again.
+    assert sum(found["returns"]["real"]) / 16 == pytest.approx(last[runlog.RETURN], rel=1e-4)
+    assert len(found["returns"]["imagined"]) == 2 and len(found["critic"]["actual"]) == diagnose.ROWS
+    assert {len(e[side]["total"]) for e in found["player"]["episodes"] for side in ("real", "imagined")} == {200}
+
+    stamp = path.stat().st_mtime_ns
+    assert cli.main(["plot", str(run)]) == 0
+    written = {line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()}
+    names = {"open_loop_error", "predicted_and_true", "calibration", "disagreement", "imagined_returns", "critic"}
+    assert written == {f"{name}.png" for name in names | {"learning_curve", "learning_curve_seconds"}}
+    for name in written:
+        assert (run / "plots" / name).stat().st_size > 5_000
+
+    assert cli.main(["report", str(run)]) == 0
+    assert path.stat().st_mtime_ns == stamp  # measured once
+    assert str(run / "report.html") in capsys.readouterr().out
+    if BROWSER:
+        dom, console = opened(run / "report.html")
+        assert not console
+        assert all(
+            f"<h2>{title}" in dom for title in ("Curves", "Real and imagined", "Model and critic", "Evaluations")
+        )
+        assert dom.count("<svg") > 7 and dom.count("<canvas") == 2
+        assert re.search(r"step \d+ of 200<", dom)
+
+    assert cli.main(["render", str(run), "--steps", "5"]) == 0
+    assert (run / "plots" / "policy.gif").read_bytes().startswith(b"GIF89a")
+
+
+def test_a_run_without_a_checkpoint_still_has_curves(tmp_path, capsys):
+    run = make_run(tmp_path / "run")
+    assert cli.main(["plot", str(run)]) == 0
+    assert "no checkpoint yet" in capsys.readouterr().out
+    assert cli.main(["report", str(run), str(make_run(tmp_path / "other"))]) == 0
+    assert str(tmp_path / "report.html") in capsys.readouterr().out
