@@ -50,7 +50,7 @@ def diagnose(directory: str | Path, seed: int | None = None) -> Found:
     if not saved:
         raise ConfigError(f"run: {directory} holds no checkpoint yet, so there is nothing to diagnose")
     path = path_of(directory, saved[-1])
-    made = directory / rundir.CHECKPOINTS / str(saved[-1]) / checkpoint.COMMITTED
+    made = directory / rundir.CHECKPOINTS / str(saved[-1]) / checkpoint.MANIFEST
     if path.exists() and path.stat().st_mtime > made.stat().st_mtime:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["seed"] == seed and found["version"] == VERSION:

@@ -22,8 +22,9 @@ import numpy as np
 
 from branchax import build
 from branchax.config import Config, ConfigError, check, to_dict, with_field
-from branchax.host import RunError, cache, checkpoint, plots, rundir, runlog, sweep
-from branchax.host.run import evaluate_at, load, seed_keys, stop_at_fault, summarise, train
+from branchax.host import RunError, cache, checkpoint, faults, plots, rundir, runlog, sweep
+from branchax.host.run import evaluate_at, load, seed_keys, summarise, train
+from branchax.host.tensorboard import Curves
 from branchax.train import Program, TrainState
 from branchax.worlds.base import World
 
@@ -53,7 +54,7 @@ def run_group(directory: Path, points: list[sweep.Point]) -> None:
 def _alone(point: sweep.Point, directory: Path) -> None:
     run = directory / point.name
     with _noted(run):
-        train(point.config, run, resume=(run / rundir.CONFIG).exists(), command=_command(point))
+        train(point.config, run, command=_command(point))
 
 
 def traceable(config: Config, world: World, fields: list[str]) -> list[str]:
@@ -93,10 +94,27 @@ def together(world: World, fields: list[str], points: list[sweep.Point], directo
 
     A run whose world or policy returns what is not finite is left out from there on (`failed.txt`); the others go on.
     """
-    config, runs = points[0].config, [directory / point.name for point in points]
+    runs = [directory / point.name for point in points]
     start = time.perf_counter()
-    for point, run in zip(points, runs, strict=True):
-        _claim(point, run)
+    with contextlib.ExitStack() as stack:
+        for point, run in zip(points, runs, strict=True):
+            check(point.config)
+            rundir.check_writable(run)
+            stack.enter_context(rundir.opened(run))
+            rundir.admit(run, point.config)
+            rundir.record(run, point.config, _command(point))
+        _together(world, fields, points, runs, start, stack)
+
+
+def _together(
+    world: World,
+    fields: list[str],
+    points: list[sweep.Point],
+    runs: list[Path],
+    start: float,
+    stack: contextlib.ExitStack,
+) -> None:
+    config = points[0].config
     common = set.intersection(*(set(checkpoint.steps(run / rundir.CHECKPOINTS)) for run in runs))
     saved = max(common, default=None)
     if saved is not None and saved >= config.env_steps:
@@ -124,8 +142,11 @@ def together(world: World, fields: list[str], points: list[sweep.Point], directo
         _say(f"  restored after {saved:,} env steps")
     done = int(state.counts.epochs[0])
     logs = [runlog.Log(run / rundir.METRICS, keep=done if saved is not None else -1) for run in runs]
+    curves = [Curves(run / rundir.TENSORBOARD, log.kept) for run, log in zip(runs, logs, strict=True)]
+    for opened in (*logs, *curves):
+        stack.enter_context(contextlib.closing(opened))
     past = max([log.kept[-1]["wall_s"] for log in logs if log.kept], default=0.0)
-    going = dict(enumerate(points))
+    going, skipped = dict(enumerate(points)), np.zeros((len(points), config.seeds))
 
     def report(state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool) -> None:
         found = summarise(evaluate(floats, keys, state.counts.env_steps, state.agent)) if evaluated else {}
@@ -134,46 +155,40 @@ def together(world: World, fields: list[str], points: list[sweep.Point], directo
         shared = {"wall_s": round(time.perf_counter() - start + past, 3), "horizon": horizon}
         numbers = {name: np.asarray(x) for name, x in {**found, **metrics}.items()}
         for i in list(going):
+            mine = lanes({name: numbers[name] for name in metrics}, i)
             with _noted(runs[i]) as noted:
-                stop_at_fault(lanes(state, i), config)
+                fault = jax.tree.map(np.asarray, lanes(state.fault, i))
+                for each in faults.find(config, fault, mine, skipped[i]):
+                    if each.stops:
+                        raise faults.NonFinite(each.what)
             if noted:
                 del going[i]
                 continue
+            skipped[i] = faults.skipped_of(mine, config.seeds)
             seeds = range(config.seed, config.seed + config.seeds)
-            logs[i].write(runlog.rows_of(seeds, lanes(counts, i), shared, lanes(numbers, i)))
+            rows = runlog.rows_of(seeds, lanes(counts, i), shared, lanes(numbers, i))
+            logs[i].write(rows)
+            curves[i].write(rows)
             if evaluated:
                 score = lanes(numbers, i)[runlog.RETURN].mean()
                 _say(f"  {int(counts['env_steps'][0]):9,d}  {points[i].name}  return {score:.1f}")
 
-    with contextlib.ExitStack() as stack:
-        for log in logs:
-            stack.enter_context(contextlib.closing(log))
-        if done == 0:
-            report(state, config.rollout.at(int(state.counts.env_steps[0])), {}, evaluated=True)
-        while done < config.epochs and going:
-            horizon = config.rollout.at(int(state.counts.env_steps[0]))
-            state, metrics = epoch(floats, state, jnp.int32(horizon))
-            done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
-            is_last = done == config.epochs
-            report(state, horizon, metrics, evaluated=is_last or done % config.eval_every == 0)
-            if is_last or done % config.checkpoint_every == 0:
-                for i, point in going.items():
-                    note = {"config": to_dict(point.config)}
-                    checkpoint.save(runs[i] / rundir.CHECKPOINTS, env_steps, lanes(state, i), note)
+    if done == 0:
+        report(state, config.rollout.at(int(state.counts.env_steps[0])), {}, evaluated=True)
+    while done < config.epochs and going:
+        horizon = config.rollout.at(int(state.counts.env_steps[0]))
+        state, metrics = epoch(floats, state, jnp.int32(horizon))
+        done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
+        is_last = done == config.epochs
+        report(state, horizon, metrics, evaluated=is_last or done % config.eval_every == 0)
+        if is_last or done % config.checkpoint_every == 0:
+            for i, point in going.items():
+                logs[i].sync()
+                note = {"config": to_dict(point.config), "environment": rundir.versions()}
+                checkpoint.save(runs[i] / rundir.CHECKPOINTS, env_steps, lanes(state, i), note, config.checkpoints_kept)
+                rundir.write_status(runs[i], "done" if is_last else "running", env_steps)
     for i in going:
         plots.curve([runs[i]], runs[i] / rundir.CURVE)
-
-
-def _claim(point: sweep.Point, run: Path) -> None:
-    """Makes the directory the run's own, or makes sure that it is."""
-    check(point.config)
-    begun = (run / rundir.CONFIG).exists()
-    if begun:
-        rundir.check_resume(rundir.load_config(run), point.config)
-    rundir.prepare(run, resume=begun)
-    if not begun:
-        rundir.claim(run, point.config)
-    rundir.record(run, point.config, _command(point))
 
 
 @contextlib.contextmanager

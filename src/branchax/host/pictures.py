@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -44,7 +45,11 @@ def _open_loop(found: Found) -> Figure:
     axes, steps = figure.subplots(), np.array(part["steps"])
     errors = np.array(part["error"], float)
     for i, name in enumerate(part["names"][:LINES]):
-        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)], "linewidth": 1.2}
+        look: dict[str, Any] = {
+            "color": COLOURS[i % len(COLOURS)],
+            "linestyle": DASHES[i % len(DASHES)],
+            "linewidth": 1.2,
+        }
         axes.plot(steps, errors[:, i], label=name, **look)
     if not part["tabular"]:
         low, middle, high = np.array(part["quantiles"], float).T
@@ -97,7 +102,7 @@ def _calibration(found: Found) -> Figure:
     names = part["names"]
     shown = [*range(min(len(names) - 1, LINES - 1)), len(names) - 1]  # the reward is the last
     for i, entry in enumerate(shown):
-        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
         axes.plot(levels, part["share"][entry], label=names[entry], linewidth=1.6, **look)
     axes.set_xlabel("quantile that the model predicts, one step ahead")
     axes.set_xlim(0, 1)
