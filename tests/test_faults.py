@@ -66,6 +66,7 @@ SETTINGS = """
 TINY = ["train", "mbpo", *SETTINGS.split()]
 
 
+@pytest.mark.slow
 def test_a_fault_is_dumped_and_found_again(tmp_path, monkeypatch, capsys):
     """A world that returns NaN in its 30th step of an episode: the run stops, the doctor sees it and runs it again;
     with the other policy the run goes on without these rows."""
