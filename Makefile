@@ -10,7 +10,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train lab test test-slow check format experiment bench bench-full clean
+.PHONY: help setup train resume doctor faults lab test test-slow check format experiment bench clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -31,6 +31,12 @@ $(READY): pyproject.toml constraints.txt
 train: $(READY)  ## train PRESET on WORLD into a new directory under runs/
 	$(BIN)/branchax train $(PRESET) --world $(WORLD) --seed $(SEED) $(ARGS)
 
+resume: $(READY)  ## go on with the run in RUN, as in make resume RUN=runs/mine
+	$(BIN)/branchax resume $(RUN) $(ARGS)
+
+doctor: $(READY)  ## check this machine and, if it is set, the run in RUN
+	$(BIN)/branchax doctor $(RUN) $(ARGS)
+
 lab: $(READY)  ## measure gradient estimators on WORLD (classic/pendulum unless it is set)
 	$(BIN)/branchax lab gradients --world $(if $(filter file,$(origin WORLD)),classic/pendulum,$(WORLD)) $(ARGS)
 
@@ -49,11 +55,11 @@ check: $(READY)  ## formatting, lint, types and the fast tests
 experiment: $(READY)  ## run experiments/NAME.py, as in make experiment NAME=inverted_pendulum
 	$(BIN)/python -m experiments.$(NAME) $(ARGS)
 
-bench: $(READY)  ## measure throughput, the quick sizes of all or of NAME, as in make bench NAME=imagine
-	$(BIN)/python -m benchmarks $(NAME) $(ARGS)
+bench: $(READY)  ## run benchmarks/NAME.py, as in make bench NAME=mbpo_paper
+	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
-bench-full: $(READY)  ## the same with all sizes
-	$(BIN)/python -m benchmarks --full $(NAME) $(ARGS)
+faults: $(READY)  ## what a run survives, many times over (an hour): results/faults.json
+	$(BIN)/python -m benchmarks.faults $(ARGS)
 
 format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

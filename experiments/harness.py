@@ -17,8 +17,7 @@ RUNS, RESULTS = Path("runs/experiments"), Path("results")
 
 def run(config: Config, name: str) -> Path:
     """Trains `config` in `runs/experiments/<name>`, or goes on there if it was interrupted; returns the directory."""
-    directory = RUNS / name
-    return train(config, directory, resume=(directory / rundir.CONFIG).exists())
+    return train(config, RUNS / name)
 
 
 def curves(directory: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
@@ -37,20 +36,11 @@ def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int
     return float(steps[good.argmax()]) if good.any() else None
 
 
-def publish(
-    name: str,
-    data: dict[str, Any],
-    configs: dict[str, Config],
-    directories: list[Path],
-    earlier: dict[str, Any] | None = None,
-) -> Path:
-    """Writes `results/<name>.json`: the data, the command, the configs, and where and with what each run was made.
-
-    `earlier` are the runs, as an older version of the file describes them, that the data is also made of.
-    """
+def publish(name: str, data: dict[str, Any], configs: dict[str, Config], directories: list[Path]) -> Path:
+    """Writes `results/<name>.json`: the data, the command, the configs, and where and with what each run was made."""
     path = RESULTS / f"{name}.json"
     made = {"command": f"python -m experiments.{name}", "environment": rundir.environment()}
-    runs = dict(earlier or {})
+    runs = {}
     for directory in directories:
         rows = runlog.read(directory / rundir.METRICS)
         made_by = json.loads((directory / rundir.ENVIRONMENT).read_text(encoding="utf-8"))  # may be older than `made`

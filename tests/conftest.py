@@ -49,7 +49,7 @@ def toy_program(config, fault_at=None, traces=None):
     Its world returns NaN as the reward of env step `fault_at`. `traces` counts how often each function is traced.
     """
     from branchax import replay
-    from branchax.train import Counts, Fault, Program, TrainState
+    from branchax.train import Counts, Program, TrainState, no_fault
     from branchax.types import Row, Stream, Transition, stream
     from branchax.worlds.base import WorldSpec, WorldState
 
@@ -67,10 +67,12 @@ def toy_program(config, fault_at=None, traces=None):
 
     def add(state, count):
         env_steps = state.counts.env_steps
-        fault = state.fault
+        fault = no_fault(state.fault.first)
         if fault_at is not None:
-            hit = (env_steps <= fault_at) & (fault_at < env_steps + count) & (fault.step < 0)
-            fault = Fault(jnp.where(hit, fault_at, fault.step), jnp.where(hit, 2, fault.field))
+            hit = (env_steps <= fault_at) & (fault_at < env_steps + count)
+            fault = fault._replace(
+                step=jnp.where(hit, fault_at, -1), field=jnp.where(hit, 2, 0), rows=hit.astype(jnp.int32)
+            )
         counts = state.counts._replace(env_steps=env_steps + count)
         return state._replace(real=replay.add(state.real, rows(env_steps, count)), counts=counts, fault=fault)
 
@@ -86,7 +88,7 @@ def toy_program(config, fault_at=None, traces=None):
             (),
             {"walk": jnp.zeros(3), "half": jnp.zeros((2,), jnp.bfloat16), "key": stream(key, Stream.AGENT)},
             Counts(zero + 0, zero + 0, zero + 0, zero + 0),
-            Fault(zero - 1, zero + 0),
+            no_fault(row.transition),
         )
         return add(state, config.explore_steps)
 

@@ -73,7 +73,8 @@ def test_older_steps_stay_until_the_newer_is_there(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match=r"cannot save [\d,]+ bytes to .*/3: .*No space left"):
         checkpoint.save(tmp_path, 3, make(3), {})
     monkeypatch.undo()
-    assert checkpoint.steps(tmp_path)[:2] == [1, 2]
+    assert checkpoint.steps(tmp_path) == [1, 2]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["1", "2"]
     assert bits(checkpoint.restore(tmp_path, 2, make())) == bits(make(2))
 
 
@@ -110,8 +111,8 @@ def test_names_the_path_that_cannot_be_read(tmp_path):
 
 def test_refuses_another_format(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, 1, make(), {})
-    monkeypatch.setattr(checkpoint, "SCHEMA", 2)
-    with pytest.raises(CheckpointError, match="has format 1; this version of branchax reads 2"):
+    monkeypatch.setattr(checkpoint, "SCHEMA", 3)
+    with pytest.raises(CheckpointError, match="has format 2; this version of branchax reads 3"):
         checkpoint.note(tmp_path, 1)
 
 

@@ -102,6 +102,20 @@ def test_a_member_gone_nan_leaves_the_others_bit_equal():
     assert float(metrics["model/skipped_steps"]) > 0 and 1 not in hurt.elites
 
 
+def test_a_member_that_diverges_is_rolled_back_alone_and_counted():
+    """Huge weights overflow to infinity: what the member had before the fit stays, the others never notice."""
+    start = DYNAMICS.init(jax.random.key(1))
+    huge = start._replace(params=jax.tree.map(lambda leaf: leaf.at[1].multiply(1e20), start.params))
+    ring = ring_of(data())
+    well, before = FIT(jax.random.key(0), start, ring)
+    hurt, metrics = FIT(jax.random.key(0), huge, ring)
+    for member in (0, 2):
+        jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[member], y[member]), well.params, hurt.params)  # noqa: B023
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1], y[1]), huge.params, hurt.params)
+    assert (int(before["model/nonfinite_members"]), int(metrics["model/nonfinite_members"])) == (0, 1)
+    assert 1 not in hurt.elites and np.isfinite(float(metrics["model/holdout_error"]))
+
+
 def test_members_draw_their_own_minibatches():
     """Members that start alike end apart."""
     start = DYNAMICS.init(jax.random.key(1))

@@ -10,6 +10,7 @@ from conftest import replace, toy_program
 from branchax.config import ConfigError
 from branchax.host import checkpoint, evaluate, rundir, runlog
 from branchax.host import run as host
+from branchax.host.faults import NonFinite
 
 
 @pytest.fixture
@@ -42,7 +43,19 @@ def test_writes_everything(toy, toy_config, tmp_path, capsys):
     config = replace(toy_config, seed=3, seeds=2)
     host.train(config, tmp_path / "run", command="branchax train toy")
     found = sorted(str(p.relative_to(tmp_path / "run")) for p in (tmp_path / "run").glob("*"))
-    assert found == ["checkpoints", "command.txt", "config.json", "environment.json", "metrics.jsonl", "plots"]
+    assert found == [
+        *(
+            "checkpoints",
+            "command.txt",
+            "config.json",
+            "environment.json",
+            "metrics.jsonl",
+            "plots",
+            "status.json",
+            "tb",
+        )
+    ]
+    assert rundir.status(tmp_path / "run") | {"state": "done", "last_good_step": 60} == rundir.status(tmp_path / "run")
     assert rundir.load_config(tmp_path / "run") == config
     assert (tmp_path / "run" / rundir.COMMAND).read_text() == "branchax train toy\n"
     environment = json.loads((tmp_path / "run" / rundir.ENVIRONMENT).read_text())
@@ -85,7 +98,7 @@ def test_resume_with_more_steps_equals_one_long_run(toy, toy_config, tmp_path, s
     long = replace(toy_config, env_steps=100, seeds=seeds)
     host.train(long, tmp_path / "straight")
     host.train(replace(long, env_steps=60), tmp_path / "halves")
-    host.train(long, tmp_path / "halves", resume=True)
+    host.train(long, tmp_path / "halves")
     assert final(tmp_path / "straight", long) == final(tmp_path / "halves", long)
     assert without_clock(tmp_path / "straight") == without_clock(tmp_path / "halves")
     clocks = [row["wall_s"] for row in rows(tmp_path / "halves")]
@@ -109,40 +122,39 @@ def test_resume_after_a_crash_rewrites_the_lost_rows(toy, toy_config, tmp_path, 
     assert rows(tmp_path / "crashed")[-1]["env_steps"] == 80
     monkeypatch.undo()
     monkeypatch.setattr("branchax.build.build", toy_program)
-    host.train(config, tmp_path / "crashed", resume=True)
+    host.train(config, tmp_path / "crashed")
     assert without_clock(tmp_path / "straight") == without_clock(tmp_path / "crashed")
     assert final(tmp_path / "straight", config) == final(tmp_path / "crashed", config)
 
 
 def test_resume_without_a_checkpoint_starts_again(toy, toy_config, tmp_path):
-    rundir.prepare(tmp_path, resume=False)
     rundir.record(tmp_path, toy_config, "")
     (tmp_path / rundir.METRICS).write_text('{"seed": 0, "epoch": 0}\n')
-    host.train(toy_config, tmp_path, resume=True)
+    host.train(toy_config, tmp_path)
     assert [row["epoch"] for row in rows(tmp_path)] == [0, 1, 2, 3, 4]
 
 
 def test_resume_of_a_finished_run_does_nothing(toy, toy_config, tmp_path, capsys):
     host.train(toy_config, tmp_path)
     before = rows(tmp_path)
-    host.train(toy_config, tmp_path, resume=True)
+    host.train(toy_config, tmp_path)
     assert rows(tmp_path) == before
     assert toy["traces"]["epoch"] == 1
 
 
 def test_resume_refuses_other_settings(toy, toy_config, tmp_path):
     host.train(toy_config, tmp_path)
-    with pytest.raises(ConfigError, match=r"not seed 0 -> 1; agent.tau 0.005 -> 0.5"):
-        host.train(replace(toy_config, seed=1, agent__tau=0.5, env_steps=100), tmp_path, resume=True)
-    with pytest.raises(ConfigError, match="not env_steps 60 -> 50"):
-        host.train(replace(toy_config, env_steps=50), tmp_path, resume=True)
+    with pytest.raises(ConfigError, match=r"other settings: seed 0 -> 1; agent.tau 0.005 -> 0.5;"):
+        host.train(replace(toy_config, seed=1, agent__tau=0.5, env_steps=100), tmp_path)
+    with pytest.raises(ConfigError, match="other settings: env_steps 60 -> 50"):
+        host.train(replace(toy_config, env_steps=50), tmp_path)
 
 
 @pytest.mark.parametrize("step", [5, 47])
 def test_a_world_that_returns_nan_stops_the_run(toy, toy_config, tmp_path, step):
     toy["fault_at"] = step
     config = replace(toy_config, seed=2, checkpoint_every=1)
-    with pytest.raises(host.WorldFault, match=rf"a non-finite reward at env step {step} of seed 2"):
+    with pytest.raises(NonFinite, match=rf"a non-finite reward at env step {step} of seed 2"):
         host.train(config, tmp_path)
     assert checkpoint.steps(tmp_path / rundir.CHECKPOINTS) == ([] if step == 5 else [30, 40])
     assert [row["epoch"] for row in rows(tmp_path)] == ([] if step == 5 else [0, 1, 2])
@@ -183,17 +195,3 @@ def test_evaluate_needs_a_checkpoint(toy_config, tmp_path):
     rundir.record(tmp_path, toy_config, "")
     with pytest.raises(ConfigError, match="no checkpoint yet"):
         evaluate.evaluate(tmp_path)
-
-
-def test_of_two_runs_that_start_at_once_the_second_is_refused(toy, toy_config, tmp_path, monkeypatch):
-    """Both saw an empty directory; the other one was faster to claim it."""
-    prepare = rundir.prepare
-
-    def beaten(directory, resume):
-        prepare(directory, resume)
-        rundir.claim(directory, replace(toy_config, seed=99))
-
-    monkeypatch.setattr(rundir, "prepare", beaten)
-    with pytest.raises(ConfigError, match="taken by another run"):
-        host.train(toy_config, tmp_path / "run")
-    assert rundir.load_config(tmp_path / "run").seed == 99

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from branchax.host import RunError
 from branchax.host.runlog import Log, plain, read, rows_of
 
 
@@ -54,7 +55,7 @@ def test_resume_cuts_what_comes_after_the_checkpoint(tmp_path):
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')
-    with pytest.raises(ValueError, match="line 2: not a JSON object"):
+    with pytest.raises(RunError, match="line 2: not a JSON object"):
         read(path)
 
 

@@ -10,8 +10,9 @@ import pytest
 from branchax import worlds
 from branchax.build import build, build_agent, build_dynamics
 from branchax.config import Config, ModelConfig, RolloutConfig, SACConfig
-from branchax.train import Fault, first_fault, make_program
-from branchax.types import Transition
+from branchax.returns import gae
+from branchax.train import first_fault, make_program, no_fault, without_faults
+from branchax.types import Trajectory, Transition
 from branchax.worlds.base import WorldSpec, make_world, never
 
 TINY = Config(
@@ -117,16 +118,6 @@ def test_rollouts_branch_off_replayed_states(tiny):
         assert {row.tobytes() for row in imagined} <= {row.tobytes() for row in real}
 
 
-def test_a_seed_does_not_see_the_others(tiny):
-    init, epoch, together, _ = tiny
-    other, _ = run(TINY, init, epoch, (1, 2))
-    for x, y in zip(*map(jax.tree.leaves, (together._replace(key=()), other._replace(key=()))), strict=True):
-        np.testing.assert_array_equal(x[1], y[0])
-    first, second = (together.real.data.transition.obs[i] for i in range(2))
-    assert not np.allclose(first, second)
-
-
-@pytest.mark.slow
 def test_seeds_side_by_side_equal_seeds_alone(tiny):
     init, epoch, together, _ = tiny
     for i, seed in enumerate((0, 1)):
@@ -136,6 +127,8 @@ def test_seeds_side_by_side_equal_seeds_alone(tiny):
             together._replace(key=()),
             alone._replace(key=()),
         )
+    first, second = (together.real.data.transition.obs[i] for i in range(2))
+    assert not np.allclose(first, second)
 
 
 def test_same_seed_same_bits(tiny):
@@ -196,7 +189,8 @@ def test_a_world_gone_nan_is_named_and_never_stored():
     program = make_program(config, world, build_dynamics(config, world), build_agent(config, world))
     init, epoch = compiled(config, program)
     state, _ = run(config, init, epoch, (0,), epochs=2)
-    assert int(state.fault.step[0]) == 4 and Transition._fields[int(state.fault.field[0])] == "next_obs"
+    assert int(state.fault.step[0]) == 104 and int(state.fault.rows[0]) == 8
+    assert Transition._fields[int(state.fault.field[0])] == "next_obs"
     assert int(state.real.size[0]) == 140 - 140 // 5
     for leaf in jax.tree.leaves((state.real, state.imagined, state.agent, state.model)):
         assert bool(jnp.isfinite(leaf).all())
@@ -209,12 +203,27 @@ def test_the_first_fault_is_kept():
         jnp.zeros((4, 1)),
         *(jnp.zeros(4, bool),) * 2,
     )
-    none = Fault(jnp.int32(-1), jnp.int32(0))
+    none = no_fault(jax.tree.map(lambda x: x[0], rows))
     fault = first_fault(none, jnp.int32(100), rows)
     assert int(fault.step) == 102 and Transition._fields[int(fault.field)] == "reward"
-    assert first_fault(fault, jnp.int32(200), rows) == fault
+    assert int(fault.rows) == 2 and bool(jnp.isinf(fault.first.reward))
+    later = first_fault(fault, jnp.int32(200), rows)
+    assert (int(later.step), int(later.rows)) == (102, 4) and bool(jnp.isinf(later.first.reward))
     clean = jax.tree.map(jnp.zeros_like, rows)
     assert int(first_fault(none, jnp.int32(100), clean).step) == -1
+
+
+def test_faulty_rows_are_blank_cut_and_of_no_weight():
+    x = jnp.arange(4.0).reshape(4, 1)
+    t = Transition(x[..., None], x[..., None], x.at[2].set(jnp.nan), x[..., None] + 1, x > 9, x > 9)
+    trajectory = Trajectory(t, jnp.ones((4, 1), bool), None, None)
+    good = jnp.isfinite(t.reward)
+    clean = without_faults(trajectory, good)
+    assert bool(jnp.isfinite(clean.transition.reward).all())
+    np.testing.assert_array_equal(clean.valid[:, 0], [True, True, False, True])
+    np.testing.assert_array_equal(clean.transition.truncated[:, 0], [False, False, True, False])
+    np.testing.assert_array_equal(clean.transition.obs[:, 0, 0], [0, 1, 0, 3])
+    assert gae(clean, x, x + 1, 1.0, 1.0)[:, 0].tolist() == [2 + 0 + 1 - 0, 1 + 2 - 1, 0, 3 + 4 - 3]
 
 
 def test_groups_side_by_side_imagine_what_groups_in_turn_do(tiny):

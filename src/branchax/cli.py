@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from branchax import __version__
 from branchax.commands import USAGE
-from branchax.commands.base import FAILED, INTERRUPTED, OK, REFUSED
+from branchax.commands.base import INTERRUPTED, OK, PREEMPTED, REFUSED
 from branchax.config import ConfigError, nearest
 from branchax.host import RunError
 
@@ -25,7 +25,7 @@ Try: branchax train mbpo --world brax/inverted_pendulum"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0, 1 for a run that failed, 2 for bad settings, 130 for Ctrl-C."""
+    """Runs one command and returns its exit code (`commands.base`)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     try:
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif name == "--version":
             print(__version__)
         elif name in USAGE:
-            importlib.import_module(f"branchax.commands.{name}").run(arguments[1:])
+            importlib.import_module(f"branchax.commands.{name.replace('-', '_')}").run(arguments[1:])
         else:
             raise ConfigError(f"command: {name!r} is unknown{nearest(name, USAGE)}; known: {', '.join(USAGE)}")
     except ConfigError as error:
@@ -43,11 +43,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except RunError as error:
         for line in (str(error), *getattr(error, "__notes__", ())):
             print(f"branchax: {line}", file=sys.stderr)
-        return FAILED
+        return error.exit_code
     except SystemExit as stop:  # tyro has printed its help (0) or what it could not read (2)
         return stop.code if isinstance(stop.code, int) else REFUSED
     except KeyboardInterrupt:
-        print("\nbranchax: interrupted; what was saved is good (--resume goes on from there)", file=sys.stderr)
+        print(
+            "\nbranchax: interrupted; what was saved is good, and the same command goes on from there", file=sys.stderr
+        )
         return INTERRUPTED
     return OK
 
@@ -62,6 +64,7 @@ def entry() -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # `branchax list | head`
         os._exit(OK)
-    if code == INTERRUPTED:
+    if code in (INTERRUPTED, PREEMPTED):
+        sys.stderr.flush()
         os._exit(code)  # compilation in a thread cannot be interrupted, and would be waited for
     sys.exit(code)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import functools
+import json
 import math
 import types
 import typing
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from branchax.worlds.catalog import WORLDS
@@ -388,6 +390,18 @@ OFF_POLICY = (*CRITIC_AGENTS, QLearningConfig)
 
 
 @dataclass(frozen=True)
+class FaultConfig:
+    """What is done about a number that is not finite. Whatever it is, nothing that is good is touched by it."""
+
+    world: Literal["stop", "drop"] = "stop"
+    """Observations and rewards of the real world: end the run, or leave the row out and start a new episode."""
+    model: Literal["stop", "skip"] = "skip"
+    """A member of the ensemble: end the run, or roll that member back, alone, to what it was."""
+    agent: Literal["stop", "skip"] = "skip"
+    """Losses and gradients of the agent: end the run, or leave the update out."""
+
+
+@dataclass(frozen=True)
 class Config:
     """One run. Every field can be set on the command line by its name."""
 
@@ -433,6 +447,15 @@ class Config:
     """Episodes per evaluation, run side by side with the policy's mode."""
     checkpoint_every: Count = 5
     """Epochs between checkpoints; the last epoch is always saved."""
+    checkpoints_kept: Count = 2
+    """So many of the newest checkpoints stay on disk."""
+    keep_best: bool = False
+    """The checkpoint with the highest return when it was evaluated (mean over seeds) stays on disk too."""
+    tensorboard: bool = True
+    """Write `tb/`, the metrics as TensorBoard reads them."""
+    grace: NonNegative = 20.0
+    """Seconds that the epoch under way has to end in after SIGTERM or Ctrl-C; then the run stops without saving it."""
+    faults: FaultConfig = field(default_factory=FaultConfig)
 
     # --- derived sizes ---
 
@@ -746,6 +769,29 @@ def _check_agent(config: Config, need: Need) -> None:
         need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: one of the two ends a round's updates")
 
 
+# What may change when a run goes on: nothing that its state depends on. `env_steps` may, too, but only grow.
+RESUMABLE = (
+    *("eval_every", "eval_episodes", "checkpoint_every", "checkpoints_kept", "keep_best", "tensorboard", "grace"),
+    *(f"faults.{f.name}" for f in dataclasses.fields(FaultConfig)),
+)
+
+
+def changes(before: Config, after: Config) -> tuple[list[str], list[str]]:
+    """The settings that differ, as `"name old -> new"`: those that may when a run goes on, and those that may not."""
+    old, new = _flat(to_dict(before)), _flat(to_dict(after))
+    allowed, refused = [], []
+    for name in [*old, *(n for n in new if n not in old)]:
+        if (was := old.get(name)) != (now := new.get(name)):
+            fine = name in RESUMABLE or (name == "env_steps" and after.env_steps > before.env_steps)
+            (allowed if fine else refused).append(f"{name} {was} -> {now}")
+    return allowed, refused
+
+
+def _flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
+    parts = (_flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": v} for k, v in settings.items())
+    return {name: value for part in parts for name, value in part.items()}
+
+
 def _check_ranges(node: Any, path: str) -> None:
     hints = typing.get_type_hints(type(node), include_extras=True)
     for f in dataclasses.fields(node):
@@ -803,8 +849,31 @@ def from_dict(kind: type, data: dict[str, Any], path: str = "") -> Any:
         options = [o for o in (typing.get_args(hints[name]) or (hints[name],)) if dataclasses.is_dataclass(o)]
         if options:
             kinds = {getattr(o, "kind", None): o for o in options}
-            chosen = kinds.get(value.get("kind") if isinstance(value, dict) else None, options[0])
+            kind_of = value.get("kind") if isinstance(value, dict) else None
+            if kind_of is not None and len(kinds) > 1 and kind_of not in list(kinds):
+                near = nearest(str(kind_of), map(str, kinds))
+                raise ConfigError(
+                    f"{path}{name}.kind: {kind_of!r} is unknown{near}; allowed: {', '.join(map(str, kinds))}"
+                )
+            chosen = kinds.get(kind_of if isinstance(kind_of, str) else None, options[0])
             values[name] = from_dict(typing.cast(type, chosen), value, f"{path}{name}.")
         else:
             values[name] = tuple(value) if isinstance(value, list) else value
     return kind(**values)
+
+
+def read(path: Path) -> Config:
+    """The checked settings in a JSON file, such as a run's `config.json`; what it leaves out has its default.
+
+    Raises:
+      ConfigError: when there is no such file, it cannot be read, or a setting cannot work.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"config: {path} does not exist") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"config: cannot read {path}: {error}") from error
+    config = from_dict(Config, data)
+    check(config)
+    return config

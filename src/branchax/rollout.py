@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from branchax.types import Key, Trajectory
+from branchax.types import Key, Trajectory, finite
 from branchax.worlds.base import World, WorldState
 
 # (key, obs [D]) -> action [A], extras; with a memory: (key, obs [D], memory) -> action [A], extras, memory
@@ -98,13 +98,6 @@ def step_keys(key: Key, time: jax.Array, batch: int) -> tuple[Key, Key, Key]:
     """The keys of one step of a rollout: [B] for `act`, [B] for `step`, one for the resets."""
     key_act, key_step, key_reset = jax.random.split(jax.random.fold_in(key, time), 3)
     return jax.random.split(key_act, batch), jax.random.split(key_step, batch), key_reset
-
-
-def finite(rows: Any) -> jax.Array:
-    """Whether every float of each row is finite: pytree of [B, ...] -> [B] bool."""
-    leaves = jax.tree.leaves(rows)
-    floats = [jnp.isfinite(x).reshape(x.shape[0], -1).all(-1) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.stack([jnp.ones(leaves[0].shape[0], bool), *floats]).all(0)
 
 
 def _where(over: jax.Array, new: Any, old: Any) -> Any:

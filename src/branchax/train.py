@@ -33,8 +33,8 @@ from branchax.distributions import one_hot
 from branchax.dynamics.base import Dynamics, assign_members
 from branchax.dynamics.uncertainty import gate
 from branchax.replay import Ring
-from branchax.rollout import Act, copies, episode_returns, finite, rollout
-from branchax.types import Key, Metrics, Row, Stream, Trajectory, Transition, stream
+from branchax.rollout import Act, copies, episode_returns, rollout
+from branchax.types import Key, Metrics, Row, Stream, Trajectory, Transition, finite, stream
 from branchax.worlds.base import World, WorldSpec, WorldState
 
 
@@ -48,10 +48,15 @@ class Counts(NamedTuple):
 
 
 class Fault(NamedTuple):
-    """The first non-finite number that a real world returned. Its row never enters the buffer, nor any statistics."""
+    """The rows of the last epoch in which a real world returned a number that is not finite.
 
-    step: jax.Array  # [] int32, the env step; -1 while there is none
+    They never enter the buffer, nor any statistics, and the world starts a new episode after each.
+    """
+
+    step: jax.Array  # [] int32, the env step of the first; -1 while there is none
     field: jax.Array  # [] int32, index into `Transition._fields`
+    rows: jax.Array  # [] int32, how many there are
+    first: Transition  # the first, unbatched
 
 
 class TrainState(NamedTuple):
@@ -67,15 +72,6 @@ class TrainState(NamedTuple):
     fault: Fault
 
 
-class Parts(NamedTuple):
-    """What an epoch is made of, for whoever runs or times its parts alone; the last two are of use with a model."""
-
-    collect: Callable[[TrainState], tuple[TrainState, Trajectory | None]]  # one round, and what was collected
-    improve: Callable[[TrainState, Trajectory | None, jax.Array], tuple[TrainState, Metrics]]  # the updates of a round
-    fit: Callable[[TrainState], tuple[TrainState, Metrics]]
-    imagine: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]  # into the model buffer; (state, horizon)
-
-
 class Program(NamedTuple):
     """A run as pure, unbatched functions; the host vmaps them over seeds and compiles them."""
 
@@ -83,7 +79,6 @@ class Program(NamedTuple):
     init: Callable[[Key], TrainState]  # exploration included
     epoch: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]  # (state, horizon [] int32)
     evaluate: Callable[[Key, Any], Metrics]  # (key, state.agent) -> {"return": [N], "length": [N]}
-    parts: Parts | None = None
 
 
 def make_program(config: Config, world: World, dynamics: Dynamics | None, agent: Agent) -> Program:
@@ -97,13 +92,14 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         worlds, trajectory = rollout(key, world, act, state.world, length, restart=True, memory=memory)
         rows = Row(trajectory.transition, trajectory.state if keeps_state else None)
         rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)  # [H, W, ...] -> [H W, ...], oldest first
+        good = finite(rows.transition)
         state = state._replace(
             world=worlds,
-            real=replay.add(state.real, rows, finite(rows.transition)),
+            real=replay.add(state.real, rows, good),
             counts=state.counts._replace(env_steps=state.counts.env_steps + steps),
             fault=first_fault(state.fault, state.counts.env_steps, rows.transition),
         )
-        return state, trajectory
+        return state, without_faults(trajectory, good.reshape(trajectory.valid.shape))
 
     def init(key: Key) -> TrainState:
         keys = jax.random.split(stream(key, Stream.WORLD), config.parallel_worlds)
@@ -120,7 +116,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
             agent=agent.init(stream(key, Stream.AGENT)),
             # One array each: donated buffers must not be shared.
             counts=Counts(jnp.copy(zero), jnp.zeros((), jnp.uint32), jnp.copy(zero), jnp.copy(zero)),
-            fault=Fault(zero - 1, jnp.copy(zero)),
+            fault=no_fault(row.transition),
         )
         if config.dataset is not None:
             return state  # the host fills the buffer
@@ -173,10 +169,8 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         trajectory, doubt = jax.lax.map(doubted, x, batch_size=side_by_side)
         return gate(trajectory, doubt, horizon, config.rollout)
 
-    def imagine(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+    def imagine(key: Key, state: TrainState, dynamics: Dynamics, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         """Stores the valid steps of branched rollouts."""
-        assert dynamics is not None
-        key = stream(state.key, Stream.IMAGINE, state.counts.epochs)
         act = lambda k, obs: agent.act(k, state.agent, obs)  # noqa: E731
         trajectory = branch(key, state, dynamics, act, horizon)
         rows, valid = jax.tree.map(
@@ -232,9 +226,10 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         ahead = Ahead(elites, start, in_elites)
         return Sources(mixed if buffers else plain, imagined, recent, ahead, state.model)
 
-    def improve(state: TrainState, recent: Trajectory | None, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+    def improve(
+        key: Key, state: TrainState, recent: Trajectory | None, horizon: jax.Array
+    ) -> tuple[TrainState, Metrics]:
         """The updates that follow one round of collecting, as a scan."""
-        key = stream(state.key, Stream.IMPROVE, state.counts.env_steps)
         draws = sources(state, recent, horizon)
         count = config.updates_per_round // agent.counts
         update = lambda params, k: agent.update(k, params, draws)  # noqa: E731
@@ -274,7 +269,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
 
     def collect_and_improve(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         state, recent = collect_round(state)
-        return improve(state, recent, horizon)
+        return improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, recent, horizon)
 
     def collect_round(state: TrainState) -> tuple[TrainState, Trajectory | None]:
         if config.dataset is not None:
@@ -285,24 +280,22 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         memory = None if agent.memory is None else copies(agent.memory(state.agent), config.parallel_worlds)
         return collect(key, state, act, config.collect_steps, memory)
 
-    def fit(state: TrainState) -> tuple[TrainState, Metrics]:
+    def fit_and_imagine(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         if dynamics is None:
             return state, {}
         model, metrics = dynamics.fit(stream(state.key, Stream.FIT, state.counts.epochs), state.model, state.real)
-        return state._replace(model=model), metrics
-
-    def fit_and_imagine(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
-        state, metrics = fit(state)
+        state = state._replace(model=model)
         if not buffers:
             return state, metrics
-        state, dreamt = imagine(state, horizon)
+        state, dreamt = imagine(stream(state.key, Stream.IMAGINE, state.counts.epochs), state, dynamics, horizon)
         return state, metrics | dreamt
 
     def epoch(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+        state = state._replace(fault=no_fault(state.fault.first))
         rounds = config.epoch_steps // config.collect_steps
         if config.plans:  # in the model of all data so far, as PETS does
             state, metrics = fit_and_imagine(state, horizon)
-            state, _ = improve(state, None, horizon)
+            state, _ = improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, None, horizon)
             state, recent = collect_round(state)
             improved = {} if recent is None else recent.extras
             steps = improved.get("plan/steps", jnp.zeros(())).astype(jnp.uint32).sum()
@@ -310,10 +303,13 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         elif rounds == 1:
             state, recent = collect_round(state)
             state, metrics = fit_and_imagine(state, horizon)
-            state, improved = improve(state, recent, horizon)
+            state, improved = improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, recent, horizon)
         else:
             state, metrics = fit_and_imagine(state, horizon)
             state, improved = jax.lax.scan(lambda s, _: collect_and_improve(s, horizon), state, None, length=rounds)
+        # Of each loss, how many of the epoch's updates found it not finite.
+        metrics |= {f"{k}_nonfinite": (~jnp.isfinite(v)).sum() for k, v in improved.items() if k.endswith("loss")}
+        metrics |= {"collect/nonfinite_rows": state.fault.rows}
         # Means over the epoch's updates; the largest of what is a maximum or a running count.
         metrics |= {k: (jnp.max if k.endswith(("_max", "skipped_steps")) else jnp.mean)(v) for k, v in improved.items()}
         return state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1)), metrics
@@ -329,7 +325,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         total, length = episode_returns(key, world, act, config.eval_episodes, memory=memory)
         return {"return": total, "length": length}
 
-    return Program(world.spec, init, epoch, evaluate, Parts(collect_round, improve, fit, imagine))
+    return Program(world.spec, init, epoch, evaluate)
 
 
 def uniform(spec: WorldSpec) -> Callable[[Key, jax.Array], tuple[jax.Array, Any]]:
@@ -340,12 +336,38 @@ def uniform(spec: WorldSpec) -> Callable[[Key, jax.Array], tuple[jax.Array, Any]
     return lambda key, obs: (jax.random.uniform(key, (spec.action_size,), minval=-1.0, maxval=1.0), ())
 
 
+def no_fault(row: Any) -> Fault:
+    """Nothing has gone wrong; `row` is like a transition, unbatched."""
+    minus, zero = jnp.full((), -1, jnp.int32), jnp.zeros((), jnp.int32)
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), row)
+    return Fault(minus, zero, jnp.copy(zero), blank)  # one array each: donated buffers must not be shared
+
+
 def first_fault(fault: Fault, env_steps: jax.Array, rows: Transition) -> Fault:
-    """`fault`, or the first non-finite field among rows [N, ...] taken from step `env_steps` on."""
+    """`fault` with the non-finite ones among rows [N, ...] taken from step `env_steps` on."""
     bad = jnp.stack([~finite(x) for x in rows], -1)  # [N, fields]: `finite` takes any pytree of rows
     row, field = jnp.argmax(bad.any(-1)), jnp.argmax(bad, -1)
     found = bad.any() & (fault.step < 0)
     return Fault(
         jnp.where(found, env_steps + row.astype(jnp.int32), fault.step),
         jnp.where(found, field[row].astype(jnp.int32), fault.field),
+        fault.rows + bad.any(-1).sum(dtype=jnp.int32),
+        jax.tree.map(lambda old, new: jnp.where(found, new[row], old), fault.first, rows),
     )
+
+
+def without_faults(trajectory: Trajectory, good: jax.Array) -> Trajectory:
+    """The trajectory [H, W, ...] with the rows that are not `good` [H, W] made invalid: blank steps, cut by the clock.
+
+    Blank, and not only invalid, because zero times NaN is NaN.
+    """
+    t = trajectory.transition
+
+    def keep(x: jax.Array, blank: jax.Array) -> jax.Array:
+        return jnp.where(good.reshape(*good.shape, *[1] * (x.ndim - 2)), x, blank)
+
+    blank = jax.tree.map(jnp.zeros_like, t)
+    obs = keep(t.obs, blank.obs)
+    blank = blank._replace(obs=obs, next_obs=obs, truncated=jnp.ones_like(good))
+    transition = jax.tree.map(keep, t, blank)
+    return trajectory._replace(transition=transition, valid=trajectory.valid & good)

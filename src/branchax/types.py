@@ -16,6 +16,7 @@ import enum
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 Key = jax.Array  # [] typed PRNG key (`jax.random.key`)
 Metrics = dict[str, jax.Array]  # scalars, named "part/what"
@@ -71,3 +72,10 @@ class Stream(enum.IntEnum):
 def stream(key: Key, component: Stream, count: jax.Array | int = 0) -> Key:
     """The key of a component at its `count`-th use (an epoch, say): `fold_in(fold_in(key, component), count)`."""
     return jax.random.fold_in(jax.random.fold_in(key, component), count)
+
+
+def finite(rows: Any) -> jax.Array:
+    """Whether every float of each row is finite: pytree of [B, ...] -> [B] bool."""
+    leaves = jax.tree.leaves(rows)
+    floats = [jnp.isfinite(x).reshape(x.shape[0], -1).all(-1) for x in leaves if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.stack([jnp.ones(leaves[0].shape[0], bool), *floats]).all(0)

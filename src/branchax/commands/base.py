@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.machinery
 import importlib.util
+import sys
+from pathlib import Path
 
 from branchax.config import ConfigError
 
-OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130  # exit codes
+# Exit codes. PREEMPTED: a run was asked to end and did so well; INTERRUPTED: at once. `RunError`s bring their own.
+OK, FAILED, REFUSED, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
 
 
 def installed(package: str) -> bool:
@@ -22,3 +26,8 @@ def check_installed(world: str) -> None:
         from branchax.worlds import gymnasium_spec  # which loads no JAX
 
         gymnasium_spec(world.removeprefix("gym/"))
+    elif ":" in world:  # a world of one's own
+        module = world.partition(":")[0]
+        top = module.partition(".")[0]
+        if importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
+            raise ConfigError(f"world: {world!r} cannot be imported: no module {top!r} here or where Python looks")

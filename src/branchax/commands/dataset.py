@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from branchax.commands.base import check_installed
@@ -25,6 +26,6 @@ def run(arguments: list[str]) -> None:
     from branchax.host import dataset
     from branchax.host.run import collected
 
-    transitions = collected(options.run)
+    transitions = collected(options.run, say=lambda text: print(text, file=sys.stderr))
     dataset.save(options.file, transitions)
     print(f"{transitions.reward.shape[0]:,} transitions written to {options.file}")

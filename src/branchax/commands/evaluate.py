@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -21,6 +22,8 @@ class EvaluateOptions:
     """Directory of the run."""
     episodes: int | None = None
     """Episodes per seed, side by side; by default as many as the run's own evaluations had."""
+    step: int | None = None
+    """Which checkpoint, by its env steps; by default the last good one."""
 
 
 def run(arguments: list[str]) -> None:
@@ -35,7 +38,7 @@ def run(arguments: list[str]) -> None:
     from branchax.host import runlog
     from branchax.host.evaluate import evaluate
 
-    records = evaluate(options.run, options.episodes)
+    records = evaluate(options.run, options.episodes, options.step, say=lambda text: print(text, file=sys.stderr))
     for record in records:
         print(
             f"seed {record['seed']} after {record['env_steps']:,} env steps: return {record['eval/return_mean']:.1f}"

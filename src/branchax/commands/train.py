@@ -1,4 +1,4 @@
-"""`branchax train`: a new run, or one that goes on."""
+"""`branchax train`: a new run; in the directory of one that is not done, that one goes on."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Annotated
 import tyro
 
 from branchax.commands.base import check_installed
-from branchax.config import Config, ConfigError, check
-from branchax.host import RunError, rundir
+from branchax.config import Config, ConfigError, check, read
+from branchax.host import RunError, lock, rundir
 from branchax.presets import PRESETS, preset
 
 
@@ -22,10 +22,12 @@ class TrainOptions:
 
     # The preset decides which kind of agent it is; its fields are then flags like the others.
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
-    run: Path | None = None
-    """Directory of the run, new or empty; by default a new one under runs/."""
-    resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Go on from the last checkpoint in --run; only --env-steps may then change, and only grow."""
+    file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
+    """Settings instead of a preset: a JSON file, such as the config.json of another run."""
+    run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Directory of the run, by default a new one under runs/. When it holds a run of these settings, that goes on."""
+    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on in --run even if its settings were others."""
 
 
 def run(arguments: list[str]) -> None:
@@ -33,18 +35,15 @@ def run(arguments: list[str]) -> None:
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--world")
-    early.add_argument("--run", type=Path)
-    early.add_argument("--resume", action="store_true")
+    early.add_argument("--config", type=Path)
     known, _ = early.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
-    wants_help = "-h" in arguments or "--help" in arguments
-    if known.resume and known.run is None:
-        raise ConfigError("resume: name the run to go on with: --run DIR --resume")
-    saved = rundir.load_config(known.run) if known.resume else None
+    if named is not None and known.config is not None:
+        raise ConfigError(f"config: name a preset ({named}) or a file ({known.config}), not both")
     if named is not None:
         base = preset(named, known.world)
-    elif saved is not None:
-        base = saved
-    elif wants_help:
+    elif known.config is not None:
+        base = read(known.config)
+    elif "-h" in arguments or "--help" in arguments:
         base = PRESETS["mbpo"]
     else:
         raise ConfigError(f"preset: missing; branchax train PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
@@ -55,24 +54,28 @@ def run(arguments: list[str]) -> None:
         prog="branchax train PRESET",
         description=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below.",
     )
-    config = options.config
-    if config.dataset is not None and saved is None:
+    directory = options.run or _next_directory(named or Path(str(known.config)).stem, options.config)
+    launch(options.config, directory, options.force, shlex.join(["branchax", "train", *arguments]))
+
+
+def launch(config: Config, directory: Path, force: bool, command: str) -> None:
+    """Refuses what cannot work before JAX is loaded, then trains."""
+    if config.dataset is not None:
         from branchax.host import dataset
 
         config = dataset.sized(config)
     check(config)
-    if saved is not None:
-        rundir.check_resume(saved, config)
     check_installed(config.world)
-    directory = options.run or _next_directory(named or "run", config)
-    rundir.prepare(directory, options.resume)
+    if (owner := lock.owner(directory)) is not None:
+        raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
+    rundir.admit(directory, config, force)
 
     from branchax.host.run import train
 
     try:
-        train(config, directory, options.resume, command=shlex.join(["branchax", "train", *arguments]))
+        train(config, directory, command, force)
     except RunError as error:
-        error.add_note(f"the run stopped; the checkpoints in {directory}, if any, are good")
+        error.add_note(f"the checkpoints in {directory}, if any, are good; the same command goes on from there")
         raise
 
 

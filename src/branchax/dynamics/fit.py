@@ -21,7 +21,7 @@ from branchax.dynamics import ensemble, uncertainty
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.ensemble import Ensemble, Scales
 from branchax.replay import Ring
-from branchax.types import Key, Metrics, Params, Transition
+from branchax.types import Key, Metrics, Params, Transition, finite
 from branchax.worlds.base import World, never
 
 HOLDOUT_CHUNK = 500  # holdout rows evaluated at a time
@@ -149,7 +149,10 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         progress = Progress(start, start, unbeaten, unbeaten, stale, jnp.zeros((), jnp.int32))
         progress = jax.lax.while_loop(improving, one_round, progress)
         elites = jnp.argsort(progress.best_error)[: config.elites].astype(jnp.int32)
+        # Such members are rolled back alone: each keeps what it had at its own best round, or before the fit.
+        lost = ~finite(progress.latest.params) | ~jnp.isfinite(progress.best_error)
         metrics = {
+            "model/nonfinite_members": lost.sum(),
             "model/holdout_error": progress.best_error[elites].mean(),
             "model/holdout_error_worst": progress.best_error.max(),
             "model/fit_rounds": progress.round.astype(jnp.float32),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,13 @@ from branchax.host import cache, rundir, runlog
 from branchax.host.run import evaluate_at, restore, seed_keys, summarise
 
 
-def evaluate(directory: str | Path, episodes: int | None = None) -> list[dict[str, Any]]:
-    """Runs episodes with the mode of the last saved policy; returns one record per seed.
+def evaluate(
+    directory: str | Path,
+    episodes: int | None = None,
+    step: int | None = None,
+    say: Callable[[str], Any] = warnings.warn,
+) -> list[dict[str, Any]]:
+    """Runs episodes with the mode of a saved policy; returns one record per seed.
 
     With as many episodes as the run's own evaluations had, it repeats the last of them exactly: the start states follow
     from the seed and the env step alone. The records are also written to `evaluations/<env_steps>.json`.
@@ -24,23 +31,25 @@ def evaluate(directory: str | Path, episodes: int | None = None) -> list[dict[st
     Args:
       directory: a run's directory.
       episodes: how many; by default the run's `eval_episodes`.
+      step: the env steps of the checkpoint; by default the last good one.
+      say: hears of checkpoints that are passed over because they are damaged.
 
     Raises:
-      ConfigError: when the directory holds no run, or nothing was saved in it yet.
+      ConfigError: when the directory holds no run, or nothing was saved in it (at that step).
       CheckpointError: when the checkpoint cannot be read.
     """
     directory = Path(directory)
     cache.enable()
-    config, state = restore(directory)
+    config, state = restore(directory, say, step)
     config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
     check(config)
-    program, keys, step = build.build(config), seed_keys(config), int(state.counts.env_steps[0])
+    program, keys, saved = build.build(config), seed_keys(config), int(state.counts.env_steps[0])
     result = jax.jit(jax.vmap(evaluate_at(program)))(keys, state.counts.env_steps, state.agent)
     numbers = summarise(result)
     records = [
         {
             "seed": config.seed + i,
-            **({"env_steps": 0, runlog.OFFLINE: step} if config.dataset else {"env_steps": step}),
+            **({"env_steps": 0, runlog.OFFLINE: saved} if config.dataset else {"env_steps": saved}),
             "episodes": config.eval_episodes,
             **{name: runlog.plain(values[i]) for name, values in numbers.items()},
             "returns": [runlog.plain(x) for x in np.asarray(result["return"][i])],
@@ -48,5 +57,5 @@ def evaluate(directory: str | Path, episodes: int | None = None) -> list[dict[st
         }
         for i in range(config.seeds)
     ]
-    rundir.write_json(directory / rundir.EVALUATIONS / f"{step}.json", records)
+    rundir.write_json(directory / rundir.EVALUATIONS / f"{saved}.json", records)
     return records

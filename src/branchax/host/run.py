@@ -6,6 +6,7 @@ Nothing under `jit` calls back, but for Gymnasium's worlds, whose simulators liv
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -19,15 +20,15 @@ import numpy as np
 
 from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict
-from branchax.host import RunError, cache, checkpoint, dataset, plots, rundir, runlog
+from branchax.host import cache, checkpoint, dataset, faults, plots, rundir, runlog
 from branchax.host.progress import Progress
+from branchax.host.signals import Preempted, Stop
+from branchax.host.tensorboard import Curves
 from branchax.replay import Ring
 from branchax.train import Program, TrainState
 from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 
-
-class WorldFault(RunError):
-    """A real world returned a number that is not finite. What was saved before is good."""
+HEARTBEAT = 10.0  # seconds between two updates of `status.json` where there is nothing else to say
 
 
 class Compiled(NamedTuple):
@@ -45,106 +46,177 @@ class Session(NamedTuple):
     config: Config
     directory: Path
     compiled: Compiled
+    pool: ThreadPoolExecutor
+    stop: Stop
     log: runlog.Log
+    curves: Curves | None
     view: Progress
     origin: float  # the `time.perf_counter()` at which `wall_s` is 0
 
 
-def train(config: Config, directory: str | Path, resume: bool = False, command: str = "") -> Path:
+def train(config: Config, directory: str | Path, command: str = "", force: bool = False) -> Path:
     """Trains `config.seeds` runs at once and writes everything into `directory` (see `rundir`); returns the directory.
 
-    With `resume`, the run in `directory` goes on from its last checkpoint, to the very state that it would have reached
-    without the interruption. `config` may then ask for more `env_steps` than the run had, and for nothing else.
+    When the directory holds a run already, it goes on from its last good checkpoint, to the very state that it would
+    have reached without the interruption; when that run is done, nothing is left to do. `config` may then differ from
+    the run's in what its state does not depend on (`config.RESUMABLE`) and ask for more `env_steps`; with `force`, in
+    anything that the state still fits.
+
+    SIGTERM and the first Ctrl-C end it after the epoch under way, which is saved; the second Ctrl-C ends it at once.
 
     Raises:
-      ConfigError: for settings that cannot work, or a directory that is in use or cannot be written.
-      WorldFault: when a real world returns NaN or an infinity.
+      ConfigError: for settings that cannot work, or a directory that is in use, full or cannot be written.
+      Preempted: when a signal asked it to end.
+      NonFinite: when a number is not finite and `config.faults` says to stop.
       CheckpointError: when a checkpoint cannot be written or read.
     """
     config = dataset.sized(config)
     check(config)
-    directory = Path(directory)
-    if resume:
-        rundir.check_resume(rundir.load_config(directory), config)
-    rundir.prepare(directory, resume)
-    if not resume:
-        rundir.claim(directory, config)
-    saved = checkpoint.steps(directory / rundir.CHECKPOINTS)
-    with Progress(config) as view:
-        if not saved or saved[-1] < config.env_steps:
-            _train(config, directory, saved[-1] if saved else None, command, view)
+    directory, stop = Path(directory), Stop(config.grace)
+    rundir.check_writable(directory)
+    with rundir.opened(directory), stop.handled(), Progress(config) as view:
+        changed, resumes = rundir.admit(directory, config, force), (directory / rundir.CONFIG).exists()
+        saved = checkpoint.newest(directory / rundir.CHECKPOINTS, functools.partial(view.say, style="yellow"))
+        try:
+            if saved is not None and saved >= config.env_steps:
+                view.say(f"  the run in {directory} is done", "bold")
+            else:
+                _train(config, directory, saved, resumes, changed, force, command, stop, view)
+            if not rundir.is_done(directory):
+                view.phase("drawing")
+                plots.curve([directory], directory / rundir.CURVE)
+                _status(directory, "done")
+        except BaseException as error:
+            if (directory / rundir.CONFIG).exists():  # else it never began
+                asked = isinstance(error, (Preempted, KeyboardInterrupt))
+                with contextlib.suppress(OSError):  # the reason may be a full disk
+                    _status(directory, "preempted" if asked else "failed", str(error) or type(error).__name__)
+            raise
         _summary(directory, view)
     return directory
 
 
-def _train(config: Config, directory: Path, saved: int | None, command: str, view: Progress) -> None:
-    """From the settings to the last epoch; `saved` is the step to go on from."""
+def _status(directory: Path, state: str, reason: str = "") -> None:
+    good = checkpoint.steps(directory / rundir.CHECKPOINTS)
+    rundir.write_status(directory, state, good[-1] if good else None, reason)
+
+
+def _train(
+    config: Config,
+    directory: Path,
+    saved: int | None,
+    resumes: bool,
+    changed: list[str],
+    force: bool,
+    command: str,
+    stop: Stop,
+    view: Progress,
+) -> None:
+    """From the settings to the last epoch; `saved` is the step to go on from, `changed` what differs since then."""
     start = time.perf_counter()
     cache.enable()
     last = config.seed + config.seeds - 1
     seeds = f"seed {config.seed}" if config.seeds == 1 else f"seeds {config.seed} to {last}"
     view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {jax.devices()[0].device_kind}", "bold")
-    view.say(f"  into {directory}")
+    from_where = "from the beginning" if saved is None else f"after {saved:,} env steps"
+    view.say(f"  the run in {directory} goes on {from_where}" if resumes else f"  into {directory}")
+    for change in changed:
+        view.say(f"  changed: {change}", "yellow")
     view.phase(f"building {config.world}")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            program = build.build(config)
-            fresh = saved is None and config.dataset is not None  # a saved state holds the rows already
-            data = dataset.load(str(config.dataset), program.spec) if fresh else None
-    except BaseException:
-        if saved is None:
-            (directory / rundir.CONFIG).unlink()
-            with contextlib.suppress(OSError):
-                directory.rmdir()  # which does nothing unless it is empty
-        raise
+    with warnings.catch_warnings(record=True) as caught:
+        program = build.build(config)
+        fresh = saved is None and config.dataset is not None  # a saved state holds the rows already
+        data = dataset.load(str(config.dataset), program.spec) if fresh else None
     view.finished(f"built {config.world}", time.perf_counter() - start)
     for warning in caught:
         view.say(f"  {warning.message}", "yellow")
     for difference in rundir.record(directory, config, command):
         view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
+    _status(directory, "running")
+    count = config.checkpoints_kept + config.keep_best + 1  # a new one is whole before an old one goes
+    fits = functools.partial(checkpoint.check_space, directory / rundir.CHECKPOINTS, count=count)
     pool = ThreadPoolExecutor(3)
     try:
-        compiled = compile_program(program, config, view, pool, restored=saved is not None)
+        compiled = compile_program(program, config, view, pool, restored=saved is not None, ready=fits)
         if saved is None:
-            explore = compiled.init.result()
+            explore = stop.wait(compiled.init)
             view.phase("exploring" if data is None else "reading the dataset")
             state = explore(seed_keys(config))
             state = state if data is None else filled(state, data)
-            stop_at_fault(state, config)
         else:
             view.phase("restoring")
             state = load(directory, saved, config, compiled.template)
-            view.say(f"  restored after {saved:,} env steps")
+            if force and hasattr(state.agent, "knobs"):  # the agent's floats, which may be among what has changed
+                knobs = jax.jit(jax.vmap(lambda key: program.init(key).agent.knobs))(seed_keys(config))
+                state = state._replace(agent=state.agent._replace(knobs=knobs))
         log = runlog.Log(directory / rundir.METRICS, keep=-1 if saved is None else int(state.counts.epochs[0]))
-        with contextlib.closing(log):
+        with contextlib.closing(log), contextlib.ExitStack() as closing:
             past = log.kept[-1]["wall_s"] if log.kept else 0.0
-            _loop(Session(config, directory, compiled, log, view, start - past), state)
+            curves = None
+            if config.tensorboard:
+                curves = closing.enter_context(contextlib.closing(Curves(directory / rundir.TENSORBOARD, log.kept)))
+            _loop(Session(config, directory, compiled, pool, stop, log, curves, view, start - past), state)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    view.phase("drawing")
-    plots.curve([directory], directory / rundir.CURVE)
 
 
 def _loop(session: Session, state: TrainState) -> None:
     """Runs the epochs that are left. The rows of an epoch are on disk before its checkpoint."""
-    config, view = session.config, session.view
+    config, view, stop, log = session.config, session.view, session.stop, session.log
     done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
+    skipped = [faults.skipped_of(row, 1)[0] for row in log.kept[-config.seeds :]]
+    skipped, score, beat = np.array(skipped or [0.0] * config.seeds), None, time.monotonic()
+    dumped: set[str] = set()
     if done == 0:
+        _look_for_faults(session, state, {}, 0, skipped, dumped)
         _report(session, state, config.rollout.at(env_steps), {}, evaluated=True)
-    epoch = session.compiled.epoch.result()
+    epoch = stop.wait(session.compiled.epoch)
     view.began(env_steps)
-    while done < config.epochs:
-        view.phase("training")
-        horizon = config.rollout.at(env_steps)
-        state, metrics = epoch(state, jnp.int32(horizon))
-        stop_at_fault(state, config)
-        done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
-        is_last = done == config.epochs
-        _report(session, state, horizon, metrics, evaluated=is_last or done % config.eval_every == 0)
-        if is_last or done % config.checkpoint_every == 0:
-            view.phase("saving")
-            note = {"config": to_dict(config)}
-            checkpoint.save(session.directory / rundir.CHECKPOINTS, env_steps, state, note)
+    with stop.deferred():
+        while done < config.epochs:
+            view.phase("training")
+            horizon = config.rollout.at(env_steps)
+            # In another thread, so that this one hears of signals.
+            state, metrics = stop.wait(session.pool.submit(_finished, epoch, state, jnp.int32(horizon)))
+            metrics = {name: np.asarray(x) for name, x in metrics.items()}
+            _look_for_faults(session, state, metrics, horizon, skipped, dumped)
+            skipped = faults.skipped_of(metrics, config.seeds)
+            done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
+            is_last = done == config.epochs
+            score = _report(session, state, horizon, metrics, is_last or done % config.eval_every == 0)
+            saves = is_last or stop.asked or done % config.checkpoint_every == 0
+            if saves:
+                view.phase("saving")
+                log.sync()
+                note = {"config": to_dict(config), checkpoint.SCORE: score, "environment": rundir.versions()}
+                folder = session.directory / rundir.CHECKPOINTS
+                checkpoint.save(folder, env_steps, state, note, config.checkpoints_kept, config.keep_best)
+            if saves or time.monotonic() - beat > HEARTBEAT:
+                _status(session.directory, "running")
+                beat = time.monotonic()
+            if stop.asked and not is_last:
+                raise Preempted(f"stopped by {stop.asked}; saved after {env_steps:,} env steps")
+
+
+def _finished(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a compiled function returns, once it is there."""
+    return jax.block_until_ready(function(*arguments))
+
+
+def _look_for_faults(
+    session: Session, state: TrainState, metrics: dict[str, Any], horizon: int, skipped: np.ndarray, dumped: set[str]
+) -> None:
+    """Says what was not finite in an epoch and dumps the first of each kind. Raises `NonFinite` if that is to stop."""
+    config, fault = session.config, jax.tree.map(np.asarray, state.fault)
+    found = faults.find(config, fault, metrics, skipped)
+    for each in sorted(found, key=lambda f: not f.stops):
+        if each.kind in dumped and not each.stops:
+            continue
+        path = faults.dump(session.directory, each, config, state, horizon, metrics)
+        dumped.add(each.kind)
+        if each.stops:
+            raise faults.NonFinite(f"{each.what} ({path} has the details)")
+        session.view.say(f"  {each.what}; said once ({path})", "yellow")
 
 
 def filled(state: TrainState, data: Transition) -> TrainState:
@@ -154,11 +226,13 @@ def filled(state: TrainState, data: Transition) -> TrainState:
     return state._replace(real=jax.jit(jax.vmap(lambda ring: replay.add(ring, rows)), donate_argnums=0)(state.real))
 
 
-def _report(session: Session, state: TrainState, horizon: int, metrics: Metrics, evaluated: bool) -> None:
-    """Evaluates if asked to, writes one row per seed, shows them."""
+def _report(
+    session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool
+) -> float | None:
+    """Evaluates if asked to, writes one row per seed, shows them. Returns the mean return over seeds, if any."""
     config, found = session.config, {}
     if evaluated:
-        evaluate = session.compiled.evaluate.result()
+        evaluate = session.stop.wait(session.compiled.evaluate)
         session.view.phase("evaluating")
         found = summarise(evaluate(seed_keys(config), state.counts.env_steps, state.agent))
     counts = {name: np.asarray(value) for name, value in state.counts._asdict().items()}
@@ -168,7 +242,10 @@ def _report(session: Session, state: TrainState, horizon: int, metrics: Metrics,
     shared = {"wall_s": round(time.perf_counter() - session.origin, 3), "horizon": horizon}
     rows = runlog.rows_of(range(config.seed, config.seed + config.seeds), counts, shared, {**found, **metrics})
     session.log.write(rows)
+    if session.curves is not None:
+        session.curves.write(rows)
     session.view.advanced(rows)
+    return runlog.plain(found[runlog.RETURN].mean()) if found else None
 
 
 def seed_keys(config: Config) -> Key:
@@ -177,9 +254,17 @@ def seed_keys(config: Config) -> Key:
 
 
 def compile_program(
-    program: Program, config: Config, view: Progress, pool: ThreadPoolExecutor, restored: bool = False
+    program: Program,
+    config: Config,
+    view: Progress,
+    pool: ThreadPoolExecutor,
+    restored: bool = False,
+    ready: Callable[[TrainState], None] = lambda template: None,
 ) -> Compiled:
-    """Compiles the functions of `program`, vmapped over the seeds, side by side in `pool`; `init` not if `restored`."""
+    """Compiles the functions of `program`, vmapped over the seeds, side by side in `pool`; `init` not if `restored`.
+
+    `ready` hears of the shapes of the state before anything is compiled, and may object.
+    """
 
     def submit(name: str, function: Any, *arguments: Any) -> Future:
         def work() -> Any:
@@ -195,6 +280,7 @@ def compile_program(
     view.phase("tracing")
     init = jax.jit(jax.vmap(program.init))
     template = jax.eval_shape(init, keys)
+    ready(template)
     horizon = jax.ShapeDtypeStruct((), jnp.int32)
     return Compiled(
         template,
@@ -215,16 +301,6 @@ def summarise(evaluation: Metrics) -> dict[str, np.ndarray]:
     return {runlog.RETURN: returns.mean(-1), runlog.RETURN_SPREAD: returns.std(-1), runlog.LENGTH: lengths.mean(-1)}
 
 
-def stop_at_fault(state: TrainState, config: Config) -> None:
-    """Waits for `state`. Raises `WorldFault` if a real world has returned a number that is not finite."""
-    steps, fields = np.asarray(state.fault.step), np.asarray(state.fault.field)
-    for i in np.flatnonzero(steps >= 0):
-        field, where = Transition._fields[fields[i]], f"at env step {steps[i]} of seed {config.seed + i}"
-        if field == "action":
-            raise WorldFault(f"the policy's action is not finite {where}: training has diverged")
-        raise WorldFault(f"{config.world} returned a non-finite {field} {where}")
-
-
 def load(directory: Path, step: int, config: Config, template: TrainState) -> TrainState:
     """The state saved after `step` env steps, with a replay buffer of the size that `config` asks for.
 
@@ -235,6 +311,9 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
       template: the shapes of the state under `config`, leading axis K.
     """
     saved = from_dict(Config, checkpoint.note(directory / rundir.CHECKPOINTS, step)["config"])
+    if saved.replay_capacity != config.replay_capacity:
+        before, after = saved.replay_capacity, config.replay_capacity
+        raise ConfigError(f"replay_capacity: {before} -> {after} is not possible for a run that goes on")
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct((x.shape[0], saved.real_capacity, *x.shape[2:]), x.dtype), template.real.data
     )
@@ -246,14 +325,14 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
     return state._replace(real=jax.vmap(lambda ring: _grow(ring, config.real_capacity))(state.real))
 
 
-def collected(directory: str | Path) -> Transition:
+def collected(directory: str | Path, say: Callable[[str], Any] = warnings.warn) -> Transition:
     """The real transitions in a run's last checkpoint, seed after seed, oldest first; NumPy arrays [N, ...].
 
     Raises:
       ConfigError: when the directory holds no run, or nothing was saved in it yet.
       CheckpointError: when the checkpoint cannot be read.
     """
-    config, state = restore(Path(directory))
+    config, state = restore(Path(directory), say)
     parts = []
     for seed in range(config.seeds):
         ring = jax.tree.map(lambda x: x[seed], state.real)  # noqa: B023
@@ -262,16 +341,27 @@ def collected(directory: str | Path) -> Transition:
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 
-def restore(directory: Path) -> tuple[Config, TrainState]:
-    """The config and the state of a run's last checkpoint. Raises as `collected` does."""
+def restore(
+    directory: Path, say: Callable[[str], Any] = warnings.warn, step: int | None = None
+) -> tuple[Config, TrainState]:
+    """The config and the state of a run's last good checkpoint, or of the one after `step` env steps.
+
+    `say` hears of checkpoints that are passed over. Raises as `collected` does.
+    """
     rundir.load_config(directory)
     folder = directory / rundir.CHECKPOINTS
-    saved = checkpoint.steps(folder)
-    if not saved:
+    if step is None:
+        step = checkpoint.newest(folder, say)
+    elif step not in checkpoint.steps(folder):
+        known = ", ".join(map(str, checkpoint.steps(folder))) or "none"
+        raise ConfigError(f"step: {step} is not saved in {directory}; allowed: {known}")
+    elif wrong := checkpoint.problem(folder, step):
+        raise checkpoint.CheckpointError(f"cannot read {folder / str(step)}: {wrong}")
+    if step is None:
         raise ConfigError(f"run: {directory} holds no checkpoint yet")
-    config = from_dict(Config, checkpoint.note(folder, saved[-1])["config"])
+    config = from_dict(Config, checkpoint.note(folder, step)["config"])
     template = jax.eval_shape(jax.vmap(build.build(config).init), seed_keys(config))
-    return config, load(directory, saved[-1], config, template)
+    return config, load(directory, step, config, template)
 
 
 def _grow(ring: Ring, capacity: int) -> Ring:
@@ -295,4 +385,4 @@ def _summary(directory: Path, view: Progress) -> None:
     view.say(f"  curve      {directory / rundir.CURVE}")
     view.say(f"  metrics    {directory / rundir.METRICS}")
     view.say(f"  evaluate   branchax evaluate {directory}")
-    view.say(f"  go on      branchax train --run {directory} --resume --env-steps N")
+    view.say(f"  go on      branchax resume {directory} --env-steps N")

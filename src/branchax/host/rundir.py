@@ -3,87 +3,121 @@
 config.json         every setting, as it was resolved
 command.txt         the commands that worked on this run, one a line
 environment.json    versions, device, platform and commit
+status.json         running, preempted, failed or done, and the last good checkpoint
 metrics.jsonl       one row per epoch and seed
+tb/                 the same for TensorBoard
 checkpoints/N/      the whole train state after N env steps (the last two)
+faults/             what was not finite, for `branchax doctor`
 evaluations/N.json  what `branchax evaluate` measured after N env steps
 plots/              learning_curve.png
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import json
 import os
 import platform
 import subprocess
 import tempfile
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from branchax.config import Config, ConfigError, check, from_dict, to_dict
-from branchax.host import cache
+from branchax.config import RESUMABLE, Config, ConfigError, changes, read, to_dict
+from branchax.host import cache, lock
 
+STATUS, FAULTS, TENSORBOARD = "status.json", "faults", "tb"
 CONFIG, COMMAND, ENVIRONMENT, METRICS = "config.json", "command.txt", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATIONS, CURVE = "checkpoints", "evaluations", "plots/learning_curve.png"
 PACKAGES = ("branchax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "numpy")
 DECISIVE = ("jax", "jaxlib", "device")  # where these differ, floats can
 
 
-def prepare(directory: Path, resume: bool) -> None:
-    """Makes the directory and tries to write into it, before anything is compiled.
-
-    Raises:
-      ConfigError: when it is not empty and `resume` is not set, or cannot be written.
-    """
-    if directory.exists() and not directory.is_dir():
-        raise ConfigError(f"run: {directory} is not a directory")
+def check_writable(directory: Path) -> None:
+    """Raises `ConfigError` unless files can be written in the directory, or where it is going to be made."""
+    there = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     try:
-        directory.mkdir(parents=True, exist_ok=True)
-        if not resume and any(directory.iterdir()):
-            raise ConfigError(f"run: {directory} is not empty; name another directory, or add --resume to go on in it")
-        with tempfile.NamedTemporaryFile(dir=directory):
+        if not there.is_dir():
+            raise ConfigError(f"run: {there} is not a directory")
+        with tempfile.NamedTemporaryFile(dir=there):
             pass
     except OSError as error:
         raise ConfigError(f"run: cannot write to {directory}: {error.strerror}") from error
 
 
-def claim(directory: Path, config: Config) -> None:
-    """Writes the settings of a new run, which makes the directory its own.
+def admit(directory: Path, config: Config, force: bool = False) -> list[str]:
+    """Whether a run of `config` may begin in a directory, or go on there; nothing is written.
 
-    Only one process can create the file: of two that start at once the second gets a `ConfigError`.
+    Returns:
+      The settings that differ from those of the run that goes on, each as "name old -> new".
+
+    Raises:
+      ConfigError: when something else lies there, or a run with settings that may not change, unless `force` is set.
     """
+    check_writable(directory)
+    if not (directory / CONFIG).exists():
+        ours = {lock.FILE, f"{CONFIG}.tmp"}  # of a run that was killed before it began
+        if directory.is_dir() and {path.name for path in directory.iterdir()} - ours:
+            raise ConfigError(f"run: {directory} is not empty and holds no run; name another directory")
+        return []
+    allowed, refused = changes(load_config(directory), config)
+    if refused and not force:
+        raise ConfigError(
+            f"run: {directory} holds a run of other settings: {'; '.join(refused)}; name another directory, or add"
+            f" --force to go on with these (allowed without it: {', '.join(RESUMABLE)}, and a larger env_steps)"
+        )
+    return allowed + refused
+
+
+@contextlib.contextmanager
+def opened(directory: Path) -> Iterator[None]:
+    """Makes the directory, holds its lock, and takes away again what was made and stayed empty."""
+    made = [path for path in (directory, *directory.parents) if not path.exists()]
+    directory.mkdir(parents=True, exist_ok=True)
     try:
-        with (directory / CONFIG).open("x", encoding="utf-8") as file:
-            json.dump(to_dict(config), file, indent=2)
-    except FileExistsError as error:
-        raise ConfigError(f"run: {directory} was taken by another run a moment ago; name another directory") from error
+        with lock.held(directory):
+            yield
+    finally:
+        with contextlib.suppress(OSError):  # rmdir does nothing unless it is empty
+            for path in made:
+                path.rmdir()
 
 
 def load_config(directory: Path) -> Config:
     """The settings of a run. Raises `ConfigError` when the directory holds none that can be read."""
-    path = directory / CONFIG
+    if not (directory / CONFIG).is_file():
+        raise ConfigError(f"run: {directory} holds no run ({CONFIG} is missing)")
+    return read(directory / CONFIG)
+
+
+def write_status(directory: Path, state: str, step: int | None, reason: str = "") -> None:
+    """Says how a run is doing.
+
+    Args:
+      directory: the run's directory.
+      state: `running`, `preempted` (asked to end; goes on when started again), `failed` or `done`.
+      step: of the last good checkpoint.
+      reason: why it ended.
+    """
+    process = {"pid": os.getpid(), "host": platform.node(), "heartbeat": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    write_json(directory / STATUS, {"state": state, "reason": reason, "last_good_step": step, **process})
+
+
+def status(directory: Path) -> dict[str, Any]:
+    """What `write_status` wrote last; empty when that is nothing, or cannot be read."""
     try:
-        config = from_dict(Config, json.loads(path.read_text(encoding="utf-8")))
-        check(config)
-        return config
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ConfigError(f"run: {directory} holds no run ({CONFIG} is missing)") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise ConfigError(f"run: cannot read {path}: {error}") from error
+        found = json.loads((directory / STATUS).read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else {}
+    except (OSError, ValueError):
+        return {}
 
 
-def check_resume(saved: Config, wanted: Config) -> None:
-    """Raises `ConfigError` unless `wanted` is `saved` with as many or more `env_steps`; the message lists the rest."""
-    before, after = _flat(to_dict(saved)), _flat(to_dict(wanted))
-    changed = [f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
-    if wanted.env_steps >= saved.env_steps:
-        changed = [change for change in changed if not change.startswith("env_steps ")]
-    if changed:
-        raise ConfigError(f"resume: only env_steps may change, and only grow; not {'; '.join(changed)}")
-
-
-def _flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
-    parts = (_flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": v} for k, v in settings.items())
-    return {name: value for part in parts for name, value in part.items()}
+def is_done(directory: Path) -> bool:
+    """Whether the run in a directory has come to its end."""
+    return status(directory).get("state") == "done"
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -91,7 +125,17 @@ def write_json(path: Path, data: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
     draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+    sync(draft)
     draft.replace(path)
+
+
+def sync(path: Path) -> None:
+    """Returns once a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def record(directory: Path, config: Config, command: str) -> list[str]:
@@ -105,8 +149,16 @@ def record(directory: Path, config: Config, command: str) -> list[str]:
     if not path.exists():
         write_json(path, now)
         return []
-    begun = json.loads(path.read_text(encoding="utf-8"))
-    return [f"{name} {begun.get(name)} -> {now[name]}" for name in DECISIVE if begun.get(name) != now[name]]
+    return differences(directory, now)
+
+
+def differences(directory: Path, now: dict[str, Any]) -> list[str]:
+    """Where the machine that began a run differs from this one (`environment()`) so that floats can, too."""
+    try:
+        begun = json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
+        return [f"{name} {begun.get(name)} -> {now[name]}" for name in DECISIVE if begun.get(name) != now[name]]
+    except (OSError, ValueError, AttributeError):
+        return [f"{ENVIRONMENT} cannot be read"]
 
 
 def environment() -> dict[str, Any]:
@@ -115,7 +167,7 @@ def environment() -> dict[str, Any]:
 
     device = jax.devices()[0]
     return {
-        **{name: _version(name) for name in PACKAGES},
+        **versions(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu": cache.cpu_model(),
@@ -127,9 +179,12 @@ def environment() -> dict[str, Any]:
     }
 
 
-def _version(package: str) -> str | None:
-    import importlib.metadata  # not above: it takes a while, and `--help` loads this module
+def versions() -> dict[str, str | None]:
+    """The versions of the packages that numbers come from; `None` for those that are not installed."""
+    return {name: _version(name) for name in PACKAGES}
 
+
+def _version(package: str) -> str | None:
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TextIO
 
 import numpy as np
+
+from branchax.host import RunError, rundir
 
 RETURN = "eval/return_mean"
 RETURN_SPREAD = "eval/return_std"
@@ -53,7 +56,7 @@ def read(path: Path) -> list[Row]:
     """All rows. A last line that was cut off by a crash is left out.
 
     Raises:
-      ValueError: for a broken line before the last, with its number.
+      RunError: for a broken line before the last, with its number.
     """
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     rows = []
@@ -62,7 +65,7 @@ def read(path: Path) -> list[Row]:
             rows.append(json.loads(line))
         except json.JSONDecodeError as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: not a JSON object: {line[:60]!r}") from error
+                raise RunError(f"{path}, line {number}: not a JSON object: {line[:60]!r}") from error
     return rows
 
 
@@ -75,6 +78,7 @@ class Log:
             self.kept = [row for row in read(path) if row["epoch"] <= keep]
             draft = path.with_suffix(".tmp")
             draft.write_text("".join(json.dumps(row) + "\n" for row in self.kept), encoding="utf-8")
+            rundir.sync(draft)
             draft.replace(path)
         self._file: TextIO = path.open("a", encoding="utf-8")
 
@@ -82,6 +86,10 @@ class Log:
         """Appends the rows and hands them to the system at once."""
         self._file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         self._file.flush()
+
+    def sync(self) -> None:
+        """Returns once the rows are on the disk, where no loss of power reaches them."""
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""

@@ -33,9 +33,9 @@ from branchax.host.lab.options import ESTIMATORS, WINDOW
 from branchax.policies import gaussian_policy, linear_policy
 from branchax.presets import PRESETS
 from branchax.replay import Ring
-from branchax.rollout import finite, rollout
+from branchax.rollout import rollout
 from branchax.train import uniform
-from branchax.types import Key, Params, Row
+from branchax.types import Key, Params, Row, finite
 from branchax.worlds.base import World, endless, never
 from branchax.worlds.lqr import LinearSystem, double_integrator, lqr, lqr_gain, lqr_gradient
 

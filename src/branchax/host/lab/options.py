@@ -132,7 +132,8 @@ def prepared(directory: Path) -> Iterator[None]:
     try:
         if directory.is_dir() and any(directory.iterdir()):
             raise ConfigError(f"out: {directory} is not empty; name another directory")
-        rundir.prepare(directory, resume=True)
+        rundir.check_writable(directory)
+        directory.mkdir(parents=True, exist_ok=True)
     except ConfigError as error:
         raise ConfigError(str(error).replace("run: ", "out: ", 1)) from error
     try:

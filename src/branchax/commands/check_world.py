@@ -1,0 +1,40 @@
+"""`branchax check-world`: whether a world keeps the contract of docs/worlds.md."""
+
+from __future__ import annotations
+
+import argparse
+
+from branchax.commands.base import check_installed
+from branchax.config import ConfigError, nearest
+from branchax.host import RunError
+from branchax.worlds.catalog import BRAX_BACKENDS, WORLDS
+
+
+def run(arguments: list[str]) -> None:
+    """Prints each line of the contract and how it is broken. Raises `RunError` when one is."""
+    parser = argparse.ArgumentParser(
+        "branchax check-world", description="Checks that a world keeps the contract of docs/worlds.md."
+    )
+    parser.add_argument(
+        "world", metavar="NAME", help="as --world takes it, such as classic/pendulum or my_module:my_world"
+    )
+    parser.add_argument("--backend", default="generalized", choices=BRAX_BACKENDS, help="Brax's physics backend")
+    options = parser.parse_args(arguments)
+    name = options.world
+    if name not in WORLDS and ":" not in name and not name.startswith("gym/"):
+        raise ConfigError(f"world: {name!r} is unknown{nearest(name, WORLDS)}; `branchax list` shows all")
+    check_installed(name)
+
+    from branchax import worlds
+    from branchax.host import cache
+    from branchax.worlds import contract
+
+    cache.enable()
+    violations = contract.check_world(worlds.make(name, backend=options.backend))
+    for line, text in contract.CONTRACT.items():
+        seen = [violation for violation in violations if violation.line == line]
+        print(f"  {'BAD' if any(v.sure for v in seen) else '?  ' if seen else 'ok '} {line:>2}  {text}")
+        for violation in seen:
+            print(f"          {violation.seen}")
+    if broken := {violation.line for violation in violations if violation.sure}:
+        raise RunError(f"{name} breaks {len(broken)} of {len(contract.CONTRACT)} lines of the contract")

@@ -1,0 +1,36 @@
+"""`branchax doctor`: whether a run and this machine are in order, and a fault once more."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from branchax.commands.base import check_installed
+from branchax.config import ConfigError
+from branchax.host import RunError, rundir
+
+
+def run(arguments: list[str]) -> None:
+    """Prints what was found. Raises `RunError` when something is wrong."""
+    parser = argparse.ArgumentParser(
+        "branchax doctor", description="Checks this machine, and the checkpoints, state and versions of a run."
+    )
+    parser.add_argument("run", type=Path, nargs="?", metavar="DIR", help="directory of a run")
+    parser.add_argument("--replay", action="store_true", help="run the epoch of the latest fault in DIR again")
+    options = parser.parse_args(arguments)
+    if options.run is not None:
+        check_installed(rundir.load_config(options.run).world)
+    elif options.replay:
+        raise ConfigError("replay: name the directory of a run: branchax doctor DIR --replay")
+
+    from branchax.host import doctor
+
+    findings = []
+    for finding in doctor.machine() if options.run is None else (*doctor.machine(), *doctor.run(options.run)):
+        findings.append(finding)
+        print(f"  {'ok ' if finding.good else 'BAD'} {finding.about:<11} {finding.said}", flush=True)
+    if options.run is not None and options.replay:
+        findings.append(doctor.replay(options.run, say=lambda text: print(f"      {text}", flush=True)))
+        print(f"  {'ok ' if findings[-1].good else 'BAD'} {findings[-1].about:<11} {findings[-1].said}")
+    if bad := sum(not finding.good for finding in findings):
+        raise RunError(f"{bad} of {len(findings)} things are not as they should be")

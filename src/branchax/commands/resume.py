@@ -1,0 +1,41 @@
+"""`branchax resume`: a run goes on from its last good checkpoint."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from branchax.commands.train import launch
+from branchax.config import Config, ConfigError
+from branchax.host import rundir
+from branchax.presets import PRESETS
+
+
+@dataclass(frozen=True)
+class ResumeOptions:
+    """What `branchax resume` takes beside the directory."""
+
+    config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
+    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Go on even if a setting has changed that the state depends on."""
+
+
+def run(arguments: list[str]) -> None:
+    """Checks the settings, then trains."""
+    named = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
+    if named is None and not {"-h", "--help"} & set(arguments):
+        raise ConfigError("resume: name the directory of a run: branchax resume DIR")
+    options = tyro.cli(
+        ResumeOptions,
+        default=ResumeOptions(PRESETS["mbpo"] if named is None else rundir.load_config(named)),
+        args=arguments if named is None else arguments[1:],
+        prog="branchax resume DIR",
+        description="Goes on with a run. Its settings are the defaults; those that its state does not depend on may"
+        " change, and --env-steps may grow.",
+    )
+    if named is not None:
+        launch(options.config, named, options.force, shlex.join(["branchax", "resume", *arguments]))
