@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -97,7 +98,7 @@ def _calibration(found: Found) -> Figure:
     names = part["names"]
     shown = [*range(min(len(names) - 1, LINES - 1)), len(names) - 1]  # the reward is the last
     for i, entry in enumerate(shown):
-        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
         axes.plot(levels, part["share"][entry], label=names[entry], linewidth=1.6, **look)
     axes.set_xlabel("quantile that the model predicts, one step ahead")
     axes.set_xlim(0, 1)
