@@ -129,6 +129,8 @@ def test_a_critic_is_held_against_closed_forms():
     found = returns_of("probe/time_limit", 0.0, bonus=lambda agent, obs, action: jnp.full((), 0.5))
     # r + gamma (b + r + gamma (b + ...)) = (r + gamma b) / (1 - gamma)
     assert np.all(np.abs(found["actual"] - (1 + 0.99 * 0.5) * 100) <= 2)
+    found = returns_of("probe/constant_reward", 0.0, bonus=lambda agent, obs, action: jnp.full((), 0.5))
+    np.testing.assert_allclose(found["actual"], 1.0)  # nothing comes after the end
 
 
 def test_a_return_is_followed_until_little_is_cut_off():
