@@ -54,11 +54,7 @@ def run(arguments: list[str]) -> None:
         prog="branchax train PRESET",
         description=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below.",
     )
-<<<<<<< ours
-    directory = options.run or _next_directory(named or Path(known.config or "run").stem, options.config)
-=======
     directory = options.run or _next_directory(named or Path(str(known.config)).stem, options.config)
->>>>>>> theirs
     launch(options.config, directory, options.force, shlex.join(["branchax", "train", *arguments]))
 
 
