@@ -70,21 +70,23 @@ def note(directory: Path, step: int) -> dict[str, Any]:
 
 
 def restore(directory: Path, step: int, template: Any) -> Any:
-    """The tree saved as `directory/<step>`, on the current device.
+    """The tree saved as `directory/<step>`, on however many devices it was saved from.
 
     Args:
       directory: the folder that holds the steps.
       step: one of `steps(directory)`.
       template: a tree of arrays or `ShapeDtypeStruct`s (`jax.eval_shape`), of the shapes and dtypes that were saved.
+        A leaf comes to lie where the template's has its `sharding`, or on the first device.
 
     Raises:
       CheckpointError: when the files cannot be read, or leaves are missing, left over, or of another shape or dtype.
     """
     path = directory.absolute() / str(step)
     leaves = _named(template)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # else Orbax wants the devices that saved it
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # else Orbax wants the devices that saved it
+    where = {name: leaf.sharding or first for name, leaf in leaves.items()}
     shapes = {name: jax.eval_shape(_raw, leaf) for name, leaf in leaves.items() if leaf.size}
-    wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for name, x in shapes.items()}
+    wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where[name]) for name, x in shapes.items()}
     saved, _ = _metadata(path)
     wrong = sorted(f"{name} is in one of both only" for name in wanted.keys() ^ saved.keys())
     for name in wanted.keys() & saved.keys():
@@ -98,7 +100,8 @@ def restore(directory: Path, step: int, template: Any) -> Any:
             arrays = checkpointer.restore(path, wanted)
     except Exception as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
-    values = [_typed(arrays[name], x) if x.size else jnp.zeros(x.shape, x.dtype) for name, x in leaves.items()]
+    blank = lambda name, x: jnp.zeros(x.shape, x.dtype, device=where[name])  # noqa: E731
+    values = [_typed(arrays[name], x) if x.size else blank(name, x) for name, x in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(template), values)
 
 

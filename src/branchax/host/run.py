@@ -6,6 +6,7 @@ Nothing under `jit` calls back, but for Gymnasium's worlds, whose simulators liv
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 import warnings
 from collections.abc import Callable
@@ -16,12 +17,15 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict
 from branchax.host import RunError, cache, checkpoint, dataset, plots, rundir, runlog
+from branchax.host import mesh as meshes
 from branchax.host.progress import Progress
 from branchax.replay import Ring
+from branchax.sharding import SEED
 from branchax.train import Program, TrainState
 from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 
@@ -33,7 +37,8 @@ class WorldFault(RunError):
 class Compiled(NamedTuple):
     """The functions of a `Program` over all seeds, each a future that holds the compiled function."""
 
-    template: TrainState  # of `ShapeDtypeStruct`s, leading axis K
+    template: TrainState  # of `ShapeDtypeStruct`s that say where they lie, leading axis K
+    keys: Key  # [K], the seeds' root keys
     init: Future  # (keys [K]) -> state
     epoch: Future  # (state, horizon [] int32) -> (state, metrics of [K]); the state that goes in is donated
     evaluate: Future  # (keys [K], env_steps [K], agent) -> {"return": [K, N], "length": [K, N]}
@@ -83,7 +88,8 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
     cache.enable()
     last = config.seed + config.seeds - 1
     seeds = f"seed {config.seed}" if config.seeds == 1 else f"seeds {config.seed} to {last}"
-    view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {jax.devices()[0].device_kind}", "bold")
+    mesh = meshes.make(config)
+    view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {meshes.says(mesh)}", "bold")
     view.say(f"  into {directory}")
     view.phase(f"building {config.world}")
     try:
@@ -104,11 +110,11 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
         view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
     pool = ThreadPoolExecutor(3)
     try:
-        compiled = compile_program(program, config, view, pool, restored=saved is not None)
+        compiled = compile_program(program, config, mesh, view, pool, restored=saved is not None)
         if saved is None:
             explore = compiled.init.result()
             view.phase("exploring" if data is None else "reading the dataset")
-            state = explore(seed_keys(config))
+            state = explore(compiled.keys)
             state = state if data is None else filled(state, data)
             stop_at_fault(state, config)
         else:
@@ -136,7 +142,7 @@ def _loop(session: Session, state: TrainState) -> None:
     while done < config.epochs:
         view.phase("training")
         horizon = config.rollout.at(env_steps)
-        state, metrics = epoch(state, jnp.int32(horizon))
+        state, metrics = epoch(state, np.int32(horizon))
         stop_at_fault(state, config)
         done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
         is_last = done == config.epochs
@@ -151,7 +157,8 @@ def filled(state: TrainState, data: Transition) -> TrainState:
     """A state whose seeds' replay buffers hold a dataset [N, ...], the latest rows if there is no room for all."""
     room = jax.tree.leaves(state.real.data)[0].shape[1]
     rows = Row(jax.tree.map(lambda x: jnp.asarray(x[-room:]), data))
-    return state._replace(real=jax.jit(jax.vmap(lambda ring: replay.add(ring, rows)), donate_argnums=0)(state.real))
+    add = jax.vmap(lambda ring: replay.add(ring, rows))
+    return state._replace(real=jax.jit(add, donate_argnums=0, out_shardings=meshes.shardings(state.real))(state.real))
 
 
 def _report(session: Session, state: TrainState, horizon: int, metrics: Metrics, evaluated: bool) -> None:
@@ -160,7 +167,7 @@ def _report(session: Session, state: TrainState, horizon: int, metrics: Metrics,
     if evaluated:
         evaluate = session.compiled.evaluate.result()
         session.view.phase("evaluating")
-        found = summarise(evaluate(seed_keys(config), state.counts.env_steps, state.agent))
+        found = summarise(evaluate(session.compiled.keys, state.counts.env_steps, state.agent))
     counts = {name: np.asarray(value) for name, value in state.counts._asdict().items()}
     counts = {"epoch": counts.pop("epochs"), **counts}
     if config.dataset is not None:
@@ -177,30 +184,39 @@ def seed_keys(config: Config) -> Key:
 
 
 def compile_program(
-    program: Program, config: Config, view: Progress, pool: ThreadPoolExecutor, restored: bool = False
+    program: Program, config: Config, mesh: Mesh, view: Progress, pool: ThreadPoolExecutor, restored: bool = False
 ) -> Compiled:
-    """Compiles the functions of `program`, vmapped over the seeds, side by side in `pool`; `init` not if `restored`."""
+    """Compiles the functions of `program`, vmapped over the seeds and laid out on `mesh`, side by side in `pool`;
+    `init` not if `restored`."""
 
     def submit(name: str, function: Any, *arguments: Any) -> Future:
         def work() -> Any:
             start = time.perf_counter()
-            compiled = function.lower(*arguments).compile()
+            with jax.set_mesh(mesh):  # of this thread
+                compiled = function.lower(*arguments).compile()
             view.compiled(name, time.perf_counter() - start)
             return compiled
 
         view.compiling(name)
         return pool.submit(work)
 
-    keys = seed_keys(config)
     view.phase("tracing")
-    init = jax.jit(jax.vmap(program.init))
-    template = jax.eval_shape(init, keys)
-    horizon = jax.ShapeDtypeStruct((), jnp.int32)
+    each = functools.partial(jax.vmap, spmd_axis_name=SEED)
+    whole = meshes.everywhere(mesh)
+    keys = jax.jit(lambda: seed_keys(config), out_shardings=meshes.by_seed(mesh))()
+    all_init = each(program.init)
+    with jax.set_mesh(mesh):  # as below, so that it is traced once
+        template = meshes.placed(jax.eval_shape(jax.jit(all_init), keys), mesh)
+    lie = meshes.shardings(template)
+    init = jax.jit(all_init, out_shardings=lie)
+    epoch = jax.jit(each(program.epoch, in_axes=(0, None)), donate_argnums=0, out_shardings=(lie, whole))
+    evaluate = jax.jit(each(evaluate_at(program)), out_shardings=whole)
     return Compiled(
         template,
+        keys,
         Future() if restored else submit("init", init, keys),
-        submit("epoch", jax.jit(jax.vmap(program.epoch, in_axes=(0, None)), donate_argnums=0), template, horizon),
-        submit("evaluate", jax.jit(jax.vmap(evaluate_at(program))), keys, template.counts.env_steps, template.agent),
+        submit("epoch", epoch, template, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)),
+        submit("evaluate", evaluate, keys, template.counts.env_steps, template.agent),
     )
 
 
@@ -232,18 +248,19 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
       directory: the run's directory.
       step: one of `checkpoint.steps(directory / "checkpoints")`.
       config: the settings to go on with; the replay buffer may have become larger since the state was saved.
-      template: the shapes of the state under `config`, leading axis K.
+      template: the shapes of the state under `config`, leading axis K, and (if they say it) where it shall lie.
     """
     saved = from_dict(Config, checkpoint.note(directory / rundir.CHECKPOINTS, step)["config"])
     shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((x.shape[0], saved.real_capacity, *x.shape[2:]), x.dtype), template.real.data
+        lambda x: x.update(shape=(x.shape[0], saved.real_capacity, *x.shape[2:])), template.real.data
     )
     state = checkpoint.restore(
         directory / rundir.CHECKPOINTS, step, template._replace(real=template.real._replace(data=shapes))
     )
     if saved.real_capacity == config.real_capacity:
         return state
-    return state._replace(real=jax.vmap(lambda ring: _grow(ring, config.real_capacity))(state.real))
+    grow = jax.vmap(lambda ring: _grow(ring, config.real_capacity))
+    return state._replace(real=jax.jit(grow, out_shardings=meshes.shardings(template.real))(state.real))
 
 
 def collected(directory: str | Path) -> Transition:

@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from branchax.config import Config, ConfigError, check, from_dict, to_dict
+from branchax.config import PLACEMENT, Config, ConfigError, check, from_dict, to_dict
 from branchax.host import cache
 
 CONFIG, COMMAND, ENVIRONMENT, METRICS = "config.json", "command.txt", "environment.json", "metrics.jsonl"
@@ -73,9 +73,13 @@ def load_config(directory: Path) -> Config:
 
 
 def check_resume(saved: Config, wanted: Config) -> None:
-    """Raises `ConfigError` unless `wanted` is `saved` with as many or more `env_steps`; the message lists the rest."""
+    """Raises `ConfigError` unless `wanted` is `saved` with as many or more `env_steps`; the message lists the rest.
+
+    On which devices a run goes on is free.
+    """
     before, after = _flat(to_dict(saved)), _flat(to_dict(wanted))
-    changed = [f"{name} {before[name]} -> {after[name]}" for name in before if before[name] != after[name]]
+    differ = [name for name in before if name not in PLACEMENT and before[name] != after[name]]
+    changed = [f"{name} {before[name]} -> {after[name]}" for name in differ]
     if wanted.env_steps >= saved.env_steps:
         changed = [change for change in changed if not change.startswith("env_steps ")]
     if changed:
