@@ -22,7 +22,16 @@ def over_batch(tree: Any, axis: int = 0) -> Any:
     It changes where rows are computed and not what they are. Outside a mesh, or on one without a second device along
     `batch`, it is the tree itself, and the program the same as without it. The size must divide (`config.check`).
     """
+    return _constrained(tree, PartitionSpec(*[None] * axis, BATCH))
+
+
+def whole(tree: Any) -> Any:
+    """`tree` laid out with all of it on each device along `batch`: rows that are drawn at random places, before each
+    device takes its share of them."""
+    return _constrained(tree, PartitionSpec())
+
+
+def _constrained(tree: Any, spec: PartitionSpec) -> Any:
     if jax.sharding.get_abstract_mesh().shape.get(BATCH, 1) == 1:
         return tree
-    spec = PartitionSpec(*[None] * axis, BATCH)
     return jax.tree.map(lambda x: jax.lax.with_sharding_constraint(x, spec), tree)

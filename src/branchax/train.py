@@ -34,7 +34,7 @@ from branchax.dynamics.base import Dynamics, assign_members
 from branchax.dynamics.uncertainty import gate
 from branchax.replay import Ring
 from branchax.rollout import Act, copies, episode_returns, finite, rollout
-from branchax.sharding import over_batch
+from branchax.sharding import over_batch, whole
 from branchax.types import Key, Metrics, Row, Stream, Trajectory, Transition, stream
 from branchax.worlds.base import World, WorldSpec, WorldState
 
@@ -191,7 +191,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
     def sources(state: TrainState, recent: Trajectory | None, horizon: jax.Array) -> Sources:
         """What the agent's updates may draw on: exact shares of real and imagined rows, and rollouts of its own."""
         real = state.real._replace(data=state.real.data.transition)
-        plain = lambda key: over_batch(replay.sample(key, state.real, config.batch_size))  # noqa: E731
+        plain = lambda key: over_batch(whole(replay.sample(key, state.real, config.batch_size)))  # noqa: E731
         if dynamics is None:
             return Sources(plain, lambda key, act, window: recent, recent)  # type: ignore[arg-type, return-value]
 
@@ -216,7 +216,8 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
 
         def mixed(key: Key) -> Row:
             buffer: Any = state.imagined
-            return over_batch(Row(replay.sample_mixed(key, real, buffer, config.real_rows, config.batch_size)))
+            rows = Row(replay.sample_mixed(key, real, buffer, config.real_rows, config.batch_size))
+            return over_batch(whole(rows))
 
         elites = jax.eval_shape(model.elites, state.model).shape[0]
         ahead = Ahead(elites, start, in_elites)
