@@ -12,7 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 TIERS = [
     {"worlds.catalog"},
     {"types", "config", "presets"},
-    {"nn", "distributions", "normalize", "returns", "replay"},
+    {"nn", "distributions", "normalize", "returns", "replay", "sharding"},
     {"worlds"},
     {"dynamics"},
     {"rollout", "policies"},
@@ -39,6 +39,7 @@ BEFORE_JAX = [
     "presets",
     "host.rundir",
     "host.cache",
+    "host.distributed",
     "host.__init__",
     "worlds.catalog",
 ]

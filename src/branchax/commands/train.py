@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,8 @@ import tyro
 
 from branchax.commands.base import check_installed
 from branchax.config import Config, ConfigError, check
-from branchax.host import RunError, rundir
+from branchax.host import RunError, distributed, rundir
+from branchax.host.distributed import Processes
 from branchax.presets import PRESETS, preset
 
 
@@ -26,6 +27,7 @@ class TrainOptions:
     """Directory of the run, new or empty; by default a new one under runs/."""
     resume: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on from the last checkpoint in --run; only --env-steps may then change, and only grow."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = field(default_factory=Processes)
 
 
 def run(arguments: list[str]) -> None:
@@ -64,8 +66,11 @@ def run(arguments: list[str]) -> None:
     if saved is not None:
         rundir.check_resume(saved, config)
     check_installed(config.world)
+    distributed.check(options.processes, named=options.run is not None)
     directory = options.run or _next_directory(named or "run", config)
-    rundir.prepare(directory, options.resume)
+    if options.processes == Processes():  # of several, the first one looks
+        rundir.prepare(directory, options.resume)
+    distributed.start(options.processes)
 
     from branchax.host.run import train
 

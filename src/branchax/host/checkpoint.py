@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from branchax.host import RunError
+from branchax.host import RunError, distributed
 
 KEPT = 2  # newest steps that stay on disk
 SCHEMA = 1  # of what is written beside the arrays
@@ -38,12 +38,16 @@ def steps(directory: Path) -> list[int]:
 def save(directory: Path, step: int, tree: Any, note: dict[str, Any]) -> None:
     """Writes `tree` and the JSON-ready `note` as `directory/<step>`, durably, then removes all but the last two steps.
 
+    Of several processes, each calls this and writes what lies on its devices.
+
     Raises:
       CheckpointError: when it cannot be written. The steps saved before are left as they were.
     """
     path = directory.absolute() / str(step)
     directory.mkdir(parents=True, exist_ok=True)
-    _sweep(directory)
+    if distributed.leads():
+        _sweep(directory)
+    distributed.wait_for_all("nothing is left of earlier saves")
     arrays = {name: _raw(leaf) for name, leaf in _named(tree).items() if leaf.size}
     try:
         with ocp.StandardCheckpointer() as checkpointer:
@@ -53,7 +57,7 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any]) -> None:
         size = sum(leaf.nbytes for leaf in arrays.values())
         _sweep(directory)
         raise CheckpointError(f"cannot save {size:,} bytes to {path}: {error}") from error
-    for old in steps(directory)[:-KEPT]:
+    for old in steps(directory)[:-KEPT] if distributed.leads() else ():
         gone = (directory / str(old)).rename(
             directory / f"{old}.deleted"
         )  # at once, so that no half step is ever listed

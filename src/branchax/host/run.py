@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -18,10 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
+from rich.console import Console
 
 from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict
-from branchax.host import RunError, cache, checkpoint, dataset, plots, rundir, runlog
+from branchax.host import RunError, cache, checkpoint, dataset, distributed, plots, rundir, runlog
 from branchax.host import mesh as meshes
 from branchax.host.progress import Progress
 from branchax.replay import Ring
@@ -71,14 +73,17 @@ def train(config: Config, directory: str | Path, resume: bool = False, command: 
     directory = Path(directory)
     if resume:
         rundir.check_resume(rundir.load_config(directory), config)
-    rundir.prepare(directory, resume)
-    if not resume:
-        rundir.claim(directory, config)
+    if distributed.leads():
+        rundir.prepare(directory, resume)
+        if not resume:
+            rundir.claim(directory, config)
+    distributed.wait_for_all("the directory is there")
     saved = checkpoint.steps(directory / rundir.CHECKPOINTS)
-    with Progress(config) as view:
+    with Progress(config, None if distributed.leads() else Console(quiet=True)) as view, distributed.together():
         if not saved or saved[-1] < config.env_steps:
             _train(config, directory, saved[-1] if saved else None, command, view)
-        _summary(directory, view)
+        if distributed.leads():
+            _summary(directory, view)
     return directory
 
 
@@ -98,7 +103,7 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
             fresh = saved is None and config.dataset is not None  # a saved state holds the rows already
             data = dataset.load(str(config.dataset), program.spec) if fresh else None
     except BaseException:
-        if saved is None:
+        if saved is None and distributed.leads():
             (directory / rundir.CONFIG).unlink()
             with contextlib.suppress(OSError):
                 directory.rmdir()  # which does nothing unless it is empty
@@ -106,7 +111,7 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
     view.finished(f"built {config.world}", time.perf_counter() - start)
     for warning in caught:
         view.say(f"  {warning.message}", "yellow")
-    for difference in rundir.record(directory, config, command):
+    for difference in rundir.record(directory, config, command) if distributed.leads() else ():
         view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
     pool = ThreadPoolExecutor(3)
     try:
@@ -121,14 +126,16 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
             view.phase("restoring")
             state = load(directory, saved, config, compiled.template)
             view.say(f"  restored after {saved:,} env steps")
-        log = runlog.Log(directory / rundir.METRICS, keep=-1 if saved is None else int(state.counts.epochs[0]))
+        keep = -1 if saved is None else int(state.counts.epochs[0])
+        log = runlog.Log(directory / rundir.METRICS, keep) if distributed.leads() else runlog.Log(Path(os.devnull))
         with contextlib.closing(log):
             past = log.kept[-1]["wall_s"] if log.kept else 0.0
             _loop(Session(config, directory, compiled, log, view, start - past), state)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    view.phase("drawing")
-    plots.curve([directory], directory / rundir.CURVE)
+    if distributed.leads():
+        view.phase("drawing")
+        plots.curve([directory], directory / rundir.CURVE)
 
 
 def _loop(session: Session, state: TrainState) -> None:
