@@ -10,7 +10,7 @@ import functools
 import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from rich.console import Console
 
 from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict
-from branchax.host import RunError, cache, checkpoint, dataset, distributed, plots, rundir, runlog
+from branchax.host import RunError, cache, checkpoint, dataset, distributed, memory, plots, rundir, runlog
 from branchax.host import mesh as meshes
 from branchax.host.progress import Progress
 from branchax.replay import Ring
@@ -93,29 +93,24 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
     cache.enable()
     last = config.seed + config.seeds - 1
     seeds = f"seed {config.seed}" if config.seeds == 1 else f"seeds {config.seed} to {last}"
-    mesh = meshes.make(config)
+    with _taken_back(directory, saved is None):
+        mesh = meshes.make(config)
     view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {meshes.says(mesh)}", "bold")
     view.say(f"  into {directory}")
     view.phase(f"building {config.world}")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            program = build.build(config)
-            fresh = saved is None and config.dataset is not None  # a saved state holds the rows already
-            data = dataset.load(str(config.dataset), program.spec) if fresh else None
-    except BaseException:
-        if saved is None and distributed.leads():
-            (directory / rundir.CONFIG).unlink()
-            with contextlib.suppress(OSError):
-                directory.rmdir()  # which does nothing unless it is empty
-        raise
+    with _taken_back(directory, saved is None), warnings.catch_warnings(record=True) as caught:
+        program = build.build(config)
+        fresh = saved is None and config.dataset is not None  # a saved state holds the rows already
+        data = dataset.load(str(config.dataset), program.spec) if fresh else None
     view.finished(f"built {config.world}", time.perf_counter() - start)
     for warning in caught:
         view.say(f"  {warning.message}", "yellow")
-    for difference in rundir.record(directory, config, command) if distributed.leads() else ():
-        view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
     pool = ThreadPoolExecutor(3)
     try:
-        compiled = compile_program(program, config, mesh, view, pool, restored=saved is not None)
+        with _taken_back(directory, saved is None):
+            compiled = compile_program(program, config, mesh, view, pool, restored=saved is not None)
+        for difference in rundir.record(directory, config, command) if distributed.leads() else ():
+            view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
         if saved is None:
             explore = compiled.init.result()
             view.phase("exploring" if data is None else "reading the dataset")
@@ -136,6 +131,19 @@ def _train(config: Config, directory: Path, saved: int | None, command: str, vie
     if distributed.leads():
         view.phase("drawing")
         plots.curve([directory], directory / rundir.CURVE)
+
+
+@contextlib.contextmanager
+def _taken_back(directory: Path, fresh: bool) -> Iterator[None]:
+    """Frees the directory of a `fresh` run that turns out to be impossible."""
+    try:
+        yield
+    except BaseException:
+        if fresh and distributed.leads():
+            (directory / rundir.CONFIG).unlink()
+            with contextlib.suppress(OSError):
+                directory.rmdir()  # which does nothing unless it is empty
+        raise
 
 
 def _loop(session: Session, state: TrainState) -> None:
@@ -194,7 +202,7 @@ def compile_program(
     program: Program, config: Config, mesh: Mesh, view: Progress, pool: ThreadPoolExecutor, restored: bool = False
 ) -> Compiled:
     """Compiles the functions of `program`, vmapped over the seeds and laid out on `mesh`, side by side in `pool`;
-    `init` not if `restored`."""
+    `init` not if `restored`. Raises `ConfigError` when it cannot fit into memory."""
 
     def submit(name: str, function: Any, *arguments: Any) -> Future:
         def work() -> Any:
@@ -214,6 +222,9 @@ def compile_program(
     all_init = each(program.init)
     with jax.set_mesh(mesh):  # as below, so that it is traced once
         template = meshes.placed(jax.eval_shape(jax.jit(all_init), keys), mesh)
+    planned = memory.plan(config, template, mesh)
+    view.say(f"  {memory.says(planned)}", "dim")
+    memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind)
     lie = meshes.shardings(template)
     init = jax.jit(all_init, out_shardings=lie)
     epoch = jax.jit(each(program.epoch, in_axes=(0, None)), donate_argnums=0, out_shardings=(lie, whole))
