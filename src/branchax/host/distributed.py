@@ -2,7 +2,7 @@
 
 Every process runs the same command and computes its share of the same programs; all of them see one file system. All
 write checkpoints, through Orbax; the first alone writes everything else and talks. When one dies the others cannot go
-on: they stop within two minutes and say why, and the whole run is started again with `--resume`.
+on: they stop within two minutes and say why, and the whole run is started again.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def together() -> Iterator[None]:
             raise
         raise PeerLost(
             f"process {jax.process_index()} of {count()} cannot go on without the others: {_first_line(error)}."
-            " Start all of them again with --resume"
+            " Start all of them again: they go on from the last checkpoint"
         ) from error
 
 
