@@ -41,6 +41,7 @@ BEFORE_JAX = [
     "host.rundir",
     "host.cache",
     "host.distributed",
+    "host.launch",
     "host.__init__",
     "worlds.catalog",
 ]
