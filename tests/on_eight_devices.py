@@ -99,7 +99,9 @@ def collectives(text):
 
     loops = re.findall(r" while\(.*body=%([\w.\-]+).*op_name=\"[^\"]*rollout", text)
     inside = [line for name in loops for each in reached(name, set()) for line in bodies[each].splitlines()]
-    found = [(kind[1], name[1]) for x in text.splitlines() if (kind := COLLECTIVE.search(x)) and (name := NAME.search(x))]
+    found = [
+        (kind[1], name[1]) for x in text.splitlines() if (kind := COLLECTIVE.search(x)) and (name := NAME.search(x))
+    ]
     updates = [(kind, name) for kind, name in found if "/update/" in name]
     return {
         "rollouts": len(loops),
@@ -107,7 +109,8 @@ def collectives(text):
         "in_rollouts": [line.strip()[:200] for line in inside if COLLECTIVE.search(line)],
         "in_an_update": sorted(kind for kind, _ in updates),
         "gradients_of_an_update": sum("transpose(" in name for _, name in updates),
-        "gradients_of_the_fit": sum("transpose(" in name for _, name in found) - sum("transpose(" in n for _, n in updates),
+        "gradients_of_the_fit": sum("transpose(" in name for _, name in found)
+        - sum("transpose(" in n for _, n in updates),
     }
 
 

@@ -14,10 +14,13 @@ from branchax.config import ConfigError
 from branchax.host import distributed
 from branchax.host.distributed import Processes
 
-ARGUMENTS = """train mbpo --world classic/pendulum --env-steps 120 --explore-steps 40 --epoch-steps 20
---checkpoint-every 1 --batch-size 16 --model.batch-size 16 --model.hidden 8 --model.members 3 --model.elites 2
---model.max-rounds 3 --rollout.per-step 8 --rollout.groups 4 --rollout.horizon 1 --agent.hidden 8 --eval-episodes 2
---updates-per-step 1 --mesh batch=2""".split()
+ARGUMENTS = [
+    *("train", "mbpo", "--world", "classic/pendulum", "--env-steps", "120", "--explore-steps", "40"),
+    *("--epoch-steps", "20", "--checkpoint-every", "1", "--eval-episodes", "2", "--updates-per-step", "1"),
+    *("--batch-size", "16", "--model.batch-size", "16", "--model.hidden", "8", "--model.members", "3"),
+    *("--model.elites", "2", "--model.max-rounds", "3", "--rollout.per-step", "8", "--rollout.groups", "4"),
+    *("--rollout.horizon", "1", "--agent.hidden", "8", "--mesh", "batch=2"),
+]
 
 
 @pytest.mark.parametrize(
@@ -73,10 +76,9 @@ def ends(process, seconds):
 
 
 def state_of(directory):
-    """Every file of the last checkpoint that holds numbers, restored in this process, and the rows without clocks."""
-    from tests.on_eight_devices import leaves
-
+    """The rows without clocks, and the bytes of each leaf of the last checkpoint."""
     from branchax.host.run import restore
+    from tests.on_eight_devices import leaves
 
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]
     found = {name: x.tobytes() for name, x in leaves(restore(directory)[1]).items()}

@@ -39,7 +39,7 @@ def test_a_preempted_job_is_submitted_again():
 
 @NEEDS
 def test_a_setting_that_the_executor_does_not_know(tmp_path):
-    with pytest.raises(ConfigError, match="launch: .*gpus"):
+    with pytest.raises(ConfigError, match=r"launch: .*gpus"):
         launch([["true"]], 1, "submitit", tmp_path, {"cluster": "local", "gpus": "1"})
 
 

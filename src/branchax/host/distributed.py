@@ -89,7 +89,7 @@ def start(options: Processes) -> None:
     except ValueError as error:
         raise ConfigError(f"distributed: no scheduler says how many processes there are ({error})") from error
     except RuntimeError as error:
-        raise RunError(f"the other processes did not come up within {START} s: {_first_line(error)}") from error
+        raise RunError(f"cannot join the other processes within {START} s: {_first_line(error)}") from error
 
 
 def count() -> int:

@@ -269,9 +269,7 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
       template: the shapes of the state under `config`, leading axis K, and (if they say it) where it shall lie.
     """
     saved = from_dict(Config, checkpoint.note(directory / rundir.CHECKPOINTS, step)["config"])
-    shapes = jax.tree.map(
-        lambda x: x.update(shape=(x.shape[0], saved.real_capacity, *x.shape[2:])), template.real.data
-    )
+    shapes = jax.tree.map(lambda x: x.update(shape=(x.shape[0], saved.real_capacity, *x.shape[2:])), template.real.data)
     state = checkpoint.restore(
         directory / rundir.CHECKPOINTS, step, template._replace(real=template.real._replace(data=shapes))
     )
