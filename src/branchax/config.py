@@ -801,16 +801,17 @@ def _check_mesh(config: Config, need: Need) -> None:
 
     def divides(path: str, count: Callable[[Config], int]) -> None:
         """`count`, a size that follows from the field at `path`, is a multiple of the batch axis."""
-        value = functools.reduce(getattr, path.split("."), config)
+        value: Any = functools.reduce(getattr, path.split("."), config)
 
         def fits(candidate: int) -> bool:
             return candidate >= 1 and count(with_field(config, path, candidate)) % over_batch == 0
 
-        steps = range(1, 64 * over_batch)
-        near = [next((value + sign * step for step in steps if fits(value + sign * step)), None) for sign in (-1, 1)]
-        what = "" if path.endswith("batch_size") else f"; then the {count(config)} rollouts of a group divide"
-        numbers = " or ".join(str(n) for n in near if n is not None) or "another"
-        need(fits(value), path, f"{numbers}, for a batch axis of {over_batch}{what}")
+        further = range(1, 64 * over_batch)
+        lower = next((value - n for n in further if fits(value - n)), None)
+        higher = next((value + n for n in further if fits(value + n)), None)
+        numbers = " or ".join(str(n) for n in (lower, higher) if n is not None) or "another"
+        group = "" if path.endswith("batch_size") else ", so that the rollouts of a group divide"
+        need(fits(value), path, f"{numbers}, for a batch axis of {over_batch}{group}")
 
     if not config.on_policy:
         divides("batch_size", lambda c: c.batch_size)

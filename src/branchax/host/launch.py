@@ -31,7 +31,7 @@ class Command(NamedTuple):
 
     def checkpoint(self) -> Any:
         """The same command again: its run has saved what it needs to go on."""
-        from submitit.helpers import DelayedSubmission
+        from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingImports]
 
         return DelayedSubmission(self)
 
@@ -75,7 +75,7 @@ def launch(
 
 
 def _by_submitit(commands: list[Command], jobs: int, folder: Path, settings: dict[str, str]) -> list[int]:
-    import submitit
+    import submitit  # pyright: ignore[reportMissingImports]  # an extra
 
     settings = dict(settings)
     executor = submitit.AutoExecutor(folder=folder, cluster=settings.pop("cluster", None))
