@@ -78,7 +78,7 @@ def one(devices: int) -> None:
     from branchax.host.run import seed_keys
     from branchax.presets import preset
 
-    config = with_field(preset("mbpo", "classic/pendulum"), "rollout.per_step", 40 * devices)
+    config = with_field(preset("mbpo", "classic/pendulum"), "rollout.per_step", 8 * devices)
     config = dataclasses.replace(with_field(config, "rollout.horizon", 5), devices=devices)
     over, program = mesh.make(config), build(config)
     assert program.parts is not None
