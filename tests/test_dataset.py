@@ -122,7 +122,7 @@ def test_a_run_s_data_trains_another_offline(tmp_path, capsys):
     assert [runlog.clock(row) for row in rows] == [0, 40, 80] and rundir.load_config(second).real_capacity == 280
     # Resumed, it needs the file no longer.
     file.unlink()
-    assert cli.main(["train", "--run", str(second), "--resume", "--env-steps", "120"]) == 0
+    assert cli.main(["resume", str(second), "--env-steps", "120"]) == 0
     assert cli.main(["evaluate", str(second)]) == 0
     assert (second / rundir.EVALUATIONS / "120.json").exists()
     capsys.readouterr()

@@ -12,7 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 TIERS = [
     {"worlds.catalog"},
     {"types", "config", "presets"},
-    {"nn", "distributions", "normalize", "returns", "replay"},
+    {"nn", "distributions", "normalize", "returns", "replay", "sharding"},
     {"worlds"},
     {"dynamics"},
     {"rollout", "policies"},
@@ -51,6 +51,8 @@ BEFORE_JAX = [
     "host.sweep",
     "host.cache",
     "host.lock",
+    "host.distributed",
+    "host.launch",
     "host.__init__",
     "worlds.catalog",
 ]

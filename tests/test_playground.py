@@ -73,5 +73,5 @@ def test_a_run_trains_resumes_and_is_evaluated(registry, tmp_path):
     small += " --model.members 2 --model.elites 1 --model.hidden 8 --model.max-rounds 2 --agent.hidden 8"
     small += f" --rollout.per-step 6 --rollout.groups 2 --episode-length 20 --run {tmp_path / 'run'}"
     assert cli.main(["train", "mbpo", "--world", "playground/CartpoleBalance", *small.split()]) == 0
-    assert cli.main(["train", "--run", str(tmp_path / "run"), "--resume", "--env-steps", "80"]) == 0
+    assert cli.main(["resume", str(tmp_path / "run"), "--env-steps", "80"]) == 0
     assert cli.main(["evaluate", str(tmp_path / "run")]) == 0

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import sys
 
 import jax
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from conftest import replace, toy_program
 
 from branchax import build, cli
-from branchax.host import checkpoint, lockstep, rundir, runlog, sweep
+from branchax.host import checkpoint, launch, lockstep, rundir, runlog, sweep
 from branchax.host import run as host
 from branchax.presets import preset
 
@@ -30,7 +29,7 @@ def here(tmp_path, monkeypatch):
     """An empty working directory, and the groups' commands instead of processes."""
     monkeypatch.chdir(tmp_path)
     launched = []
-    monkeypatch.setattr(sweep, "launch", lambda commands, jobs: launched.append(commands) or [0] * len(commands))
+    monkeypatch.setattr(launch, "launch", lambda commands, *_: launched.append(commands) or [0] * len(commands))
     return launched
 
 
@@ -78,7 +77,8 @@ def test_sweeps_without_a_name_are_numbered_and_found_again(here, tmp_path):
         (["--grid", "agent.tau=0.1,7"], "agent.tau: 7.0 is not possible"),
         (["--grid", "agent.learn_temperature=maybe"], "allowed: true, false"),
         (["--grid", "agent.tau=0.1", "--jobs", "0"], "jobs: 0"),
-        (["--grid", "agent.tau=0.1", "--resume"], "goes on by itself"),
+        (["--grid", "agent.tau=0.1", "--launcher", "submitt"], "did you mean submitit"),
+        (["--grid", "agent.tau=0.1", "--launch", "timeout"], "KEY=VALUE"),
         ([], "--grid"),
     ],
 )
@@ -182,8 +182,3 @@ def test_those_are_trained_one_after_the_other(tmp_path, monkeypatch):
     monkeypatch.setattr(lockstep, "train", lambda config, *rest, **options: calls.append(config))
     lockstep.run_group(tmp_path, points)
     assert calls[2:] == configs
-
-
-def test_processes_report_their_exit_codes():
-    commands = [[sys.executable, "-c", f"raise SystemExit({code})"] for code in (0, 3)]
-    assert sweep.launch(commands, jobs=2) == [0, 3]

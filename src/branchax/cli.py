@@ -12,7 +12,7 @@ from branchax import __version__
 from branchax.commands import USAGE
 from branchax.commands.base import INTERRUPTED, OK, PREEMPTED, REFUSED
 from branchax.config import ConfigError, nearest
-from branchax.host import RunError
+from branchax.host import RunError, distributed
 
 _LINES = [f"  branchax {name} {line}".rstrip() for name, usage in USAGE.items() for line in usage.split("\n")]
 HELP = f"""\
@@ -64,6 +64,7 @@ def entry() -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # `branchax list | head`
         os._exit(OK)
+    distributed.leave(code)
     if code in (INTERRUPTED, PREEMPTED):
         sys.stderr.flush()
         os._exit(code)  # compilation in a thread cannot be interrupted, and would be waited for

@@ -456,6 +456,12 @@ class Config:
     grace: NonNegative = 20.0
     """Seconds that the epoch under way has to end in after SIGTERM or Ctrl-C; then the run stops without saving it."""
     faults: FaultConfig = field(default_factory=FaultConfig)
+    devices: OptionalCount = None
+    """Devices to use: first the seeds are spread over them, then rollouts and batches. Default: as `mesh` says, or as
+    many as the seeds spread over evenly."""
+    mesh: str | None = None
+    """How the devices are laid out, such as `seed=4,batch=2`: seeds over 4 of them, and each seed's imagined rollouts,
+    model buffer and gradient batches over 2 (docs/scale.md)."""
 
     # --- derived sizes ---
 
@@ -536,6 +542,36 @@ class Config:
         """Updates after each `collect_steps` real steps."""
         return round(self.updates_per_step * self.collect_steps)
 
+    @property
+    def mesh_shape(self) -> tuple[int, int] | None:
+        """Devices along the axes `seed` and `batch`; `None` leaves the choice to the devices that there are.
+
+        Raises:
+          ConfigError: when `mesh` cannot be read.
+        """
+        if self.mesh is not None:
+            return _parse_mesh(self.mesh)
+        if self.devices is None:
+            return None
+        over_seeds = math.gcd(self.devices, self.seeds)
+        return over_seeds, self.devices // over_seeds
+
+
+MESH_AXES = ("seed", "batch")
+PLACEMENT = ("devices", "mesh")  # where a run is computed, which is no part of what it computes
+
+
+def _parse_mesh(text: str) -> tuple[int, int]:
+    sizes = dict.fromkeys(MESH_AXES, 1)
+    for part in text.split(","):
+        name, _, size = part.strip().partition("=")
+        if name not in sizes:
+            raise ConfigError(f"mesh: {name!r} is no axis{nearest(name, sizes)}; allowed: such as seed=4,batch=2")
+        if not size.isdecimal() or not 1 <= int(size) <= LARGEST:
+            raise ConfigError(f"mesh: {part.strip()!r} is not possible; allowed: {name}=N with N >= 1")
+        sizes[name] = int(size)
+    return sizes["seed"], sizes["batch"]
+
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
     """`" (did you mean a or b?)"` for the known names closest to `name`, or `""` when none is close."""
@@ -565,6 +601,7 @@ def check(config: Config) -> None:
     else:
         _check_model(config, need)
     _check_agent(config, need)
+    _check_mesh(config, need)
 
 
 Need = Callable[[bool, str, str], None]  # (what must hold, the path of a field, what is allowed)
@@ -785,9 +822,51 @@ def _check_agent(config: Config, need: Need) -> None:
         need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: one of the two ends a round's updates")
 
 
+def _check_mesh(config: Config, need: Need) -> None:
+    """The axes of an explicit mesh must divide what is spread over them; a chosen one always does."""
+    if config.mesh_shape is None:
+        return
+    over_seeds, over_batch = config.mesh_shape
+    total = over_seeds * over_batch
+    need(config.devices in (None, total), "devices", f"{total}, the product of mesh = {config.mesh}")
+    knob = "devices" if config.mesh is None else "mesh"
+    divisors = [n for n in range(1, config.seeds + 1) if config.seeds % n == 0]
+    fitting = f"a seed axis that divides seeds = {config.seeds}: {', '.join(map(str, divisors))}"
+    need(config.seeds % over_seeds == 0, knob, fitting)
+    if over_batch == 1:
+        return
+    alone = config.plans or isinstance(config.agent, QLearningConfig) or (config.on_policy and config.model_free)
+    need(not alone, knob, f"a batch axis of 1: agent.kind = {config.agent.kind} has nothing here to spread over it")
+
+    def divides(path: str, count: Callable[[Config], int]) -> None:
+        """`count`, a size that follows from the field at `path`, is a multiple of the batch axis."""
+        value: Any = functools.reduce(getattr, path.split("."), config)
+
+        def fits(candidate: int) -> bool:
+            return candidate >= 1 and count(with_field(config, path, candidate)) % over_batch == 0
+
+        further = range(1, 64 * over_batch)
+        lower = next((value - n for n in further if fits(value - n)), None)
+        higher = next((value + n for n in further if fits(value + n)), None)
+        numbers = " or ".join(str(n) for n in (lower, higher) if n is not None) or "another"
+        group = "" if path.endswith("batch_size") else ", so that the rollouts of a group divide"
+        need(fits(value), path, f"{numbers}, for a batch axis of {over_batch}{group}")
+
+    if not config.on_policy:
+        divides("batch_size", lambda c: c.batch_size)
+    if config.model_free:
+        return
+    if config.model.kind == "ensemble":
+        divides("model.batch_size", lambda c: c.model.batch_size)
+    if config.on_policy or config.stores_imagined:
+        knob = "rollout.per_update" if config.on_policy else "rollout.per_step"
+        divides(knob, lambda c: c.rollouts // c.rollout.groups)
+
+
 # What may change when a run goes on: nothing that its state depends on. `env_steps` may, too, but only grow.
 RESUMABLE = (
     *("eval_every", "eval_episodes", "checkpoint_every", "checkpoints_kept", "keep_best", "tensorboard", "grace"),
+    *PLACEMENT,
     *(f"faults.{f.name}" for f in dataclasses.fields(FaultConfig)),
 )
 

@@ -90,7 +90,8 @@ def rollout(
         return advance(carry, x) if horizon is None else jax.lax.cond(x[0] < horizon, advance, skip, carry, x)
 
     alive = jnp.ones(batch, bool)
-    (state, *_), trajectory = jax.lax.scan(body, (start, alive, at_first), (jnp.arange(length), context, actions))
+    with jax.named_scope("rollout"):  # what profiles and the compiled program's text call it
+        (state, *_), trajectory = jax.lax.scan(body, (start, alive, at_first), (jnp.arange(length), context, actions))
     return state, trajectory
 
 

@@ -34,6 +34,7 @@ from branchax.dynamics.base import Dynamics, assign_members
 from branchax.dynamics.uncertainty import gate
 from branchax.replay import Ring
 from branchax.rollout import Act, copies, episode_returns, rollout
+from branchax.sharding import over_batch, whole
 from branchax.types import Key, Metrics, Row, Stream, Trajectory, Transition, finite, stream
 from branchax.worlds.base import World, WorldSpec, WorldState
 
@@ -158,7 +159,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
                 key_run,
                 model_world,
                 act,
-                start,
+                over_batch(start),
                 longest,
                 context=x[1],
                 horizon=horizon,
@@ -202,12 +203,13 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         # The epochs before this one, as long as rollouts are now; older rows come from older policies and models.
         kept = replay.keep_latest(state.imagined, (config.rollout.keep_epochs - 1) * config.rollouts * horizon)
         counts = state.counts._replace(model_steps=state.counts.model_steps + steps.astype(jnp.uint32))
-        return state._replace(imagined=replay.add(kept, rows, valid), counts=counts), metrics
+        added = replay.add(kept, rows, valid)
+        return state._replace(imagined=added._replace(data=over_batch(added.data)), counts=counts), metrics
 
     def sources(state: TrainState, recent: Trajectory | None, horizon: jax.Array) -> Sources:
         """What the agent's updates may draw on: exact shares of real and imagined rows, and rollouts of its own."""
         real = state.real._replace(data=state.real.data.transition)
-        plain = lambda key: replay.sample(key, state.real, config.batch_size)  # noqa: E731
+        plain = lambda key: over_batch(whole(replay.sample(key, state.real, config.batch_size)))  # noqa: E731
         if dynamics is None:
             return Sources(plain, lambda key, act, window: recent, recent)  # type: ignore[arg-type, return-value]
 
@@ -232,7 +234,8 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
 
         def mixed(key: Key) -> Row:
             buffer: Any = state.imagined
-            return Row(replay.sample_mixed(key, real, buffer, config.real_rows, config.batch_size))
+            rows = Row(replay.sample_mixed(key, real, buffer, config.real_rows, config.batch_size))
+            return over_batch(whole(rows))
 
         elites = jax.eval_shape(model.elites, state.model).shape[0]
         ahead = Ahead(elites, start, in_elites)
@@ -243,7 +246,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         key = stream(state.key, Stream.IMPROVE, state.counts.env_steps)
         draws = sources(state, recent, horizon)
         count = config.updates_per_round // agent.counts
-        update = lambda params, k: agent.update(k, params, draws)  # noqa: E731
+        update = jax.named_scope("update")(lambda params, k: agent.update(k, params, draws))
         improve_all = lambda params, keys: jax.lax.scan(update, params, keys)  # noqa: E731
         if dynamics is not None and config.rollout.validate_every is not None:
             key, key_look = jax.random.split(key)
@@ -273,7 +276,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         def in_member(member: jax.Array) -> jax.Array:
             model_world = dynamics.world(state.model, member)
             start = jax.vmap(model_world.reset)(jax.random.split(key_start, config.rollouts))
-            t = rollout(key_run, model_world, act, start, config.rollout.longest(), horizon=horizon)[1]
+            t = rollout(key_run, model_world, act, over_batch(start), config.rollout.longest(), horizon=horizon)[1]
             return jnp.where(t.valid, t.transition.reward, 0.0).sum(0).mean()
 
         return jax.lax.map(in_member, dynamics.elites(state.model))

@@ -15,7 +15,7 @@ PRESET --world NAME --dataset FILE
     "render": "DIR [--out FILE.gif|FILE.mp4]",
     "diagnose": "DIR [--seed N]",
     "export": "DIR [--seed N]",
-    "sweep": "PRESET --grid FIELD=A,B [--grid ...] [--seeds K] [any of train's flags]",
+    "sweep": "PRESET --grid FIELD=A,B [--grid ...] [--seeds K] [--launcher local|submitit] [any of train's flags]",
     "doctor": "[DIR] [--replay]",
     "check-world": "NAME",
     "dataset": "DIR FILE",

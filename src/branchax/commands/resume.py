@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +12,7 @@ import tyro
 from branchax.commands.train import launch
 from branchax.config import Config, ConfigError
 from branchax.host import rundir
+from branchax.host.distributed import Processes
 from branchax.presets import PRESETS
 
 
@@ -22,6 +23,7 @@ class ResumeOptions:
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on even if a setting has changed that the state depends on."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = field(default_factory=Processes)
 
 
 def run(arguments: list[str]) -> None:
@@ -38,4 +40,4 @@ def run(arguments: list[str]) -> None:
         " change, and --env-steps may grow.",
     )
     if named is not None:
-        launch(options.config, named, options.force, shlex.join(["branchax", "resume", *arguments]))
+        launch(options.config, named, options.force, shlex.join(["branchax", "resume", *arguments]), options.processes)

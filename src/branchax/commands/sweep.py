@@ -13,7 +13,7 @@ import tyro
 from branchax.commands.base import check_installed
 from branchax.commands.train import TrainOptions
 from branchax.config import Config, ConfigError, check
-from branchax.host import RunError, sweep
+from branchax.host import RunError, launch, sweep
 from branchax.presets import PRESETS, preset
 
 ABOUT = """\
@@ -37,11 +37,21 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--run", type=Path, metavar="DIR", help="directory of the sweep; a new one under runs/")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at once (1)")
+    parser.add_argument("--launcher", default="local", metavar="|".join(launch.LAUNCHERS), help="who runs them (local)")
+    parser.add_argument(
+        "--launch",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="of submitit's executor, as in timeout_min=240",
+    )
     options, flags = parser.parse_known_args(arguments)
     if options.jobs < 1:
         raise ConfigError(f"jobs: {options.jobs} is not possible; allowed: >= 1")
-    if "--resume" in flags:
-        raise ConfigError("resume: a sweep goes on by itself; give the same command again")
+    if wrong := [entry for entry in options.launch if "=" not in entry]:
+        raise ConfigError(f"launch: {wrong[0]!r} is not possible; allowed: KEY=VALUE")
+    settings = dict(entry.split("=", 1) for entry in options.launch)
+    launch.check(options.launcher, settings)
     grid = _grid([entry for entries in options.grid for entry in entries])
     configs = [
         _config(options.preset, flags, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())
@@ -55,7 +65,8 @@ def run(arguments: list[str]) -> None:
     command = shlex.join(["branchax", "sweep", *arguments])
     sweep.save(directory, points, command)
     print(f"{len(points)} runs, {len({point.group for point in points})} processes, into {directory}", flush=True)
-    codes = sweep.launch(sweep.commands(directory, points), options.jobs)
+    commands = sweep.commands(directory, points)
+    codes = launch.launch(commands, options.jobs, options.launcher, directory / "jobs", settings)
     sweep.save(directory, points, command)
     sweep.show(directory, points)
     print(f"written to {directory / sweep.SWEEP}; the same command again trains what is missing")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +12,8 @@ import tyro
 
 from branchax.commands.base import check_installed
 from branchax.config import Config, ConfigError, check, read
-from branchax.host import RunError, lock, rundir
+from branchax.host import RunError, distributed, lock, rundir
+from branchax.host.distributed import Processes
 from branchax.presets import PRESETS, preset
 
 
@@ -28,6 +29,7 @@ class TrainOptions:
     """Directory of the run, by default a new one under runs/. When it holds a run of these settings, that goes on."""
     force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Go on in --run even if its settings were others."""
+    processes: Annotated[Processes, tyro.conf.arg(name="")] = field(default_factory=Processes)
 
 
 def run(arguments: list[str]) -> None:
@@ -55,10 +57,18 @@ def run(arguments: list[str]) -> None:
         description=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below.",
     )
     directory = options.run or _next_directory(named or Path(str(known.config)).stem, options.config)
-    launch(options.config, directory, options.force, shlex.join(["branchax", "train", *arguments]))
+    command = shlex.join(["branchax", "train", *arguments])
+    launch(options.config, directory, options.force, command, options.processes, named=options.run is not None)
 
 
-def launch(config: Config, directory: Path, force: bool, command: str) -> None:
+def launch(
+    config: Config,
+    directory: Path,
+    force: bool,
+    command: str,
+    processes: Processes = Processes(),  # noqa: B008
+    named: bool = True,
+) -> None:
     """Refuses what cannot work before JAX is loaded, then trains."""
     if config.dataset is not None:
         from branchax.host import dataset
@@ -66,9 +76,12 @@ def launch(config: Config, directory: Path, force: bool, command: str) -> None:
         config = dataset.sized(config)
     check(config)
     check_installed(config.world)
-    if (owner := lock.owner(directory)) is not None:
-        raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
-    rundir.admit(directory, config, force)
+    distributed.check(processes, named=named)
+    if processes == Processes():  # of several, the first one looks
+        if (owner := lock.owner(directory)) is not None:
+            raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
+        rundir.admit(directory, config, force)
+    distributed.start(processes)
 
     from branchax.host.run import train
 

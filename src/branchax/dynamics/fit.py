@@ -21,6 +21,7 @@ from branchax.dynamics import ensemble, uncertainty
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.ensemble import Ensemble, Scales
 from branchax.replay import Ring
+from branchax.sharding import over_batch, whole
 from branchax.types import Key, Metrics, Params, Transition, finite
 from branchax.worlds.base import World, never
 
@@ -134,7 +135,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
             def minibatch(members: Networks, i: jax.Array) -> tuple[Networks, None]:
                 place = ((first + i) * config.batch_size + jnp.arange(config.batch_size)) % train
                 rows = replay.take(ring, replay.train_slot(bootstrap[:, place], config.holdout_every)).transition
-                return jax.vmap(step)(members, *prepare(scales, rows)), None
+                return jax.vmap(step)(members, *prepare(scales, over_batch(whole(rows), axis=1))), None
 
             latest, _ = jax.lax.scan(minibatch, progress.latest, jnp.arange(config.round_steps))
             return keep_best(progress, latest, errors(latest.params, scales, ring), config)

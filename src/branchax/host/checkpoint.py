@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
 from branchax.config import ConfigError
-from branchax.host import RunError, rundir
+from branchax.host import RunError, distributed, rundir
 
 SCHEMA = 2  # of the manifest and of how the arrays lie beside it
 MANIFEST = "branchax.json"  # {"sha256": of "body", "body": {"schema", "files": {path: [bytes, sha256]}, **note}}
@@ -84,26 +84,35 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int 
       kept: so many of the newest steps stay.
       keep_best: the step with the highest score stays too.
 
+    Of several processes, each calls this and writes what lies on its devices.
+
     Raises:
       CheckpointError: when it cannot be written. The steps saved before are left as they were.
     """
     path = directory.absolute() / str(step)
     directory.mkdir(parents=True, exist_ok=True)
-    _sweep(directory)
+    if distributed.leads():
+        _sweep(directory)
+    distributed.wait_for_all("nothing is left of earlier saves")
     arrays = {name: _raw(leaf) for name, leaf in _named(tree).items() if leaf.size}
     try:
         with ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, arrays, force=True)
             checkpointer.wait_until_finished()
-        _seal(path, note)
+        if distributed.leads():
+            _seal(path, note)
+        distributed.wait_for_all("the checkpoint counts")
+    except distributed.PeerLost:
+        raise
     except Exception as error:  # Orbax raises whatever its layers raise
-        _sweep(directory)
-        if not (path / MANIFEST).exists():
+        if distributed.leads():
+            _sweep(directory)
+        if distributed.leads() and not (path / MANIFEST).exists():
             shutil.rmtree(path, ignore_errors=True)
         raise CheckpointError(f"cannot save {bytes_of(tree):,} bytes to {path}: {error}") from error
     whole = [s for s in steps(directory) if s <= step]
     keep = {*whole[-kept:], *([_best(directory, whole)] if keep_best else [])}
-    for old in set(_present(directory)) - keep:
+    for old in set(_present(directory)) - keep if distributed.leads() else ():
         gone = (directory / str(old)).rename(directory / f"{old}.deleted")  # at once: no half step is ever listed
         shutil.rmtree(gone)
 
@@ -121,21 +130,23 @@ def note(directory: Path, step: int) -> dict[str, Any]:
 
 
 def restore(directory: Path, step: int, template: Any) -> Any:
-    """The tree saved as `directory/<step>`, on the current device.
+    """The tree saved as `directory/<step>`, on however many devices it was saved from.
 
     Args:
       directory: the folder that holds the steps.
       step: one of `steps(directory)`.
       template: a tree of arrays or `ShapeDtypeStruct`s (`jax.eval_shape`), of the shapes and dtypes that were saved.
+        A leaf comes to lie where the template's has its `sharding`, or on the first device.
 
     Raises:
       CheckpointError: when the files cannot be read, or leaves are missing, left over, or of another shape or dtype.
     """
     path = directory.absolute() / str(step)
     leaves = _named(template)
-    here = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # else Orbax wants the devices that saved it
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # else Orbax wants the devices that saved it
+    where = {name: leaf.sharding or first for name, leaf in leaves.items()}
     shapes = {name: jax.eval_shape(_raw, leaf) for name, leaf in leaves.items() if leaf.size}
-    wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=here) for name, x in shapes.items()}
+    wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where[name]) for name, x in shapes.items()}
     saved = _shapes(path)
     wrong = sorted(f"{name} is in one of both only" for name in wanted.keys() ^ saved.keys())
     for name in wanted.keys() & saved.keys():
@@ -149,7 +160,8 @@ def restore(directory: Path, step: int, template: Any) -> Any:
             arrays = checkpointer.restore(path, wanted)
     except Exception as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
-    values = [_typed(arrays[name], x) if x.size else jnp.zeros(x.shape, x.dtype) for name, x in leaves.items()]
+    blank = lambda name, x: jnp.zeros(x.shape, x.dtype, device=where[name])  # noqa: E731
+    values = [_typed(arrays[name], x) if x.size else blank(name, x) for name, x in leaves.items()]
     return jax.tree.unflatten(jax.tree.structure(template), values)
 
 

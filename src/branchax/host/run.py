@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import time
 import warnings
 from collections.abc import Callable
@@ -17,14 +18,18 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from rich.console import Console
 
 from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict
-from branchax.host import cache, checkpoint, dataset, faults, plots, rundir, runlog
+from branchax.host import cache, checkpoint, dataset, distributed, faults, memory, plots, rundir, runlog
+from branchax.host import mesh as meshes
 from branchax.host.progress import Progress
 from branchax.host.signals import Preempted, Stop
 from branchax.host.tensorboard import Curves
 from branchax.replay import Ring
+from branchax.sharding import SEED
 from branchax.train import Program, TrainState
 from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 
@@ -34,7 +39,8 @@ HEARTBEAT = 10.0  # seconds between two updates of `status.json` where there is 
 class Compiled(NamedTuple):
     """The functions of a `Program` over all seeds, each a future that holds the compiled function."""
 
-    template: TrainState  # of `ShapeDtypeStruct`s, leading axis K
+    template: TrainState  # of `ShapeDtypeStruct`s that say where they lie, leading axis K
+    keys: Key  # [K], the seeds' root keys
     init: Future  # (keys [K]) -> state
     epoch: Future  # (state, horizon [] int32) -> (state, metrics of [K]); the state that goes in is donated
     evaluate: Future  # (keys [K], env_steps [K], agent) -> {"return": [K, N], "length": [K, N]}
@@ -72,17 +78,24 @@ def train(config: Config, directory: str | Path, command: str = "", force: bool 
     """
     config = dataset.sized(config)
     check(config)
-    directory, stop = Path(directory), Stop(config.grace)
-    rundir.check_writable(directory)
-    with rundir.opened(directory), stop.handled(), Progress(config) as view:
-        changed, resumes = rundir.admit(directory, config, force), (directory / rundir.CONFIG).exists()
+    directory, stop, leads = Path(directory), Stop(config.grace), distributed.leads()
+    with contextlib.ExitStack() as held:
+        resumes, changed = (directory / rundir.CONFIG).exists(), []
+        if leads:
+            rundir.check_writable(directory)
+            held.enter_context(rundir.opened(directory))
+            changed = rundir.admit(directory, config, force)
+        held.enter_context(stop.handled())
+        view = held.enter_context(Progress(config, None if leads else Console(quiet=True)))
+        distributed.wait_for_all("the directory is there")
         saved = checkpoint.newest(directory / rundir.CHECKPOINTS, functools.partial(view.say, style="yellow"))
         try:
             if saved is not None and saved >= config.env_steps:
                 view.say(f"  the run in {directory} is done", "bold")
             else:
-                _train(config, directory, saved, resumes, changed, force, command, stop, view)
-            if not rundir.is_done(directory):
+                with distributed.together():
+                    _train(config, directory, saved, resumes, changed, force, command, stop, view)
+            if leads and not rundir.is_done(directory):
                 view.phase("drawing")
                 plots.curve([directory], directory / rundir.CURVE)
                 _status(directory, "done")
@@ -92,11 +105,14 @@ def train(config: Config, directory: str | Path, command: str = "", force: bool 
                 with contextlib.suppress(OSError):  # the reason may be a full disk
                     _status(directory, "preempted" if asked else "failed", str(error) or type(error).__name__)
             raise
-        _summary(directory, view)
+        if leads:
+            _summary(directory, view)
     return directory
 
 
 def _status(directory: Path, state: str, reason: str = "") -> None:
+    if not distributed.leads():
+        return
     good = checkpoint.steps(directory / rundir.CHECKPOINTS)
     rundir.write_status(directory, state, good[-1] if good else None, reason)
 
@@ -117,7 +133,8 @@ def _train(
     cache.enable()
     last = config.seed + config.seeds - 1
     seeds = f"seed {config.seed}" if config.seeds == 1 else f"seeds {config.seed} to {last}"
-    view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {jax.devices()[0].device_kind}", "bold")
+    mesh = meshes.make(config)
+    view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {meshes.says(mesh)}", "bold")
     from_where = "from the beginning" if saved is None else f"after {saved:,} env steps"
     view.say(f"  the run in {directory} goes on {from_where}" if resumes else f"  into {directory}")
     for change in changed:
@@ -130,26 +147,28 @@ def _train(
     view.finished(f"built {config.world}", time.perf_counter() - start)
     for warning in caught:
         view.say(f"  {warning.message}", "yellow")
-    for difference in rundir.record(directory, config, command):
-        view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
-    _status(directory, "running")
     count = config.checkpoints_kept + config.keep_best + 1  # a new one is whole before an old one goes
     fits = functools.partial(checkpoint.check_space, directory / rundir.CHECKPOINTS, count=count)
     pool = ThreadPoolExecutor(3)
     try:
-        compiled = compile_program(program, config, view, pool, restored=saved is not None, ready=fits)
+        compiled = compile_program(program, config, mesh, view, pool, restored=saved is not None, ready=fits)
+        for difference in rundir.record(directory, config, command) if distributed.leads() else ():
+            view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
+        _status(directory, "running")
         if saved is None:
             explore = stop.wait(compiled.init)
             view.phase("exploring" if data is None else "reading the dataset")
-            state = explore(seed_keys(config))
+            state = explore(compiled.keys)
             state = state if data is None else filled(state, data)
         else:
             view.phase("restoring")
             state = load(directory, saved, config, compiled.template)
             if force and hasattr(state.agent, "knobs"):  # the agent's floats, which may be among what has changed
-                knobs = jax.jit(jax.vmap(lambda key: program.init(key).agent.knobs))(seed_keys(config))
-                state = state._replace(agent=state.agent._replace(knobs=knobs))
-        log = runlog.Log(directory / rundir.METRICS, keep=-1 if saved is None else int(state.counts.epochs[0]))
+                lie = meshes.shardings(compiled.template.agent.knobs)
+                fresh_knobs = jax.jit(jax.vmap(lambda key: program.init(key).agent.knobs), out_shardings=lie)
+                state = state._replace(agent=state.agent._replace(knobs=fresh_knobs(compiled.keys)))
+        keep = -1 if saved is None else int(state.counts.epochs[0])
+        log = runlog.Log(directory / rundir.METRICS, keep) if distributed.leads() else runlog.Log(Path(os.devnull))
         with contextlib.closing(log), contextlib.ExitStack() as closing:
             past = log.kept[-1]["wall_s"] if log.kept else 0.0
             curves = None
@@ -177,14 +196,15 @@ def _loop(session: Session, state: TrainState) -> None:
             view.phase("training")
             horizon = config.rollout.at(env_steps)
             # In another thread, so that this one hears of signals.
-            state, metrics = stop.wait(session.pool.submit(_finished, epoch, state, jnp.int32(horizon)))
+            state, metrics = stop.wait(session.pool.submit(_finished, epoch, state, np.int32(horizon)))
             metrics = {name: np.asarray(x) for name, x in metrics.items()}
             _look_for_faults(session, state, metrics, horizon, skipped, dumped)
             skipped = faults.skipped_of(metrics, config.seeds)
             done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
             is_last = done == config.epochs
             score = _report(session, state, horizon, metrics, is_last or done % config.eval_every == 0)
-            saves = is_last or stop.asked or done % config.checkpoint_every == 0
+            asked = distributed.any_of(bool(stop.asked))
+            saves = is_last or asked or done % config.checkpoint_every == 0
             if saves:
                 view.phase("saving")
                 log.sync()
@@ -194,8 +214,10 @@ def _loop(session: Session, state: TrainState) -> None:
             if saves or time.monotonic() - beat > HEARTBEAT:
                 _status(session.directory, "running")
                 beat = time.monotonic()
-            if stop.asked and not is_last:
-                raise Preempted(f"stopped by {stop.asked}; saved after {env_steps:,} env steps")
+            if asked and not is_last:
+                raise Preempted(
+                    f"stopped by {stop.asked or 'a signal to another process'}; saved after {env_steps:,} env steps"
+                )
 
 
 def _finished(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -212,18 +234,21 @@ def _look_for_faults(
     for each in sorted(found, key=lambda f: not f.stops):
         if each.kind in dumped and not each.stops:
             continue
-        path = faults.dump(session.directory, each, config, state, horizon, metrics)
         dumped.add(each.kind)
+        where = ""
+        if distributed.count() == 1:  # of several processes none has the whole state
+            where = f" ({faults.dump(session.directory, each, config, state, horizon, metrics)} has the details)"
         if each.stops:
-            raise faults.NonFinite(f"{each.what} ({path} has the details)")
-        session.view.say(f"  {each.what}; said once ({path})", "yellow")
+            raise faults.NonFinite(f"{each.what}{where}")
+        session.view.say(f"  {each.what}; said once{where}", "yellow")
 
 
 def filled(state: TrainState, data: Transition) -> TrainState:
     """A state whose seeds' replay buffers hold a dataset [N, ...], the latest rows if there is no room for all."""
     room = jax.tree.leaves(state.real.data)[0].shape[1]
     rows = Row(jax.tree.map(lambda x: jnp.asarray(x[-room:]), data))
-    return state._replace(real=jax.jit(jax.vmap(lambda ring: replay.add(ring, rows)), donate_argnums=0)(state.real))
+    add = jax.vmap(lambda ring: replay.add(ring, rows))
+    return state._replace(real=jax.jit(add, donate_argnums=0, out_shardings=meshes.shardings(state.real))(state.real))
 
 
 def _report(
@@ -234,7 +259,7 @@ def _report(
     if evaluated:
         evaluate = session.stop.wait(session.compiled.evaluate)
         session.view.phase("evaluating")
-        found = summarise(evaluate(seed_keys(config), state.counts.env_steps, state.agent))
+        found = summarise(evaluate(session.compiled.keys, state.counts.env_steps, state.agent))
     counts = {name: np.asarray(value) for name, value in state.counts._asdict().items()}
     counts = {"epoch": counts.pop("epochs"), **counts}
     if config.dataset is not None:
@@ -256,37 +281,51 @@ def seed_keys(config: Config) -> Key:
 def compile_program(
     program: Program,
     config: Config,
+    mesh: Mesh,
     view: Progress,
     pool: ThreadPoolExecutor,
     restored: bool = False,
     ready: Callable[[TrainState], None] = lambda template: None,
 ) -> Compiled:
-    """Compiles the functions of `program`, vmapped over the seeds, side by side in `pool`; `init` not if `restored`.
+    """Compiles the functions of `program`, vmapped over the seeds and laid out on `mesh`, side by side in `pool`;
+    `init` not if `restored`.
 
-    `ready` hears of the shapes of the state before anything is compiled, and may object.
+    `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when it
+    cannot fit into memory.
     """
 
     def submit(name: str, function: Any, *arguments: Any) -> Future:
         def work() -> Any:
             start = time.perf_counter()
-            compiled = function.lower(*arguments).compile()
+            with jax.set_mesh(mesh):  # of this thread
+                compiled = function.lower(*arguments).compile()
             view.compiled(name, time.perf_counter() - start)
             return compiled
 
         view.compiling(name)
         return pool.submit(work)
 
-    keys = seed_keys(config)
     view.phase("tracing")
-    init = jax.jit(jax.vmap(program.init))
-    template = jax.eval_shape(init, keys)
+    each = functools.partial(jax.vmap, spmd_axis_name=SEED)
+    whole = meshes.everywhere(mesh)
+    keys = jax.jit(lambda: seed_keys(config), out_shardings=meshes.by_seed(mesh))()
+    all_init = each(program.init)
+    with jax.set_mesh(mesh):  # as below, so that it is traced once
+        template = meshes.placed(jax.eval_shape(jax.jit(all_init), keys), mesh)
     ready(template)
-    horizon = jax.ShapeDtypeStruct((), jnp.int32)
+    planned = memory.plan(config, template, mesh)
+    view.say(f"  {memory.says(planned)}", "dim")
+    memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind)
+    lie = meshes.shardings(template)
+    init = jax.jit(all_init, out_shardings=lie)
+    epoch = jax.jit(each(program.epoch, in_axes=(0, None)), donate_argnums=0, out_shardings=(lie, whole))
+    evaluate = jax.jit(each(evaluate_at(program)), out_shardings=whole)
     return Compiled(
         template,
+        keys,
         Future() if restored else submit("init", init, keys),
-        submit("epoch", jax.jit(jax.vmap(program.epoch, in_axes=(0, None)), donate_argnums=0), template, horizon),
-        submit("evaluate", jax.jit(jax.vmap(evaluate_at(program))), keys, template.counts.env_steps, template.agent),
+        submit("epoch", epoch, template, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)),
+        submit("evaluate", evaluate, keys, template.counts.env_steps, template.agent),
     )
 
 
@@ -308,21 +347,20 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
       directory: the run's directory.
       step: one of `checkpoint.steps(directory / "checkpoints")`.
       config: the settings to go on with; the replay buffer may have become larger since the state was saved.
-      template: the shapes of the state under `config`, leading axis K.
+      template: the shapes of the state under `config`, leading axis K, and (if they say it) where it shall lie.
     """
     saved = from_dict(Config, checkpoint.note(directory / rundir.CHECKPOINTS, step)["config"])
     if saved.replay_capacity != config.replay_capacity:
         before, after = saved.replay_capacity, config.replay_capacity
         raise ConfigError(f"replay_capacity: {before} -> {after} is not possible for a run that goes on")
-    shapes = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct((x.shape[0], saved.real_capacity, *x.shape[2:]), x.dtype), template.real.data
-    )
+    shapes = jax.tree.map(lambda x: x.update(shape=(x.shape[0], saved.real_capacity, *x.shape[2:])), template.real.data)
     state = checkpoint.restore(
         directory / rundir.CHECKPOINTS, step, template._replace(real=template.real._replace(data=shapes))
     )
     if saved.real_capacity == config.real_capacity:
         return state
-    return state._replace(real=jax.vmap(lambda ring: _grow(ring, config.real_capacity))(state.real))
+    grow = jax.vmap(lambda ring: _grow(ring, config.real_capacity))
+    return state._replace(real=jax.jit(grow, out_shardings=meshes.shardings(template.real))(state.real))
 
 
 def collected(directory: str | Path, say: Callable[[str], Any] = warnings.warn) -> Transition:

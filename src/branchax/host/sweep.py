@@ -14,9 +14,7 @@ import functools
 import itertools
 import json
 import statistics
-import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -95,12 +93,6 @@ def commands(directory: Path, points: list[Point]) -> list[list[str]]:
     """One command for each group that is not done."""
     open_groups = sorted({point.group for point in points if not _over(directory / point.name, point.config)})
     return [[sys.executable, "-m", "branchax.host.lockstep", str(directory), str(group)] for group in open_groups]
-
-
-def launch(commands: list[list[str]], jobs: int) -> list[int]:
-    """Runs the commands, at most `jobs` at a time, and returns their exit codes: the one place that says where."""
-    with ThreadPoolExecutor(jobs) as pool:
-        return list(pool.map(lambda command: subprocess.run(command, check=False).returncode, commands))
 
 
 def _over(directory: Path, config: Config) -> bool:

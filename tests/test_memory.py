@@ -1,0 +1,69 @@
+"""Planned memory, against what the compiler counts."""
+
+import dataclasses
+from unittest import mock
+
+import jax
+import pytest
+
+from branchax.build import build
+from branchax.config import ConfigError, with_field
+from branchax.host import memory, mesh, run
+from branchax.host.run import seed_keys
+from branchax.presets import preset
+
+MBPO = dataclasses.replace(preset("mbpo", "classic/pendulum"), seeds=2)
+
+
+def planned(config):
+    there = mesh.make(config)
+    template = mesh.placed(jax.eval_shape(jax.vmap(build(config).init), seed_keys(config)), there)
+    return memory.plan(config, template, there), template
+
+
+def test_the_state_is_counted_to_the_byte():
+    parts, template = planned(MBPO)
+    compiled = jax.jit(lambda state: state).lower(template).compile().memory_analysis()
+    state = sum(part.size for part in parts if part.name in ("real buffer", "networks", "model buffer"))
+    assert state == compiled.argument_size_in_bytes
+
+
+def test_each_knob_moves_its_part():
+    before = {part.name: part.size for part in planned(MBPO)[0]}
+    for path, value, name in [
+        ("replay_capacity", 2 * MBPO.real_capacity, "real buffer"),
+        ("rollout.per_step", 2 * MBPO.rollout.per_step, "model buffer"),
+        ("rollout.per_step", 2 * MBPO.rollout.per_step, "rollouts"),
+        ("rollout.parallel_groups", MBPO.rollout.groups, "rollouts"),
+        ("model.members", 2 * MBPO.model.members, "fit"),
+    ]:
+        after = {part.name: part.size for part in planned(with_field(MBPO, path, value))[0]}
+        assert after[name] > 1.1 * before[name], path
+    free = planned(dataclasses.replace(preset("sac", "classic/pendulum"), seeds=2))[0]
+    assert [part.name for part in free] == ["real buffer", "networks"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "knob"),
+    [({"replay_capacity": 10**8}, "replay_capacity: 100,000,000"), ({"rollout.per_step": 10**6}, "rollout.per_step")],
+)
+def test_what_cannot_fit_names_the_knob(changes, knob):
+    config = MBPO
+    for path, value in changes.items():
+        config = with_field(config, path, value)
+    parts, _ = planned(config)
+    with pytest.raises(ConfigError, match=rf"^{knob}.* is not possible; allowed: less of it"):
+        memory.check(config, parts, 2**30, "a device of 1 GiB")
+    memory.check(config, parts, None, "a device that does not say")
+
+
+def test_it_is_said_before_compiling_and_leaves_no_directory(tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "limit_of", lambda mesh: 1000)
+    monkeypatch.setattr(run, "ThreadPoolExecutor", mock.Mock())  # nothing is compiled
+    with pytest.raises(ConfigError, match=r"per device, where .* has 1e\+03 B"):
+        run.train(MBPO, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_limit_is_the_machines_share():
+    assert 2**28 < memory.limit_of(mesh.make(MBPO)) < 2**45
