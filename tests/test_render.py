@@ -112,3 +112,6 @@ def test_what_cannot_be_drawn_is_said(tmp_path, monkeypatch):
     model = mujoco.MjModel.from_xml_string("<mujoco/>")
     with pytest.raises(render.RenderError, match=r"MUJOCO_GL.*no display.*libEGL"):
         next(render.mujoco_pictures(model, np.zeros((1, 0))))
+    monkeypatch.setattr(render.importlib, "import_module", fails)
+    with pytest.raises(render.RenderError, match="cannot draw here"):
+        render._mujoco()

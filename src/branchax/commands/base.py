@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, and whether what a world needs is installed."""
+"""What the commands share: exit codes, whether what a world needs is installed, where what they make goes."""
 
 from __future__ import annotations
 

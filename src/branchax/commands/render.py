@@ -30,7 +30,6 @@ def run(arguments: list[str]) -> None:
 
     from branchax.host import render
 
-    render.prefer_egl()  # before anything imports MuJoCo
     path = options.out or options.run / "plots" / "policy.gif"
     steps = render.render(options.run, path, options.steps, options.seed)
     print(f"{path} ({steps:,} steps)")

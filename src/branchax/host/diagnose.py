@@ -258,14 +258,19 @@ def calibration(player: Player, real: Trajectory) -> Found | None:
     }
 
 
-def disagreement(player: Player) -> Found:
-    """Doubt over a slice of the states, under the mode of the policy (a planner: under no action)."""
+def disagreement(player: Player) -> Found | None:
+    """Doubt over a slice of the states, under the mode of the policy (a planner: under no action).
+
+    None where an observation has one entry, of which there is no slice.
+    """
     spec, data = player.world.spec, _data(player)
     if spec.tabular:
         states, actions = spec.obs_size, spec.action_size
         obs, action = np.repeat(np.eye(states), actions, 0), np.tile(np.eye(actions), (states, 1))
         unseen = play.doubt(player, obs.astype(np.float32), action.astype(np.float32)).reshape(states, actions).mean(1)
         return {"tabular": True, "cells": scenes.layout(spec.name, states), "doubt": unseen}
+    if spec.obs_size < 2:
+        return None
     plane = scenes.plane(spec.name, spec.obs_size)
     seen = plane.coordinates(data)
     low, high = seen.min(0), seen.max(0)

@@ -61,7 +61,8 @@ def _open_loop(found: Found) -> Figure:
     if part["tabular"]:
         tidy(axes, "share of wrong states")
     else:
-        axes.set_yscale("log")
+        if max(part["all"]) > 0:
+            axes.set_yscale("log")
         tidy(axes, "root mean square error\n(standard deviations of the data)")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure

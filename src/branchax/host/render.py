@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from branchax.config import ConfigError
-from branchax.host import RunError, bodies, cache, play, scenes
+from branchax.host import RunError, bodies, cache, play, rundir, scenes
 from branchax.host.scenes import ACCENT, BODY, GOAL, GROUND, Scene
 
 INK = {BODY: "#0072B2", ACCENT: "#D55E00", GOAL: "#009E73", GROUND: "#8B93A0"}
@@ -48,6 +48,8 @@ def render(directory: str | Path, path: str | Path, steps: int | None = None, se
         raise ConfigError(f"out: {path} is not possible; allowed: a path that ends in .gif or .mp4")
     if path.suffix == ".mp4" and shutil.which("ffmpeg") is None:
         raise ConfigError(f"out: {path} needs ffmpeg, which is not installed; allowed: .gif")
+    if bodies.has_bodies(rundir.load_config(Path(directory)).world):
+        _mujoco()  # before Brax imports it
     cache.enable()
     player = play.load(Path(directory), seed)
     spec = player.world.spec
@@ -106,14 +108,11 @@ def _corners(centre: tuple[float, float], size: Sequence[float], angle: float) -
 
 def mujoco_pictures(model: Any, positions: np.ndarray, width: int = 480, height: int = 360) -> Iterator[Image.Image]:
     """What MuJoCo draws of joint positions [T, Q]. Raises `RenderError` where it cannot draw."""
-    mujoco: Any = importlib.import_module("mujoco")  # whose types say nothing of most of what it holds
+    mujoco = _mujoco()
     try:
         renderer = mujoco.Renderer(model, height=height, width=width)
     except Exception as error:  # whatever the graphics library raises
-        raise RenderError(
-            f"MuJoCo cannot draw here (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {error}; a machine without a"
-            " screen needs EGL (MUJOCO_GL=egl and libEGL). `branchax report` draws the bodies without it"
-        ) from error
+        raise _cannot_draw(error) from error
     model.vis.headlight.ambient[:], model.vis.headlight.diffuse[:] = 0.45, 0.55
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
     mujoco.mjv_defaultFreeCamera(model, camera)
@@ -164,7 +163,18 @@ def write(path: Path, pictures: Iterator[Image.Image], seconds: float) -> None:
         raise RenderError(f"ffmpeg could not write {path}: {done.stderr.decode(errors='replace').strip()}")
 
 
-def prefer_egl() -> None:
-    """Lets MuJoCo draw without a screen; it reads the variable when it is first imported."""
+def _mujoco() -> Any:
+    """MuJoCo, by EGL on a machine without a screen. How it draws is settled, or fails, at its first import."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
+    try:
+        return importlib.import_module("mujoco")
+    except Exception as error:
+        raise _cannot_draw(error) from error
+
+
+def _cannot_draw(error: Exception) -> RenderError:
+    return RenderError(
+        f"MuJoCo cannot draw here (MUJOCO_GL={os.environ.get('MUJOCO_GL', 'unset')}): {error}; without a screen it"
+        " needs EGL (MUJOCO_GL=egl, and the library libEGL). `branchax report` draws the bodies without it"
+    )
