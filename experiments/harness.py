@@ -37,9 +37,11 @@ def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int
     return float(steps[good.argmax()]) if good.any() else None
 
 
-def publish(name: str, data: dict[str, Any], configs: dict[str, Config], directories: list[Path]) -> Path:
-    """Writes `results/<name>.json`: the data, the command, the configs, and where and with what each run was made."""
-    path = RESULTS / f"{name}.json"
+def publish(
+    name: str, data: dict[str, Any], configs: dict[str, Config], directories: list[Path], path: Path | None = None
+) -> Path:
+    """Writes the data, the command, the configs, and where and with what each run was made; to `results/<name>.json`."""
+    path = path or RESULTS / f"{name}.json"
     made = {"command": f"python -m experiments.{name}", "environment": rundir.environment()}
     runs = {}
     for directory in directories:
