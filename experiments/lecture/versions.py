@@ -61,7 +61,7 @@ def config_of(name: str, world: str, full: bool, **fields: Any) -> Config:
         return changed(config, **parts, updates_per_step=1 / 200, **fields)
     if config.on_policy:
         config = changed(config, explore_steps=200, epoch_steps=200, collect_steps=200, updates_per_step=0.25)
-        config = changed(config, rollout__per_update=24)
+        config = changed(config, rollout__per_update=24, rollout__groups=1)
         return changed(config, **({"agent__passes": 5} if name == "v2.5" else {}), **fields)
     return changed(config, explore_steps=200, epoch_steps=200, updates_per_step=10.0, **fields)
 
