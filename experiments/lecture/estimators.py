@@ -39,10 +39,16 @@ CLAIM = Claim(
     "ones far more; the likelihood ratio gets worse as the policy's noise vanishes; more samples buy the difference back.",
     intervals="bootstrap over 64 independent estimates",
     predictions={
-        "smooth": Prediction(f"{SHORT} steps: variance of the likelihood ratio is at least 50 times pathwise's (LQR)", 50.0),
+        "smooth": Prediction(
+            f"{SHORT} steps: variance of the likelihood ratio is at least 50 times pathwise's (LQR)", 50.0
+        ),
         "smooth pendulum": Prediction(f"the same on the pendulum, {SHORT} steps", 50.0),
-        "chaotic": Prediction("pendulum, longest horizon: variance of pathwise is at least 100 times the other's", 100.0),
-        "noise": Prediction("LQR: the likelihood ratio's variance falls with noise, log-log slope at most -1", -1.0, False),
+        "chaotic": Prediction(
+            "pendulum, longest horizon: variance of pathwise is at least 100 times the other's", 100.0
+        ),
+        "noise": Prediction(
+            "LQR: the likelihood ratio's variance falls with noise, log-log slope at most -1", -1.0, False
+        ),
         "noise, pathwise": Prediction("LQR: pathwise's does not, log-log slope at least -0.5", -0.5),
         "cut": Prediction("LQR, 50 steps: cutting the gradient every 5 steps biases it by at least 10 %", 0.1),
         "samples": Prediction(
@@ -54,7 +60,9 @@ CLAIM = Claim(
 )
 
 
-def draws(case: cases.Case, name: str, horizon: int, samples: int, estimates: int = 64) -> tuple[np.ndarray, float] | None:
+def draws(
+    case: cases.Case, name: str, horizon: int, samples: int, estimates: int = 64
+) -> tuple[np.ndarray, float] | None:
     """Estimates [M, P] and seconds for one; None if they take too long."""
     settings = SETTINGS._replace(samples=samples, estimates=estimates)
     estimator = cases.makers(case)[name](case.problem._replace(horizon=horizon), samples)
@@ -156,9 +164,7 @@ def measure(full: bool) -> Found:
             name: {n: list(bootstrap(error, drawn[0])) for n, drawn in by.items() if drawn is not None}
             for name, by in bought.items()
         },
-        "seconds": {
-            name: {n: drawn[1] for n, drawn in by.items() if drawn is not None} for name, by in bought.items()
-        },
+        "seconds": {name: {n: drawn[1] for n, drawn in by.items() if drawn is not None} for name, by in bought.items()},
     }
     return Found(measured, data)
 
@@ -171,7 +177,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
             for name, by in data["variance"][world].items():
                 label, colour, mark = LOOKS[name]
                 whiskers(axes, [int(h) for h in by], list(by.values()), label, colour, mark)
-            axes.set(title=f"{world}: variance over the horizon", ylabel="variance of a rollout", xlabel="horizon [steps]")
+            axes.set(
+                title=f"{world}: variance over the horizon", ylabel="variance of a rollout", xlabel="horizon [steps]"
+            )
         for name, by in data["bias"].items():
             label, colour, mark = LOOKS[name]
             # Below what noise makes of it a bias is not known: drawn hollow there.
@@ -195,7 +203,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
         samples.set(ylabel="error / size of gradient")
         for axes in (linear, wild, bias, noise, samples):
             axes.set(xscale="log", yscale="log")
-        linear.legend(loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2, title="95 % bootstrap intervals", columnspacing=1)
+        linear.legend(
+            loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2, title="95 % bootstrap intervals", columnspacing=1
+        )
 
     save(path, [2.4, 1.7, 1.7, 1.7, 1.7], fill)
 

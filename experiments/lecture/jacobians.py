@@ -37,7 +37,9 @@ CLAIM = Claim(
     "they are smaller; a model learned from data may explode where the world does not.",
     intervals="linear systems: bootstrap over systems; pendulums: bootstrap over models",
     predictions={
-        "closed form": Prediction("largest singular value differs from matrix powers by at most 0.01 nat", 0.01, False, "nat"),
+        "closed form": Prediction(
+            "largest singular value differs from matrix powers by at most 0.01 nat", 0.01, False, "nat"
+        ),
         "eigenvalues": Prediction(
             "growth per step differs from log of the spectral radius by at most 0.01 nat on average", 0.01, False, "nat"
         ),
@@ -76,7 +78,9 @@ def growth(world: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
     for dynamics in ("oracle", "learned"):
         problem, params, *_ = cases.make_case(world, dynamics, seed=seed)
         run = jax.jit(
-            lambda key, start, p=problem, theta=params: singular_values(key, p.world, p.policy.act(theta), start, HORIZON)
+            lambda key, start, p=problem, theta=params: singular_values(
+                key, p.world, p.policy.act(theta), start, HORIZON
+            )
         )
         start: WorldState = problem.start(jax.random.key(seed), STARTS)
         found.append(np.asarray(run(jax.random.key(seed + 1), start)[..., 0], float).T / math.log(10))

@@ -10,7 +10,7 @@ policy's; SAC (`mbpo`) does not need them to be. With a budget, PPO stops when i
 data came.
 
     python -m experiments.lecture.mismatch           # 600 real steps, 2 seeds
-    python -m experiments.lecture.mismatch --full    # 1,200 real steps, 5 seeds
+    python -m experiments.lecture.mismatch --full    # 1,000 real steps, 5 seeds
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, chang
 
 WORLD, COLLECT, BRANCH, DRAWN = "classic/pendulum", 200, 10, 500
 PASSES, MINIBATCHES = 3, 2  # of PPO, so that an update is 6 gradient steps
-UPDATES = {"ppo": (10, 40, 160), "sac": (200, 800, 3_200)}  # between two collections
+UPDATES = {"ppo": (10, 40, 160), "sac": (100, 400, 1_600)}  # between two collections
 BUDGETS = (0.1, 1.0)  # nats
 FEW, MANY, BUDGET = 10, 160, 1.0
 
@@ -47,9 +47,13 @@ CLAIM = Claim(
     "the policy is updated between collections. SAC gains from more updates all the same; PPO needs a KL budget.",
     intervals="bootstrap over seeds; distances as means, returns as interquartile means",
     predictions={
-        "not the latest policy's": Prediction(f"PPO, {MANY} updates: MMD² of branched to latest is at least 0.01", 0.01),
+        "not the latest policy's": Prediction(
+            f"PPO, {MANY} updates: MMD² of branched to latest is at least 0.01", 0.01
+        ),
         "not the data's": Prediction(f"PPO, {MANY} updates: MMD² of branched to data is at least 0.01", 0.01),
-        "grows": Prediction(f"PPO: MMD² of branched to latest after {MANY} over after {FEW} updates is at least 2", 2.0),
+        "grows": Prediction(
+            f"PPO: MMD² of branched to latest after {MANY} over after {FEW} updates is at least 2", 2.0
+        ),
         "SAC gains": Prediction("SAC: return with the most minus with the fewest updates is at least 100", 100.0),
         "SAC over PPO": Prediction("most updates: return of SAC minus PPO without a budget is at least 200", 200.0),
         "budget": Prediction(
@@ -62,7 +66,7 @@ CLAIM = Claim(
 def config_of(kind: str, updates: int, full: bool, budget: float | None = None) -> Config:
     """PPO or SAC on branched rollouts, with so many updates after each collection."""
     config = changed(preset("mbppo" if kind == "ppo" else "mbpo", WORLD), seeds=5 if full else 2)
-    config = changed(config, env_steps=1_200 if full else 600, explore_steps=COLLECT, epoch_steps=COLLECT)
+    config = changed(config, env_steps=1_000 if full else 600, explore_steps=COLLECT, epoch_steps=COLLECT)
     config = changed(config, collect_steps=COLLECT, updates_per_step=updates / COLLECT, checkpoint_every=1_000)
     light = {"members": 3, "elites": 2, "hidden": (64, 64), "max_rounds": 20, "good_error": 1e-3}
     config = changed(config, **{f"model__{key}": value for key, value in light.items()})

@@ -19,7 +19,9 @@ from experiments.harness import run
 from experiments.lecture import versions
 from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, directory, main, save, whiskers
 
-PAIRS = [(world, name) for world in versions.WORLDS for name in versions.methods(world) if name in ("v2.0", "v2.5", "mbpo")]
+PAIRS = [
+    (world, name) for world in versions.WORLDS for name in versions.methods(world) if name in ("v2.0", "v2.5", "mbpo")
+]
 PAIRS = [(world, name) for world, name in PAIRS if world.startswith("classic") or name == "mbpo"]
 
 CLAIM = Claim(
@@ -74,7 +76,14 @@ def draw(data: dict[str, Any], path: Path) -> None:
         scores = data["scores"]
         for i, (kind, mark) in enumerate((("learned", "o"), ("simulator", "s"))):
             label = {"learned": "learned model", "simulator": "the simulator itself"}[kind]
-            whiskers(axes, [x + 0.2 * i - 0.1 for x in range(len(scores))], [s[kind] for s in scores.values()], label, i, mark)
+            whiskers(
+                axes,
+                [x + 0.2 * i - 0.1 for x in range(len(scores))],
+                [s[kind] for s in scores.values()],
+                label,
+                i,
+                mark,
+            )
         for drawn in axes.get_lines():
             drawn.set_linestyle("none")
         names = [key.rsplit(" ", 1) for key in scores]
@@ -82,7 +91,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
         axes.set_xticks(range(len(scores)), labels, rotation=35, ha="right")
         axes.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
         axes.set(ylabel="score after all real steps\n(0: random, 1: solved)")
-        axes.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, title="interquartile mean, 95 % bootstrap interval")
+        axes.legend(
+            loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, title="interquartile mean, 95 % bootstrap interval"
+        )
         axes.grid(axis="x", visible=False)
 
     save(path, [2.9], fill)

@@ -22,7 +22,19 @@ from branchax.host import rundir, runlog
 from branchax.presets import preset
 from experiments.family import WORLDS as SCALES
 from experiments.harness import curves, run, steps_to
-from experiments.lecture.claim import Claim, Found, Prediction, band, bootstrap, changed, directory, iqm, line, main, save
+from experiments.lecture.claim import (
+    Claim,
+    Found,
+    Prediction,
+    band,
+    bootstrap,
+    changed,
+    directory,
+    iqm,
+    line,
+    main,
+    save,
+)
 
 # world: the return that counts as reached, in one evaluation
 WORLDS = {"classic/pendulum": -250.0, "classic/cartpole": 400.0, "brax/inverted_pendulum": 800.0}
@@ -42,7 +54,9 @@ CLAIM = Claim(
         "3.0 over SAC": Prediction("score of 3.0 minus SAC is at least 0.1", 0.1),
         "2.5 over PPO": Prediction("score of 2.5 minus PPO without a model is at least 0.1", 0.1),
         "steps to a return": Prediction(
-            "3.0 reaches the fixed returns in at most 0.67 of SAC's real steps (misses count as the budget)", 0.67, False
+            "3.0 reaches the fixed returns in at most 0.67 of SAC's real steps (misses count as the budget)",
+            0.67,
+            False,
         ),
     },
 )
@@ -123,7 +137,9 @@ def measure(full: bool) -> Found:
         return [[budget if s is None else s for s in found[world][name]["reached"]] for world in WORLDS]
 
     def ratio(*groups: np.ndarray) -> float:
-        return float(np.mean([g.mean() for g in groups[: len(WORLDS)]]) / np.mean([g.mean() for g in groups[len(WORLDS) :]]))
+        return float(
+            np.mean([g.mean() for g in groups[: len(WORLDS)]]) / np.mean([g.mean() for g in groups[len(WORLDS) :]])
+        )
 
     measured = {
         "3.0 over 2.5": bootstrap(difference, *last("mbpo"), *last("v2.5")),
@@ -145,7 +161,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
                 line(panel, r["env_steps"], r["score"], METHODS[name], list(METHODS).index(name), DASHES[name])
             panel.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
             panel.set(title=world, ylabel="score (1: solved)", xlabel="real steps", ylim=(-0.4, 1.2))
-        axes[0].legend(ncols=2, loc="lower left", bbox_to_anchor=(0, 1.12), title="interquartile mean, 95 % bootstrap band")
+        axes[0].legend(
+            ncols=2, loc="lower left", bbox_to_anchor=(0, 1.12), title="interquartile mean, 95 % bootstrap band"
+        )
         worlds = list(data["worlds"].values())
         for i, name in enumerate(METHODS):
             count = np.mean([found[name]["model_steps_per_real"] for found in worlds if name in found])
