@@ -1,4 +1,4 @@
-# `make` shows what there is. Variables: WORLD, PRESET, SEED, ARGS (any flag of the command), NAME, PYTHON.
+# `make` shows what there is. Variables: WORLD, PRESET, SEED, ARGS (any flag of the command), NAME, FULL, PYTHON.
 PYTHON ?= python3
 WORLD  ?= brax/inverted_pendulum
 PRESET ?= mbpo
@@ -10,7 +10,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train lab test test-slow check format experiment bench clean
+.PHONY: help setup train lab test test-slow check format experiment lecture bench clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -48,6 +48,12 @@ check: $(READY)  ## formatting, lint, types and the fast tests
 
 experiment: $(READY)  ## run experiments/NAME.py, as in make experiment NAME=inverted_pendulum
 	$(BIN)/python -m experiments.$(NAME) $(ARGS)
+
+lecture: $(READY)  ## check the lecture's claims and build a page of them; FULL=1 as published, lecture-NAME for one
+	$(BIN)/python -m experiments.lecture $(if $(FULL),--full)
+
+lecture-%: $(READY)
+	$(BIN)/python -m experiments.lecture.$* $(if $(FULL),--full) $(ARGS)
 
 bench: $(READY)  ## run benchmarks/NAME.py, as in make bench NAME=mbpo_paper
 	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)

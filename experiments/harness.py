@@ -40,7 +40,10 @@ def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int
 def publish(
     name: str, data: dict[str, Any], configs: dict[str, Config], directories: list[Path], path: Path | None = None
 ) -> Path:
-    """Writes the data, the command, the configs, and where and with what each run was made; to `results/<name>.json`."""
+    """Writes the data, the command, the configs, and where and with what each run was made.
+
+    To `path`, by default `results/<name>.json`; `name` is that of the module, and whatever follows it in the command.
+    """
     path = path or RESULTS / f"{name}.json"
     made = {"command": f"python -m experiments.{name}", "environment": rundir.environment()}
     runs = {}

@@ -11,9 +11,9 @@ with probability at least (1 - eps)^t >= 1 - t eps, and cost at most 1 a step ap
 
     |C - C'| <= sum_{t=1..T} min(1, t eps) <= eps T (T + 1) / 2                                                    (2)
 
-which is the T^2 eps of Ross and Bagnell 2010 (AISTATS, theorem 2.1; Ross et al. 2011, arXiv:1011.0686) with its constant,
-and, with 1 / (1 - gamma) for T, the first term of Janner et al. 2019 (MBPO, arXiv:1906.08253, theorem 4.1). The road
-meets (2) as eps T -> 0: C(T) / (eps T (T + 1) / 2) = 1 - eps (T - 1) / 3 + O((eps T)^2).
+which is the T^2 eps of Ross and Bagnell 2010 (AISTATS, theorem 2.1; Ross et al. 2011, arXiv:1011.0686) with its
+constant, and, with 1 / (1 - gamma) for T, the first term of Janner et al. 2019 (MBPO, arXiv:1906.08253, theorem 4.1).
+The road meets (2) as eps T -> 0: C(T) / (eps T (T + 1) / 2) = 1 - eps (T - 1) / 3 + O((eps T)^2).
 
 Rollouts that branch off real states every k steps (Janner et al., section 4.2) are put back on the road as often:
 

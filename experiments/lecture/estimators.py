@@ -19,7 +19,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from matplotlib.axes import Axes
 
-from branchax.host.lab import cases, measure as lab
+from branchax.host.lab import cases
+from branchax.host.lab import measure as lab
 from experiments.lecture.claim import Claim, Found, Measured, Prediction, bootstrap, main, save, whiskers
 
 SETTINGS = lab.Settings(samples=32, estimates=64, chunk=8, limit_seconds=30.0)
@@ -35,8 +36,9 @@ NOISES, SHORT, MIDDLE, FEW = (0.03, 0.1, 0.3), 5, 20, 8
 CLAIM = Claim(
     name="estimators",
     title="What gradient estimators are worth",
-    words="On short or smooth rollouts the pathwise gradient varies far less than the likelihood ratio, on long chaotic "
-    "ones far more; the likelihood ratio gets worse as the policy's noise vanishes; more samples buy the difference back.",
+    words="On short or smooth rollouts the pathwise gradient varies far less than the likelihood ratio, on long "
+    "chaotic ones far more; the likelihood ratio gets worse as the policy's noise vanishes; more samples buy the "
+    "difference back.",
     intervals="bootstrap over 64 independent estimates",
     predictions={
         "smooth": Prediction(
