@@ -140,10 +140,11 @@ STYLE = {
 }
 
 
-def save(path: Path, heights: Sequence[float], fill: Callable[..., None]) -> None:
-    """A figure of one column, a panel under the other: `fill(*axes)` draws, `heights` are inches."""
+def save(path: Path, heights: Sequence[float], fill: Callable[..., None], above: float = 0.0) -> None:
+    """A figure of one column, a panel under the other: `fill(*axes)` draws; `heights`, and what a legend takes `above`
+    them, are inches."""
     with rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, sum(heights)), layout="constrained", dpi=220)
+        figure = Figure(figsize=(WIDTH, sum(heights) + above), layout="constrained", dpi=220)
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(heights), 1, squeeze=False, height_ratios=list(heights))[:, 0]
         fill(*axes)
@@ -162,6 +163,13 @@ def whiskers(axes: Axes, x: Any, found: Sequence[Measured | list[float]], label:
     value, low, high = np.array(found, float).T
     bars = np.maximum([value - low, high - value], 0)
     axes.errorbar(x, value, bars, fmt=f"{mark}-", color=COLOURS[colour], label=label, markersize=4, capsize=2)
+
+
+def legend(axes: Axes, title: str, ncols: int = 1) -> None:
+    """What is drawn in `axes`, above the whole figure."""
+    axes.get_figure(root=True).legend(
+        *axes.get_legend_handles_labels(), loc="outside upper left", title=title, ncols=ncols, alignment="left"
+    )
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

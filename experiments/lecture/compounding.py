@@ -38,7 +38,7 @@ from branchax.types import Key, Params, Row
 from branchax.worlds.base import World, WorldState, never
 from experiments.harness import RUNS
 from experiments.lecture import cliff
-from experiments.lecture.claim import Claim, Found, Measured, Prediction, band, bootstrap, line, main, save
+from experiments.lecture.claim import Claim, Found, Measured, Prediction, band, bootstrap, legend, line, main, save
 
 WORLDS = ("classic/pendulum", "brax/hopper", "classic/double_pendulum")
 STEPS, STARTS, STD = 200, 64, 0.5
@@ -193,9 +193,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
                 line(panel, SHOWN, curves[key], label, colour, dashes)
             panel.set(title=name, xscale="log", yscale="log", xlabel="steps of an open-loop rollout")
             panel.set(ylabel="error [deviations\nof the data]", xlim=(1, STEPS))
-        axes[0].legend(
-            loc="lower left", bbox_to_anchor=(0, 1.12), title="median start; 95 % bootstrap bands over models"
-        )
+        legend(axes[0], "median start; 95 % bootstrap bands over models")
         law, chain = axes[-2:]
         for i, (name, curve) in enumerate(data["law"].items()):
             line(law, SHOWN, curve, name, (0, 1, 2)[i], ("-", "--", ":")[i])
@@ -212,7 +210,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
         chain.set_title(f"road beside a cliff, ε = {EPS:g}: exact")
         chain.legend(loc="upper left")
 
-    save(path, [2.4, 1.7, 1.7, 1.8, 1.8], fill)
+    save(path, [1.7, 1.7, 1.7, 1.8, 1.8], fill, above=0.8)
 
 
 if __name__ == "__main__":

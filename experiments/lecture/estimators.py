@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 
 from branchax.host.lab import cases
 from branchax.host.lab import measure as lab
-from experiments.lecture.claim import Claim, Found, Measured, Prediction, bootstrap, main, save, whiskers
+from experiments.lecture.claim import Claim, Found, Measured, Prediction, bootstrap, legend, main, save, whiskers
 
 SETTINGS = lab.Settings(samples=32, estimates=64, chunk=8, limit_seconds=30.0)
 LOOKS = {
@@ -205,11 +205,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
         samples.set(ylabel="error / size of gradient")
         for axes in (linear, wild, bias, noise, samples):
             axes.set(xscale="log", yscale="log")
-        linear.legend(
-            loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2, title="95 % bootstrap intervals", columnspacing=1
-        )
+        legend(linear, "95 % bootstrap intervals")
 
-    save(path, [2.4, 1.7, 1.7, 1.7, 1.7], fill)
+    save(path, [1.7, 1.7, 1.7, 1.7, 1.7], fill, above=0.95)
 
 
 if __name__ == "__main__":

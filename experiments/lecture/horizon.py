@@ -32,7 +32,19 @@ from branchax.types import Key
 from branchax.worlds.base import World, WorldState, endless
 from branchax.worlds.classic import pendulum
 from experiments.harness import curves, run
-from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, changed, directory, iqm, main, save, whiskers
+from experiments.lecture.claim import (
+    Claim,
+    Found,
+    Prediction,
+    bootstrap,
+    changed,
+    directory,
+    iqm,
+    legend,
+    main,
+    save,
+    whiskers,
+)
 
 WORLD = "experiments.lecture.horizon:hanging"
 STARTS = {"initial": "initial states (2.5)", "replay": "replayed states (3.0)"}
@@ -172,9 +184,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
             panel.set_xticks(data["horizons"], data["horizons"])
             panel.minorticks_off()
         axes[-1].set(ylim=(-0.05, 1.05), xlabel=f"steps per rollout ({MODEL_STEPS} model steps per real one)")
-        axes[0].legend(loc="lower left", bbox_to_anchor=(0, 1.0), title="95 % bootstrap intervals over seeds")
+        legend(axes[0], "95 % bootstrap intervals over seeds")
 
-    save(path, [2.1, 1.5, 1.7], fill)
+    save(path, [1.5, 1.5, 1.7], fill, above=0.55)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from branchax.host.lab import cases
 from branchax.types import Key
 from branchax.worlds.base import WorldState
 from branchax.worlds.lqr import LinearSystem, lqr
-from experiments.lecture.claim import Claim, Found, Measured, Prediction, band, bootstrap, line, main, save
+from experiments.lecture.claim import Claim, Found, Measured, Prediction, band, bootstrap, legend, line, main, save
 
 SYSTEMS, STATES, HORIZON, STARTS = 40, 4, 200, 64
 WORLDS, AT = ("classic/pendulum", "classic/double_pendulum"), 100
@@ -125,12 +125,12 @@ def draw(data: dict[str, Any], path: Path) -> None:
             line(axes, SHOWN, data[name]["world"], "in the world", 0)
             line(axes, SHOWN, data[name]["model"], "in a learned model", 1, "--")
             axes.set_title(name)
-        about = "median start; mean and 95 % band over policies and models"
-        pendulums[0].legend(loc="lower left", bbox_to_anchor=(0, 1.1), ncols=2, title=about)
+        about = "median start; mean and 95 % band\nover policies and models"
+        legend(pendulums[0], about, 2)
         for axes in (systems, *pendulums):
             axes.set(ylabel="log₁₀ largest\nsingular value", xlabel="horizon t [steps]", xlim=(0, HORIZON))
 
-    save(path, [1.7, 2.1, 1.7], fill)
+    save(path, [1.7, 1.7, 1.7], fill, above=0.55)
 
 
 if __name__ == "__main__":

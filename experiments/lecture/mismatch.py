@@ -178,8 +178,10 @@ def draw(data: dict[str, Any], path: Path) -> None:
         for i, (what, label) in enumerate(looks.items()):
             found = [data["distance"][f"ppo {u}"][what] for u in data["updates"]["ppo"]]
             whiskers(distance, steps, found, label, (1, 0, 6)[i], "os."[i])
-        distance.set(xscale="log", xlabel="PPO's gradient steps between collections", ylabel="MMD² of states")
-        distance.legend(loc="lower left", bbox_to_anchor=(0, 1.0), title="95 % bootstrap intervals over seeds")
+        distance.set(
+            xscale="log", ylim=(-0.02, None), xlabel="PPO's gradient steps between collections", ylabel="MMD² of states"
+        )
+        distance.legend(loc="upper left", title="95 % bootstrap\nintervals over seeds")
         for i, (kind, label) in enumerate((("ppo", "PPO, no budget"), ("sac", "SAC"))):
             updates = data["updates"][kind]
             steps = [u * (PASSES * MINIBATCHES if kind == "ppo" else 1) for u in updates]

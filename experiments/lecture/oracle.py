@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 
 from experiments.harness import run
 from experiments.lecture import versions
-from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, directory, main, save, whiskers
+from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, directory, legend, main, save, whiskers
 
 PAIRS = [
     (world, name) for world in versions.WORLDS for name in versions.methods(world) if name in ("v2.0", "v2.5", "mbpo")
@@ -91,12 +91,10 @@ def draw(data: dict[str, Any], path: Path) -> None:
         axes.set_xticks(range(len(scores)), labels, rotation=35, ha="right")
         axes.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
         axes.set(ylabel="score after all real steps\n(0: random, 1: solved)")
-        axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2, title="interquartile mean, 95 % bootstrap interval"
-        )
+        legend(axes, "interquartile mean, 95 % bootstrap interval", 2)
         axes.grid(axis="x", visible=False)
 
-    save(path, [2.9], fill)
+    save(path, [2.4], fill, above=0.4)
 
 
 if __name__ == "__main__":

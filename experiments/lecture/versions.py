@@ -32,6 +32,7 @@ from experiments.lecture.claim import (
     changed,
     directory,
     iqm,
+    legend,
     line,
     main,
     save,
@@ -162,9 +163,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
                 line(panel, r["env_steps"], r["score"], METHODS[name], list(METHODS).index(name), DASHES[name])
             panel.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
             panel.set(title=world, ylabel="score (1: solved)", xlabel="real steps", ylim=(-0.4, 1.2))
-        axes[0].legend(
-            ncols=2, loc="lower left", bbox_to_anchor=(0, 1.12), title="interquartile mean, 95 % bootstrap band"
-        )
+        legend(axes[0], "interquartile mean, 95 % bootstrap band", 2)
         worlds = list(data["worlds"].values())
         for i, name in enumerate(METHODS):
             count = np.mean([found[name]["model_steps_per_real"] for found in worlds if name in found])
@@ -175,7 +174,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
         axes[-1].invert_yaxis()
         axes[-1].grid(axis="y", visible=False)
 
-    save(path, [2.3, 1.7, 1.7, 1.5], fill)
+    save(path, [1.6, 1.6, 1.6, 1.5], fill, above=0.7)
 
 
 if __name__ == "__main__":
