@@ -199,9 +199,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
             line(law, SHOWN, curve, name, (0, 1, 2)[i], ("-", "--", ":")[i])
         law.axhline(1, color="0.4", linewidth=0.8)
         law.text(STEPS, 1, "εT(T+1)/2", fontsize=7, ha="right", va="bottom", color="0.3")
-        law.set(xscale="log", yscale="log", xlim=(1, STEPS), xlabel="horizon T [steps]")
+        law.set(xscale="log", yscale="log", xlim=(1, STEPS), ylim=(0.03, 5), xlabel="horizon T [steps]")
         law.set(ylabel="summed errors\nover εT(T+1)/2", title="learned models against the additive law")
-        law.legend(loc="upper left")
+        law.legend(loc="lower left")
         c = data["chain"]
         chain.plot(c["steps"], c["bound"], "-", color="0.6", linewidth=3, label="bound εT(T+1)/2")
         chain.plot(c["steps"], c["cost"], "o--", color="C0", markersize=4, label="cost, from the start")
