@@ -198,7 +198,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
         for i, (name, curve) in enumerate(data["law"].items()):
             line(law, SHOWN, curve, name, (0, 1, 2)[i], ("-", "--", ":")[i])
         law.axhline(1, color="0.4", linewidth=0.8)
-        law.text(STEPS, 1, "εT(T+1)/2", fontsize=7, ha="right", va="bottom", color="0.3")
+        law.text(1.1, 1.2, "εT(T+1)/2", fontsize=7, va="bottom", color="0.3")
         law.set(xscale="log", yscale="log", xlim=(1, STEPS), ylim=(0.03, 5), xlabel="horizon T [steps]")
         law.set(ylabel="summed errors\nover εT(T+1)/2", title="learned models against the additive law")
         law.legend(loc="lower left")
@@ -206,7 +206,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
         chain.plot(c["steps"], c["bound"], "-", color="0.6", linewidth=3, label="bound εT(T+1)/2")
         chain.plot(c["steps"], c["cost"], "o--", color="C0", markersize=4, label="cost, from the start")
         chain.plot(c["steps"], c["branched"], "s:", color="C1", markersize=4, label="cost, branched every 10 steps")
-        chain.set(xscale="log", yscale="log", xlabel="horizon T [steps]", ylabel="cost")
+        chain.set(xscale="log", yscale="log", ylim=(3e-3, 2e3), xlabel="horizon T [steps]", ylabel="cost")
         chain.set_title(f"road beside a cliff, ε = {EPS:g}: exact")
         chain.legend(loc="upper left")
 

@@ -10,7 +10,7 @@ policy's; SAC (`mbpo`) does not need them to be. With a budget, PPO stops when i
 data came.
 
     python -m experiments.lecture.mismatch           # 600 real steps, 2 seeds
-    python -m experiments.lecture.mismatch --full    # 1,000 real steps, 5 seeds
+    python -m experiments.lecture.mismatch --full    # 800 real steps, 4 seeds
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ CLAIM = Claim(
 
 def config_of(kind: str, updates: int, full: bool, budget: float | None = None) -> Config:
     """PPO or SAC on branched rollouts, with so many updates after each collection."""
-    config = changed(preset("mbppo" if kind == "ppo" else "mbpo", WORLD), seeds=5 if full else 2)
-    config = changed(config, env_steps=1_000 if full else 600, explore_steps=COLLECT, epoch_steps=COLLECT)
+    config = changed(preset("mbppo" if kind == "ppo" else "mbpo", WORLD), seeds=4 if full else 2)
+    config = changed(config, env_steps=800 if full else 600, explore_steps=COLLECT, epoch_steps=COLLECT)
     config = changed(config, collect_steps=COLLECT, updates_per_step=updates / COLLECT, checkpoint_every=1_000)
     light = {"members": 3, "elites": 2, "hidden": (64, 64), "max_rounds": 20, "good_error": 1e-3}
     config = changed(config, **{f"model__{key}": value for key, value in light.items()})

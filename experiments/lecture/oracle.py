@@ -1,8 +1,7 @@
 """Claim: what 3.0 lacks is not the model's fault; what 2.0 lacks is not either.
 
 The runs of `versions` again with the simulator itself in place of the learned model, all else alike. What the score
-gains is what the model's errors cost; what is still missing to 1 is the method's own. In Brax's simulator the long
-rollouts of 2.5 take too long: only 3.0 is run there.
+gains is what the model's errors cost; what is still missing to 1 is the method's own.
 
     python -m experiments.lecture.oracle           # with the settings of `versions`, whose runs it shares
     python -m experiments.lecture.oracle --full
@@ -22,7 +21,6 @@ from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, direc
 PAIRS = [
     (world, name) for world in versions.WORLDS for name in versions.methods(world) if name in ("v2.0", "v2.5", "mbpo")
 ]
-PAIRS = [(world, name) for world, name in PAIRS if world.startswith("classic") or name == "mbpo"]
 
 CLAIM = Claim(
     name="oracle",
