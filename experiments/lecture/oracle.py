@@ -74,14 +74,8 @@ def draw(data: dict[str, Any], path: Path) -> None:
         scores = data["scores"]
         for i, (kind, mark) in enumerate((("learned", "o"), ("simulator", "s"))):
             label = {"learned": "learned model", "simulator": "the simulator itself"}[kind]
-            whiskers(
-                axes,
-                [x + 0.2 * i - 0.1 for x in range(len(scores))],
-                [s[kind] for s in scores.values()],
-                label,
-                i,
-                mark,
-            )
+            places = [x + 0.2 * i - 0.1 for x in range(len(scores))]
+            whiskers(axes, places, [s[kind] for s in scores.values()], label, i, mark)
         for drawn in axes.get_lines():
             drawn.set_linestyle("none")
         names = [key.rsplit(" ", 1) for key in scores]

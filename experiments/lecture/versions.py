@@ -4,7 +4,7 @@
 short branched rollouts (`mbpo`); SAC and PPO without a model are what they are compared with. One budget of real steps;
 SAC with and without a model takes 10 updates per real step. Models and batches are smaller than the presets', alike for
 all. 2.0 is run on the pendulum alone: elsewhere the reward is 1 until an episode ends, which has no derivative. 2.5 is
-run in the classic worlds, to save an hour. Returns are those of the last evaluation, on a scale from 0 (a random policy)
+run in the classic worlds, to save time. Returns are those of the last evaluation, on a scale from 0 (a random policy)
 to 1 (solved), not clipped.
 
     python -m experiments.lecture.versions           # 600 real steps, 2 seeds
