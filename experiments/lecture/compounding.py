@@ -51,7 +51,7 @@ CLAIM = Claim(
     title="Errors that compound",
     words="The error of a model's open-loop rollouts grows over the horizon, at first faster than the sum of one-step "
     "errors; less so with more data and more members, more so under another policy. Where errors are never repaired "
-    "the cost of being wrong with probability eps a step is eps T²/2.",
+    "the cost of being wrong with probability ε a step is ε T²/2.",
     intervals="bootstrap over models (medians over 64 starts); the chain is exact",
     predictions={
         "growth, pendulum": Prediction("pendulum: the error after 200 steps is at least 10 times that after 1", 10.0),
@@ -59,9 +59,9 @@ CLAIM = Claim(
         "data": Prediction("10 steps: most data over least data, error ratio at most 0.5 (mean of worlds)", 0.5, False),
         "members": Prediction("10 steps: five members over one, error ratio at most 0.9 (mean of worlds)", 0.9, False),
         "policy": Prediction("10 steps: another policy over the same, error ratio at least 1.5 (mean of worlds)", 1.5),
-        "above the law": Prediction("20 steps: summed errors are at least eps T(T+1)/2 (least world)", 1.0),
+        "above the law": Prediction("20 steps: summed errors are at least ε T(T+1)/2 (least world)", 1.0),
         "cliff": Prediction("chain: dynamic programming and closed form differ by at most 1e-6", 1e-6, False),
-        "tight": Prediction(f"chain, eps {EPS:g}, T 100: cost is at least 0.99 of eps T(T+1)/2", 0.99),
+        "tight": Prediction(f"chain, ε {EPS:g}, T 100: cost is at least 0.99 of ε T(T+1)/2", 0.99),
     },
 )
 

@@ -25,7 +25,7 @@ section { display: flex; flex-wrap: wrap; gap: 2rem; align-items: flex-start; }
 .words { flex: 1 1 24rem; min-width: 20rem; } img { width: 26rem; max-width: 100%; height: auto; }
 table { border-collapse: collapse; width: 100%; font-size: 0.85rem; }
 td, th { text-align: left; vertical-align: top; padding: 0.3rem 0.6rem 0.3rem 0; border-bottom: 1px solid #ddd; }
-td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
+td:last-child { white-space: nowrap; } td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .claim { font-size: 1.1rem; } .small { font-size: 0.8rem; color: #555; } .missing { color: #a34700; font-weight: bold; }
 @media print { h2 { break-before: page; } }
 """
