@@ -10,7 +10,7 @@ BIN   := .venv/bin
 READY := .venv/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train lab test test-slow check format experiment lecture bench clean
+.PHONY: help setup train lab test test-slow check format experiment lecture bench bench-full clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -55,8 +55,11 @@ lecture: $(READY)  ## check the lecture's claims and build a page of them; FULL=
 lecture-%: $(READY)
 	$(BIN)/python -m experiments.lecture.$* $(if $(FULL),--full) $(ARGS)
 
-bench: $(READY)  ## run benchmarks/NAME.py, as in make bench NAME=mbpo_paper
-	$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+bench: $(READY)  ## measure throughput, the quick sizes of all or of NAME, as in make bench NAME=imagine
+	$(BIN)/python -m benchmarks $(NAME) $(ARGS)
+
+bench-full: $(READY)  ## the same with all sizes
+	$(BIN)/python -m benchmarks --full $(NAME) $(ARGS)
 
 format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

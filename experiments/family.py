@@ -8,13 +8,14 @@ steps are few: it says how quickly each starts to learn, not how well it ends.
 Scores are those of the last evaluation (16 episodes), as interquartile means over seeds (the middle three of five) with
 95 % percentile bootstrap intervals; seconds are of whole runs of five seeds at once, compilation included.
 
-    python -m experiments.family                     # all of it, or what is missing of it
+    python -m experiments.family                     # what results/family.json does not hold yet
     python -m experiments.family classic/pendulum    # one world, to run several side by side
     python -m experiments.family --publish           # the table and the figure of what has been run
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import stats
 
-from branchax.config import Config, ConfigError, check
+from branchax.config import Config, ConfigError, check, to_dict
 from branchax.host import rundir, runlog
 from branchax.presets import PRESETS, preset
 from experiments.harness import RESULTS, RUNS, publish, run
@@ -64,13 +65,24 @@ def directory_of(name: str, world: str) -> str:
     return f"family/{world.replace('/', '-')}_{name}"
 
 
-def run_all(worlds: list[str]) -> None:
+def run_all(worlds: list[str], before: dict[str, Any]) -> None:
     """Every run that is missing."""
-    for name in PRESETS:
-        for world in worlds:
+    for world in worlds:
+        for name in PRESETS:
             config = None if name in LEFT_OUT else config_of(name, world)
-            if config is not None:
+            if config is not None and known(name, world, before) is None:
                 run(config, directory_of(name, world))
+
+
+def known(name: str, world: str, before: dict[str, Any]) -> dict[str, Any] | None:
+    """The score that was published for the same settings; None if there is none."""
+    config, old = config_of(name, world), before.get("configs", {}).get(f"{world} {name}")
+    if config is None or old is None:
+        return None
+    now = json.loads(json.dumps(to_dict(config)))
+    cadence = ("seed", "seeds", "eval_every", "checkpoint_every")
+    same = all(now[key] == old.get(key, now[key]) for key in now if key not in cadence)
+    return before["worlds"][world].get(name) if same else None
 
 
 def score(name: str, world: str) -> dict[str, Any] | None:
@@ -131,12 +143,17 @@ def model_free(name: str) -> bool:
 
 def main() -> None:
     """Runs, scores, publishes."""
+    file = RESULTS / "family.json"
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     arguments = [a for a in sys.argv[1:] if a != "--publish"]
     if "--publish" not in sys.argv[1:]:
-        run_all(arguments or list(WORLDS))
+        run_all(arguments or list(WORLDS), before)
         if arguments:
             return
-    found = {world: {n: s for n in PRESETS if (s := score(n, world)) is not None} for world in WORLDS}
+    found = {
+        world: {n: s for n in PRESETS if (s := score(n, world) or known(n, world, before)) is not None}
+        for world in WORLDS
+    }
     missing = [
         f"{name} on {world}"
         for world in WORLDS
@@ -158,9 +175,11 @@ def main() -> None:
     Console(width=160).print(table)
     draw(found, RESULTS / "family.png")
     configs = {f"{world} {name}": config_of(name, world) for world in WORLDS for name in found[world]}
-    directories = [RUNS / directory_of(n, w) for w in WORLDS for n in found[w]]
+    directories = [RUNS / directory_of(n, w) for w in WORLDS for n in found[w] if score(n, w) is not None]
+    fresh = {directory.name for directory in directories}
+    earlier = {k: v for k, v in before.get("runs", {}).items() if k.rsplit("_s", 1)[0] not in fresh}
     print("missing:", ", ".join(missing) or "nothing")
-    print("written to", publish("family", {"worlds": found, "missing": missing}, configs, directories))
+    print("written to", publish("family", {"worlds": found, "missing": missing}, configs, directories, earlier))
 
 
 if __name__ == "__main__":

@@ -38,15 +38,21 @@ def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int
 
 
 def publish(
-    name: str, data: dict[str, Any], configs: dict[str, Config], directories: list[Path], path: Path | None = None
+    name: str,
+    data: dict[str, Any],
+    configs: dict[str, Config],
+    directories: list[Path],
+    earlier: dict[str, Any] | None = None,
+    path: Path | None = None,
 ) -> Path:
-    """Writes the data, the command, the configs, and where and with what each run was made.
+    """Writes the data, the command, the configs, and where and with what each run was made; returns where to.
 
-    To `path`, by default `results/<name>.json`; `name` is that of the module, and whatever follows it in the command.
+    That is `path`, by default `results/<name>.json`. `name` is that of the module and what follows it in the command;
+    `earlier` are the runs, as an older version of the file describes them, that the data is also made of.
     """
     path = path or RESULTS / f"{name}.json"
     made = {"command": f"python -m experiments.{name}", "environment": rundir.environment()}
-    runs = {}
+    runs = dict(earlier or {})
     for directory in directories:
         rows = runlog.read(directory / rundir.METRICS)
         made_by = json.loads((directory / rundir.ENVIRONMENT).read_text(encoding="utf-8"))  # may be older than `made`

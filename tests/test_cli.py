@@ -200,16 +200,16 @@ def python(code):
 def test_answers_before_jax_is_loaded(argv):
     heavy = "{'jax', 'brax', 'mujoco', 'flax', 'numpy', 'matplotlib'}"
     code = f"import sys, branchax.cli; branchax.cli.main({argv!r}); print(sorted({heavy} & set(sys.modules)))"
-    # Half a second here, as a multiple of what the parser of the command line takes, for machines are not alike.
+    # Half a second, where the parser of the command line alone takes a twelfth of one: machines are not alike.
     ours, parser = [], []
     for _ in range(5):
         _, seconds, output, _ = python(code)
         assert output.splitlines()[-1] == "[]"
         ours.append(seconds)
         parser.append(python("import tyro")[1])
-        if min(ours) < 4 * min(parser):
+        if min(ours) < 6 * min(parser):
             break
-    assert min(ours) < 4 * min(parser)
+    assert min(ours) < 6 * min(parser)
 
 
 def test_importing_the_package_loads_no_jax():

@@ -12,10 +12,13 @@ from branchax.host import dataset, rundir, runlog
 
 SPEC = worlds.make("classic/pendulum").spec
 DISCRETE = worlds.make("classic/cartpole_discrete").spec
-SMALL = """
+FREE = """
     --world classic/pendulum --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32 --updates-per-step 1
-    --model.members 3 --model.elites 2 --model.hidden 8 --model.round-steps 5 --model.max-rounds 3 --eval-episodes 3
-    --rollout.per-step 10 --rollout.groups 4 --rollout.horizon 2 --agent.hidden 8
+    --eval-episodes 3 --agent.hidden 8
+"""
+SMALL = f"""
+    {FREE} --model.members 3 --model.elites 2 --model.hidden 8 --model.round-steps 5 --model.max-rounds 3
+    --rollout.per-step 10 --rollout.groups 4 --rollout.horizon 2
 """
 
 
@@ -105,7 +108,7 @@ def test_refuses_what_is_no_dataset_and_executes_nothing(tmp_path):
 
 def test_a_run_s_data_trains_another_offline(tmp_path, capsys):
     first, second, file = tmp_path / "first", tmp_path / "second", tmp_path / "data.npz"
-    assert cli.main(["train", "mbpo", *SMALL.split(), "--env-steps", "140", "--seeds", "2", "--run", str(first)]) == 0
+    assert cli.main(["train", "sac", *FREE.split(), "--env-steps", "140", "--seeds", "2", "--run", str(first)]) == 0
     assert cli.main(["dataset", str(first), str(file)]) == 0
     data = dataset.load(file, SPEC)
     assert data.reward.shape == (280,)

@@ -13,6 +13,7 @@ from branchax import cli, worlds
 from branchax.build import build
 from branchax.host import checkpoint, rundir, runlog
 from branchax.host import run as host
+from branchax.presets import PRESETS, preset
 
 SETTINGS = """
     --world classic/cartpole --seed 4 --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32
@@ -136,16 +137,15 @@ def test_a_nan_world_stops_the_run_and_leaves_what_was_saved(tmp_path, monkeypat
     assert not checkpoint.steps(tmp_path / "run" / rundir.CHECKPOINTS)
 
 
-def test_presets_build_and_take_an_epoch_in_the_abstract():
-    """Every preset is a valid program on a world of its kind: shapes and dtypes come out as they went in."""
-    from branchax.presets import PRESETS, preset
+EACH_PATH = ("mbpo", "m2ac", "mbpo_td3", "steve", "svg", "dyna_q", "v2.5", "mbppo", "shac", "pets")
 
-    for name in PRESETS:
-        config = PRESETS[name] if PRESETS[name].discrete else preset(name, "classic/pendulum")
-        program = build(config)
-        state = jax.eval_shape(program.init, jax.random.key(0))
-        after, _ = jax.eval_shape(program.epoch, state, jnp.int32(config.rollout.longest()))
-        same = jax.tree.map(
-            lambda x, y: (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type), state, after
-        )
-        assert all(jax.tree.leaves(same)), name
+
+@pytest.mark.parametrize("name", [n if n in EACH_PATH else pytest.param(n, marks=pytest.mark.slow) for n in PRESETS])
+def test_presets_build_and_take_an_epoch_in_the_abstract(name):
+    """A preset is a valid program on a world of its kind: shapes and dtypes come out as they went in."""
+    config = PRESETS[name] if PRESETS[name].discrete else preset(name, "classic/pendulum")
+    program = build(config)
+    state = jax.eval_shape(program.init, jax.random.key(0))
+    after, _ = jax.eval_shape(program.epoch, state, jnp.int32(config.rollout.longest()))
+    same = jax.tree.map(lambda x, y: (x.shape, x.dtype, x.weak_type) == (y.shape, y.dtype, y.weak_type), state, after)
+    assert all(jax.tree.leaves(same))

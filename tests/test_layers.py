@@ -30,6 +30,7 @@ BEFORE_JAX = [
     "cli",
     "commands.__init__",
     "commands.base",
+    "commands.bench",
     "commands.dataset",
     "commands.evaluate",
     "commands.lab",

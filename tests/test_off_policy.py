@@ -23,6 +23,7 @@ from branchax.worlds.tabular import dyna_maze, gridworld, optimal_q
 
 DISCOUNT = 0.8
 SHARED = {"hidden": (32, 32), "learning_rate": 3e-3, "discount": DISCOUNT, "tau": 0.05}
+FASTER = SHARED | {"learning_rate": 1e-2}
 SAC = SACConfig(init_temperature=1e-6, learn_temperature=False, **SHARED)
 MVE, STEVE = CriticConfig(expand="mve"), CriticConfig(members=3, expand="steve")
 # name: (agent, whether its actions are discrete)
@@ -32,9 +33,9 @@ CONFIGS = {
     "svg": (replace(SAC, through_model=True), False),
     "td3": (TD3Config(**SHARED), False),
     "td3_steve": (TD3Config(critic=STEVE, **SHARED), False),
-    "dqn": (DQNConfig(dueling=True, **SHARED), True),
-    "dqn_mve": (DQNConfig(double=False, critic=replace(MVE, members=1, td_k=False), **SHARED), True),
-    "sac_discrete": (SAC, True),
+    "dqn": (DQNConfig(dueling=True, **FASTER), True),
+    "dqn_mve": (DQNConfig(double=False, critic=replace(MVE, members=1, td_k=False), **FASTER), True),
+    "sac_discrete": (replace(SAC, **FASTER), True),
 }
 SLOW = ("td3_steve", "dqn_mve", "redq", "mve")  # their parts are tested on their own below
 
@@ -106,7 +107,7 @@ def test_probes_reach_the_analytic_q(name):
     made = [p.world() for p in probes.values()]
     worlds = [w if w.spec.discrete == discrete else discretised(w) for w in made]
     # At obs 0 only a discrete critic's last bias has a gradient, and Adam moves it by a learning rate a step.
-    agent, params, rows = train(config, worlds, updates=4_000 if discrete else 800)
+    agent, params, rows = train(config, worlds, updates=1_500 if discrete else 800)
     make = make_discrete_critic if discrete else lambda spec, *a, **k: make_critic(2, *a)
     critic = make(worlds[0].spec, config.hidden, config.critic, dueling=getattr(config, "dueling", False))
     for i, (probe, q) in enumerate(probes.items()):

@@ -117,6 +117,16 @@ def test_rollouts_branch_off_replayed_states(tiny):
         assert {row.tobytes() for row in imagined} <= {row.tobytes() for row in real}
 
 
+def test_a_seed_does_not_see_the_others(tiny):
+    init, epoch, together, _ = tiny
+    other, _ = run(TINY, init, epoch, (1, 2))
+    for x, y in zip(*map(jax.tree.leaves, (together._replace(key=()), other._replace(key=()))), strict=True):
+        np.testing.assert_array_equal(x[1], y[0])
+    first, second = (together.real.data.transition.obs[i] for i in range(2))
+    assert not np.allclose(first, second)
+
+
+@pytest.mark.slow
 def test_seeds_side_by_side_equal_seeds_alone(tiny):
     init, epoch, together, _ = tiny
     for i, seed in enumerate((0, 1)):
@@ -126,8 +136,6 @@ def test_seeds_side_by_side_equal_seeds_alone(tiny):
             together._replace(key=()),
             alone._replace(key=()),
         )
-    first, second = (together.real.data.transition.obs[i] for i in range(2))
-    assert not np.allclose(first, second)
 
 
 def test_same_seed_same_bits(tiny):

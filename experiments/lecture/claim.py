@@ -202,7 +202,7 @@ def publish(claim: Claim, found: Found, full: bool) -> None:
     settings = {"settings": "full" if full else "quick", "predictions": verdicts, "data": found.data}
     command = f"lecture.{claim.name}{' --full' if full else ''}"
     path = folder(full) / f"{claim.name}.json"
-    harness.publish(command, {**text, **settings}, found.configs, found.directories, path)
+    harness.publish(command, {**text, **settings}, found.configs, found.directories, path=path)
 
 
 def table(results: dict[str, dict[str, Any] | None]) -> Table:

@@ -23,24 +23,24 @@ from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.oracle import oracle
 from branchax.dynamics.tabular import make_table
-from branchax.train import Program, make_program
+from branchax.train import Parts, Program, make_program
 from branchax.worlds.base import World, WorldSpec
 
 
-def build(config: Config) -> Program:
-    """The program of a checked config: pure functions, nothing compiled yet.
+def build(config: Config, world: World | None = None) -> Program:
+    """The program of a checked config: pure functions, nothing compiled yet. `world`, if given, stands in for its own.
 
     Raises:
       ConfigError: as `check` does, and for what only the built world can tell.
     """
     check(config)
-    world = worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
+    world = world or worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
     dynamics = build_dynamics(config, world)
     program = make_program(config, world, dynamics, build_agent(config, world, dynamics))
-    functions = {
-        name: _at_precision(config.precision, getattr(program, name)) for name in ("init", "epoch", "evaluate")
-    }
-    return program._replace(**functions)
+    assert program.parts is not None
+    at = functools.partial(_at_precision, config.precision)
+    parts = Parts(*(at(part) for part in program.parts))
+    return Program(program.spec, at(program.init), at(program.epoch), at(program.evaluate), parts)
 
 
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -67,6 +67,15 @@ class TrainState(NamedTuple):
     fault: Fault
 
 
+class Parts(NamedTuple):
+    """What an epoch is made of, for whoever runs or times its parts alone; the last two are of use with a model."""
+
+    collect: Callable[[TrainState], tuple[TrainState, Trajectory | None]]  # one round, and what was collected
+    improve: Callable[[TrainState, Trajectory | None, jax.Array], tuple[TrainState, Metrics]]  # the updates of a round
+    fit: Callable[[TrainState], tuple[TrainState, Metrics]]
+    imagine: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]  # into the model buffer; (state, horizon)
+
+
 class Program(NamedTuple):
     """A run as pure, unbatched functions; the host vmaps them over seeds and compiles them."""
 
@@ -74,6 +83,7 @@ class Program(NamedTuple):
     init: Callable[[Key], TrainState]  # exploration included
     epoch: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]  # (state, horizon [] int32)
     evaluate: Callable[[Key, Any], Metrics]  # (key, state.agent) -> {"return": [N], "length": [N]}
+    parts: Parts | None = None
 
 
 def make_program(config: Config, world: World, dynamics: Dynamics | None, agent: Agent) -> Program:
@@ -163,8 +173,10 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         trajectory, doubt = jax.lax.map(doubted, x, batch_size=side_by_side)
         return gate(trajectory, doubt, horizon, config.rollout)
 
-    def imagine(key: Key, state: TrainState, dynamics: Dynamics, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+    def imagine(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         """Stores the valid steps of branched rollouts."""
+        assert dynamics is not None
+        key = stream(state.key, Stream.IMAGINE, state.counts.epochs)
         act = lambda k, obs: agent.act(k, state.agent, obs)  # noqa: E731
         trajectory = branch(key, state, dynamics, act, horizon)
         rows, valid = jax.tree.map(
@@ -220,10 +232,9 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         ahead = Ahead(elites, start, in_elites)
         return Sources(mixed if buffers else plain, imagined, recent, ahead, state.model)
 
-    def improve(
-        key: Key, state: TrainState, recent: Trajectory | None, horizon: jax.Array
-    ) -> tuple[TrainState, Metrics]:
+    def improve(state: TrainState, recent: Trajectory | None, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         """The updates that follow one round of collecting, as a scan."""
+        key = stream(state.key, Stream.IMPROVE, state.counts.env_steps)
         draws = sources(state, recent, horizon)
         count = config.updates_per_round // agent.counts
         update = lambda params, k: agent.update(k, params, draws)  # noqa: E731
@@ -263,7 +274,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
 
     def collect_and_improve(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         state, recent = collect_round(state)
-        return improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, recent, horizon)
+        return improve(state, recent, horizon)
 
     def collect_round(state: TrainState) -> tuple[TrainState, Trajectory | None]:
         if config.dataset is not None:
@@ -274,21 +285,24 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         memory = None if agent.memory is None else copies(agent.memory(state.agent), config.parallel_worlds)
         return collect(key, state, act, config.collect_steps, memory)
 
-    def fit_and_imagine(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+    def fit(state: TrainState) -> tuple[TrainState, Metrics]:
         if dynamics is None:
             return state, {}
         model, metrics = dynamics.fit(stream(state.key, Stream.FIT, state.counts.epochs), state.model, state.real)
-        state = state._replace(model=model)
+        return state._replace(model=model), metrics
+
+    def fit_and_imagine(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+        state, metrics = fit(state)
         if not buffers:
             return state, metrics
-        state, dreamt = imagine(stream(state.key, Stream.IMAGINE, state.counts.epochs), state, dynamics, horizon)
+        state, dreamt = imagine(state, horizon)
         return state, metrics | dreamt
 
     def epoch(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
         rounds = config.epoch_steps // config.collect_steps
         if config.plans:  # in the model of all data so far, as PETS does
             state, metrics = fit_and_imagine(state, horizon)
-            state, _ = improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, None, horizon)
+            state, _ = improve(state, None, horizon)
             state, recent = collect_round(state)
             improved = {} if recent is None else recent.extras
             steps = improved.get("plan/steps", jnp.zeros(())).astype(jnp.uint32).sum()
@@ -296,7 +310,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         elif rounds == 1:
             state, recent = collect_round(state)
             state, metrics = fit_and_imagine(state, horizon)
-            state, improved = improve(stream(state.key, Stream.IMPROVE, state.counts.env_steps), state, recent, horizon)
+            state, improved = improve(state, recent, horizon)
         else:
             state, metrics = fit_and_imagine(state, horizon)
             state, improved = jax.lax.scan(lambda s, _: collect_and_improve(s, horizon), state, None, length=rounds)
@@ -315,7 +329,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         total, length = episode_returns(key, world, act, config.eval_episodes, memory=memory)
         return {"return": total, "length": length}
 
-    return Program(world.spec, init, epoch, evaluate)
+    return Program(world.spec, init, epoch, evaluate, Parts(collect_round, improve, fit, imagine))
 
 
 def uniform(spec: WorldSpec) -> Callable[[Key, jax.Array], tuple[jax.Array, Any]]:

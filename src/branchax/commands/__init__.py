@@ -11,5 +11,6 @@ PRESET --world NAME --dataset FILE
     "evaluate": "DIR [--episodes N]",
     "dataset": "DIR FILE",
     "lab": "gradients [--world NAME] [--dynamics known|learned|oracle] [--horizons 1,2,5,10]",
+    "bench": "compare A.json B.json",
     "list": "",
 }

@@ -6,7 +6,6 @@ Entries made for another CPU or another jaxlib can crash a process, so each comb
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
@@ -19,6 +18,8 @@ def enable() -> Path | None:
 
     A cache that was already configured (`JAX_COMPILATION_CACHE_DIR`) is left as it is.
     """
+    import importlib.metadata
+
     import jax  # not above: the command line loads this module before it knows that JAX is needed
 
     chosen = os.environ.get(VARIABLE, "")

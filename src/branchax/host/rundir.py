@@ -11,7 +11,6 @@ plots/              learning_curve.png
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import platform
@@ -129,6 +128,8 @@ def environment() -> dict[str, Any]:
 
 
 def _version(package: str) -> str | None:
+    import importlib.metadata  # not above: it takes a while, and `--help` loads this module
+
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

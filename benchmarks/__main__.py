@@ -1,0 +1,56 @@
+"""`python -m benchmarks [NAME ...] [--full] [--into DIR]`: measures, prints, writes JSON and figures.
+
+Without a name, all of them; without `--full`, the sizes that take minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import harness
+from branchax.host import rundir
+
+NAMES = ("collect", "fit", "imagine", "improve", "epoch", "seeds", "compile")
+ALONE = ("gradients", "mbpo_paper")  # scripts of their own
+
+
+def main() -> None:
+    """Runs what was asked for."""
+    parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*NAMES, *ALONE))}; default: all")
+    parser.add_argument("--full", action="store_true", help="all sizes")
+    parser.add_argument("--into", type=Path, default=harness.RESULTS, help="where the results go")
+    parser.add_argument("--repeats", type=int, default=harness.REPEATS, help="timed calls of each case")
+    options = parser.parse_args()
+    if unknown := set(options.names) - {*NAMES, *ALONE}:
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join((*NAMES, *ALONE))}")
+    for name in options.names or (NAMES + (ALONE if options.full else ())):
+        module = importlib.import_module(f"benchmarks.{name}")
+        if name in ALONE:
+            module.main()
+        elif name == "compile":
+            found = module.rows(options.full)
+            made = {"command": "python -m benchmarks compile", "environment": rundir.environment()}
+            rundir.write_json(options.into / "compile.json", {"benchmark": name, "rows": found, "made": made})
+            table = Table("case", "build", "trace", "compile", title="seconds until an epoch can run")
+            for row in found:
+                seconds = (f"{row[k]:.1f} s" for k in ("build_s", "trace_s", "compile_s"))
+                table.add_row(harness.label(row["settings"]), *seconds)
+            Console(width=120).print(table)
+        else:
+            ceiling = harness.ceilings()
+            rows = []
+            for case in module.cases(options.full):
+                rows.append(harness.run(case, options.repeats))
+                rate = f"{rows[-1]['per_second']:,.4g} {module.UNIT}/s"
+                print(f"{name}: {harness.label(case.settings)}: {rate}", flush=True)
+            print("written to", harness.publish(name, module.UNIT, rows, ceiling, options.into))
+
+
+if __name__ == "__main__":
+    main()

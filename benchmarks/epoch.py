@@ -1,0 +1,41 @@
+"""Epochs end to end, and what each part of one takes: the sum of the parts against the whole.
+
+The laptop's preset and the paper's sizes on `brax/inverted_pendulum`. The parts are compiled on their own; a fit stops
+when it is good enough, so its share is that of a model that has seen 1,000 steps or more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.harness import Case, built
+from branchax.presets import preset
+
+UNIT = "calls"
+HORIZON = 1
+
+
+def cases(full: bool) -> Iterator[Case]:
+    """The whole epoch, then one round of each part."""
+    for name in ("mbpo", "mbpo_paper") if full else ("mbpo",):
+        config = replace(preset(name, "brax/inverted_pendulum"), replay_capacity=10_000, explore_steps=1_000)
+        config = replace(config, epoch_steps=50)
+        program, state = built(config)
+        parts = program.parts
+        assert parts is not None
+        rounds = config.epoch_steps // config.collect_steps
+        whole = {
+            "epoch": lambda s, f=program.epoch: f(s, HORIZON)[0],
+            "fit": lambda s, f=parts.fit: f(s)[0],
+            "imagine": lambda s, f=parts.imagine: f(s, HORIZON)[0],
+            "collect": lambda s, f=parts.collect: f(s)[0],
+            "improve": lambda s, f=parts.improve: f(s, None, HORIZON)[0],
+        }
+        for part, function in whole.items():
+            often = rounds if part in ("collect", "improve") else 1
+            settings = {"preset": name, "part": part, "times per epoch": often}
+            yield Case(settings, function, (jax.tree.map(jnp.copy, state),), 1, carried=True)

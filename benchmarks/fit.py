@@ -1,0 +1,43 @@
+"""Rows times members per second that the ensemble is fitted on, early stopping and holdout included.
+
+The fit is held to a fixed number of rounds (no member may stop), so that every call does the same work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from benchmarks.flops import model_fit
+from benchmarks.harness import HOPPER, Case, prepared
+from branchax.config import ModelConfig
+from branchax.presets import preset
+
+UNIT = "sample members"
+ROUNDS = 5
+
+
+def cases(full: bool) -> Iterator[Case]:
+    """The paper's sizes, and the laptop's."""
+    shapes = {"7 x (4 x 200)": (7, (200,) * 4), "5 x (3 x 64)": (5, (64,) * 3)}
+    if full:
+        shapes |= {"1 x (4 x 200)": (1, (200,) * 4), "7 x (4 x 400)": (7, (400,) * 4)}
+    for name, (members, hidden) in shapes.items():
+        for batch in (256, 1_024) if full else (256,):
+            model = ModelConfig(
+                members=members,
+                elites=max(members - 2, 1),
+                hidden=hidden,
+                batch_size=batch,
+                max_rounds=ROUNDS,
+                patience=ROUNDS + 1,
+                good_error=0.0,
+            )
+            config = replace(preset("mbpo_paper"), model=model)
+            program, state = prepared(config)
+            assert program.parts is not None
+            fit = program.parts.fit
+            work = members * batch * model.round_steps * ROUNDS
+            settings = {"ensemble": name, "batch": batch}
+            flops = work * model_fit(*HOPPER, model)
+            yield Case(settings, lambda state, f=fit: f(state)[0], (state,), work, flops, carried=True)

@@ -1,0 +1,54 @@
+"""Floating-point operations of matrix products alone: the floor of everything else. All counts are per sample.
+
+A dense layer of `n` inputs and `m` outputs takes 2 n m operations forwards, as many for the gradient of its weights and
+as many for the gradient of its inputs (which the first layer does not need, when nothing before it learns).
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from branchax.config import CriticConfig, ModelConfig, SACConfig
+
+
+def dense(sizes: tuple[int, ...]) -> int:
+    """One forward pass through layers of the given widths, inputs and outputs included."""
+    return 2 * sum(n * m for n, m in pairwise(sizes))
+
+
+def trained(sizes: tuple[int, ...]) -> int:
+    """Forwards, and back to the weights."""
+    return 3 * dense(sizes) - dense(sizes[:2])
+
+
+def through(sizes: tuple[int, ...]) -> int:
+    """Forwards, and back to the inputs alone."""
+    return 2 * dense(sizes)
+
+
+def model_sizes(obs: int, action: int, config: ModelConfig, ends: bool = False) -> tuple[int, ...]:
+    """Widths of one member: mean and log-variance of state and reward, and a logit for ends that are learned."""
+    return (obs + action, *config.hidden, 2 * (obs + 1) + ends)
+
+
+def policy_sizes(obs: int, action: int, config: SACConfig) -> tuple[int, ...]:
+    """Widths of SAC's actor."""
+    return (obs, *config.hidden, 2 * action)
+
+
+def model_step(obs: int, action: int, model: ModelConfig, agent: SACConfig) -> int:
+    """One imagined step: the policy, then one member."""
+    return dense(policy_sizes(obs, action, agent)) + dense(model_sizes(obs, action, model))
+
+
+def model_fit(obs: int, action: int, model: ModelConfig) -> int:
+    """One row in one member's minibatch."""
+    return trained(model_sizes(obs, action, model))
+
+
+def sac_row(obs: int, action: int, agent: SACConfig) -> int:
+    """One row of one update: targets (actor and critics forwards), critics trained, actor trained through them."""
+    critic: CriticConfig = agent.critic
+    policy, q = policy_sizes(obs, action, agent), (obs + action, *agent.hidden, 1)
+    targets = dense(policy) + critic.members * dense(q)
+    return targets + critic.members * trained(q) + trained(policy) + critic.members * through(q)

@@ -1,0 +1,28 @@
+"""What a seed costs when several are trained in one program: an epoch under `vmap`, per seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+
+from benchmarks.harness import Case
+from branchax.build import build
+from branchax.host.run import seed_keys
+from branchax.presets import preset
+
+UNIT = "seed epochs"
+
+
+def cases(full: bool) -> Iterator[Case]:
+    """`mbpo` on the pendulum, 50 real steps an epoch."""
+    base = replace(preset("mbpo", "classic/pendulum"), explore_steps=100, epoch_steps=50, env_steps=100_000)
+    base = replace(base, model=replace(base.model, max_rounds=5, patience=5), replay_capacity=2_000)
+    for seeds in (1, 2, 4, 8, 16, 32) if full else (1, 4):
+        config = replace(base, seeds=seeds)
+        program = build(config)
+        state = jax.jit(jax.vmap(program.init))(seed_keys(config))
+        epoch = jax.vmap(program.epoch, in_axes=(0, None))
+        yield Case({"seeds": seeds}, lambda s, h, f=epoch: f(s, h)[0], (state, jnp.int32(1)), seeds, carried=True)
