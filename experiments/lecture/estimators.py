@@ -205,6 +205,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
         samples.set(ylabel="error / size of gradient")
         for axes in (linear, wild, bias, noise, samples):
             axes.set(xscale="log", yscale="log")
+        for axes, ticks in ((noise, NOISES), (samples, [int(n) for n in data["error"]["pathwise"]])):
+            axes.set_xticks(ticks, ticks)
+            axes.minorticks_off()
         legend(linear, "95 % bootstrap intervals")
 
     save(path, [1.7, 1.7, 1.7, 1.7, 1.7], fill, above=0.95)

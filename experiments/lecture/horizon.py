@@ -190,4 +190,4 @@ def draw(data: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(CLAIM, measure, draw)
+    main(CLAIM, measure, draw, compiles_much=True)
