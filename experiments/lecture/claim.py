@@ -99,12 +99,11 @@ def bootstrap(statistic: Callable[..., float], *groups: Any) -> Measured:
 
 
 def band(values: Any, statistic: Callable[..., Any] = np.mean) -> dict[str, list[float]]:
-    """Centre and 95 % bootstrap band of curves [n, ..., T] over the n units: {"centre", "low", "high"}, [T] each."""
+    """Centre and 95 % bootstrap band of curves [n, T] over the n units: {"centre", "low", "high"}, [T] each."""
     values, rng = np.asarray(values, float), np.random.default_rng(0)
-    axes = tuple(range(values.ndim - 1))
-    draws = [statistic(values[rng.integers(len(values), size=len(values))], axis=axes) for _ in range(RESAMPLES // 4)]
+    draws = [statistic(values[rng.integers(len(values), size=len(values))], axis=0) for _ in range(RESAMPLES // 4)]
     low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-    return {"centre": statistic(values, axis=axes).tolist(), "low": low.tolist(), "high": high.tolist()}
+    return {"centre": statistic(values, axis=0).tolist(), "low": low.tolist(), "high": high.tolist()}
 
 
 def iqm(values: Any, axis: int | None = None) -> Any:

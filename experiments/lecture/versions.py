@@ -100,7 +100,7 @@ def result(where: Path, world: str) -> dict[str, Any]:
     scores = np.array([(r - random) / (solved - random) for _, r in by_seed.values()])
     return {
         "env_steps": steps.tolist(),
-        "score": band(scores[:, None], iqm if len(scores) > 3 else np.mean),
+        "score": band(scores, iqm),
         "last": scores[:, -1].tolist(),
         "reached": [steps_to(s, r, WORLDS[world], hold=1) for s, r in by_seed.values()],
         "model_steps_per_real": float(np.mean([row["model_steps"] / row["env_steps"] for row in last])),
@@ -176,8 +176,10 @@ def draw(data: dict[str, Any], path: Path) -> None:
             count = np.mean([found[name]["model_steps_per_real"] for found in worlds if name in found])
             axes[-1].barh(METHODS[name], max(count, 0.1), color=f"C{i}")
             share = f"{worlds[0][name]['real_share']:.0%} of a batch is real"
-            axes[-1].text(0.13, i, share, va="center", fontsize=6.5, color="white" if count else "black")
-        axes[-1].set(xscale="log", xlabel="imagined steps per real step", title="real and imagined data")
+            axes[-1].text(0.12, i, share, va="center", fontsize=6.5, color="white" if count else "black")
+        axes[-1].set(
+            xscale="log", xlim=(0.1, None), xlabel="imagined steps per real step", title="real and imagined data"
+        )
         axes[-1].invert_yaxis()
         axes[-1].grid(axis="y", visible=False)
 
