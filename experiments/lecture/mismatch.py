@@ -191,6 +191,9 @@ def draw(data: dict[str, Any], path: Path) -> None:
             at = PASSES * MINIBATCHES * MANY * (1.12 + 0.15 * i)
             whiskers(returns, [at], found, f"PPO, {budget:g} nat", 2 + i, "^v"[i])
         returns.set(xscale="log", xlabel="gradient steps between collections", ylabel="return\n(last two evaluations)")
+        for axes, ticks in ((distance, (60, 240, 960)), (returns, (100, 300, 1_000))):
+            axes.set_xticks(ticks, ticks)
+            axes.minorticks_off()
         returns.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
 
     save(path, [2.5, 2.2], fill)
