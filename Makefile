@@ -1,5 +1,5 @@
 # `make` shows what there is. Variables: WORLD, PRESET, SEED, SEEDS, STEPS, RUN (a run's directory), ARGS (any flag of the
-# command), NAME, PYTHON.
+# command), NAME, FULL, PYTHON.
 PYTHON ?= python3
 WORLD  ?= brax/inverted_pendulum
 PRESET ?= mbpo
@@ -17,7 +17,7 @@ needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train resume eval plot report render export sweep doctor faults lab docs test test-slow check \
-	format experiment bench bench-full clean
+	format experiment lecture bench bench-full clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -79,6 +79,12 @@ check: $(READY)  ## formatting, lint, types and the fast tests
 
 experiment: $(READY)  ## run experiments/NAME.py, as in make experiment NAME=inverted_pendulum
 	$(BIN)/python -m experiments.$(NAME) $(ARGS)
+
+lecture: $(READY)  ## check the lecture's claims and build a page of them; FULL=1 as published, lecture-NAME for one
+	$(BIN)/python -m experiments.lecture $(if $(FULL),--full)
+
+lecture-%: $(READY)
+	$(BIN)/python -m experiments.lecture.$* $(if $(FULL),--full) $(ARGS)
 
 bench: $(READY)  ## measure throughput, the quick sizes of all or of NAME, as in make bench NAME=imagine
 	$(BIN)/python -m benchmarks $(NAME) $(ARGS)

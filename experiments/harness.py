@@ -42,12 +42,14 @@ def publish(
     configs: dict[str, Config],
     directories: list[Path],
     earlier: dict[str, Any] | None = None,
+    path: Path | None = None,
 ) -> Path:
-    """Writes `results/<name>.json`: the data, the command, the configs, and where and with what each run was made.
+    """Writes the data, the command, the configs, and where and with what each run was made; returns where to.
 
+    That is `path`, by default `results/<name>.json`. `name` is that of the module and what follows it in the command;
     `earlier` are the runs, as an older version of the file describes them, that the data is also made of.
     """
-    path = RESULTS / f"{name}.json"
+    path = path or RESULTS / f"{name}.json"
     made = {"command": f"python -m experiments.{name}", "environment": rundir.environment()}
     runs = dict(earlier or {})
     for directory in directories:

@@ -1,0 +1,1 @@
+"""What is usually drawn on a slide, as experiments: a file per claim (see docs/lecture.md)."""
