@@ -267,7 +267,6 @@ CROSSED = (  # each breaks a rule between fields, on the preset `mbpo`
     ["--rollout.gate", "rank", "--model.kind", "oracle"],
     ["--seed", "2147483647", "--seeds", "2"],
     ["--backend", "sprng"],
-    ["--world", "brax/swimer"],
     ["--world", "classic/acrobot", "--agent.through-model"],
 )
 
