@@ -145,7 +145,7 @@ def documented(toy_run, tmp_path, monkeypatch):
     begin("branchax.host.run.train", tmp_path)
     begin("branchax.host.evaluate.evaluate", [record | {"eval/length_mean": 0.0}])
     begin("branchax.host.export.export", tmp_path)
-    begin("branchax.host.sweep.launch", [])
+    begin("branchax.host.launch.launch", [])
     begin("branchax.host.run.collected", SimpleNamespace(reward=np.zeros(3)))
     begin("branchax.host.dataset.save", None)
     begin("branchax.host.lab.run.gradients", None)

@@ -83,13 +83,20 @@ def launch(
         rundir.admit(directory, config, force)
     distributed.start(processes)
 
+    from branchax.host.checkpoint import CheckpointError
     from branchax.host.run import train
 
     try:
         train(config, directory, command, force)
-    except RunError as error:
-        error.add_note(f"the checkpoints in {directory}, if any, are good; the same command goes on from there")
+    except CheckpointError:
         raise
+    except RunError as error:
+        error.add_note(
+            f"the checkpoints in {directory}, if any, are good; branchax resume {directory} goes on from there"
+        )
+        raise
+    except OSError as error:
+        raise RunError(f"cannot write to {directory}: {error}") from error
 
 
 def _next_directory(name: str, config: Config) -> Path:

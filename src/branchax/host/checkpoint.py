@@ -96,7 +96,7 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int 
     distributed.wait_for_all("nothing is left of earlier saves")
     arrays = {name: _raw(leaf) for name, leaf in _named(tree).items() if leaf.size}
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with distributed.together(), ocp.StandardCheckpointer() as checkpointer:
             checkpointer.save(path, arrays, force=True)
             checkpointer.wait_until_finished()
         if distributed.leads():
@@ -110,9 +110,11 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int 
         if distributed.leads() and not (path / MANIFEST).exists():
             shutil.rmtree(path, ignore_errors=True)
         raise CheckpointError(f"cannot save {bytes_of(tree):,} bytes to {path}: {error}") from error
+    if not distributed.leads():
+        return
     whole = [s for s in steps(directory) if s <= step]
     keep = {*whole[-kept:], *([_best(directory, whole)] if keep_best else [])}
-    for old in set(_present(directory)) - keep if distributed.leads() else ():
+    for old in set(_present(directory)) - keep:
         gone = (directory / str(old)).rename(directory / f"{old}.deleted")  # at once: no half step is ever listed
         shutil.rmtree(gone)
 
@@ -156,8 +158,10 @@ def restore(directory: Path, step: int, template: Any) -> Any:
     if wrong:
         raise CheckpointError(f"{path} does not fit this run: {'; '.join(wrong[:8])}")
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
+        with distributed.together(), ocp.StandardCheckpointer() as checkpointer:
             arrays = checkpointer.restore(path, wanted)
+    except distributed.PeerLost:
+        raise
     except Exception as error:
         raise CheckpointError(f"cannot read {path}: {error}") from error
     blank = lambda name, x: jnp.zeros(x.shape, x.dtype, device=where[name])  # noqa: E731

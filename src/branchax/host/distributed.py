@@ -126,6 +126,18 @@ def any_of(flag: bool) -> bool:
         return bool(np.any(multihost_utils.process_allgather(np.asarray(flag))))
 
 
+def from_first(number: int | None) -> int | None:
+    """What the first process has found, in all of them."""
+    if count() == 1:
+        return number
+    import numpy as np
+    from jax.experimental import multihost_utils
+
+    with together():
+        found = int(multihost_utils.broadcast_one_to_all(np.int32(-1 if number is None else number)))
+    return None if found < 0 else found
+
+
 @contextlib.contextmanager
 def together() -> Iterator[None]:
     """Around what processes compute together: what the runtime raises when one of them is gone becomes `PeerLost`."""

@@ -80,16 +80,19 @@ def train(config: Config, directory: str | Path, command: str = "", force: bool 
     check(config)
     directory, stop, leads = Path(directory), Stop(config.grace), distributed.leads()
     with contextlib.ExitStack() as held:
-        resumes, changed = (directory / rundir.CONFIG).exists(), []
+        changed: list[str] = []
         if leads:
             rundir.check_writable(directory)
             held.enter_context(rundir.opened(directory))
             changed = rundir.admit(directory, config, force)
+        resumes = (directory / rundir.CONFIG).exists()
         held.enter_context(stop.handled())
         view = held.enter_context(Progress(config, None if leads else Console(quiet=True)))
-        distributed.wait_for_all("the directory is there")
-        saved = checkpoint.newest(directory / rundir.CHECKPOINTS, functools.partial(view.say, style="yellow"))
         try:
+            saved = None
+            if leads:
+                saved = checkpoint.newest(directory / rundir.CHECKPOINTS, functools.partial(view.say, style="yellow"))
+            saved = distributed.from_first(saved)
             if saved is not None and saved >= config.env_steps:
                 view.say(f"  the run in {directory} is done", "bold")
             else:
@@ -152,17 +155,20 @@ def _train(
     pool = ThreadPoolExecutor(3)
     try:
         compiled = compile_program(program, config, mesh, view, pool, restored=saved is not None, ready=fits)
+        restored = None
+        if saved is not None:  # before anything is written: it may not fit
+            view.phase("restoring")
+            restored = load(directory, saved, config, compiled.template)
         for difference in rundir.record(directory, config, command) if distributed.leads() else ():
             view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
         _status(directory, "running")
-        if saved is None:
+        if restored is None:
             explore = stop.wait(compiled.init)
             view.phase("exploring" if data is None else "reading the dataset")
-            state = explore(compiled.keys)
+            state = stop.wait(pool.submit(_finished, explore, compiled.keys))
             state = state if data is None else filled(state, data)
         else:
-            view.phase("restoring")
-            state = load(directory, saved, config, compiled.template)
+            state = restored
             if force and hasattr(state.agent, "knobs"):  # the agent's floats, which may be among what has changed
                 lie = meshes.shardings(compiled.template.agent.knobs)
                 fresh_knobs = jax.jit(jax.vmap(lambda key: program.init(key).agent.knobs), out_shardings=lie)
@@ -172,7 +178,7 @@ def _train(
         with contextlib.closing(log), contextlib.ExitStack() as closing:
             past = log.kept[-1]["wall_s"] if log.kept else 0.0
             curves = None
-            if config.tensorboard:
+            if config.tensorboard and distributed.leads():
                 curves = closing.enter_context(contextlib.closing(Curves(directory / rundir.TENSORBOARD, log.kept)))
             _loop(Session(config, directory, compiled, pool, stop, log, curves, view, start - past), state)
     finally:
@@ -350,6 +356,10 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
       template: the shapes of the state under `config`, leading axis K, and (if they say it) where it shall lie.
     """
     saved = from_dict(Config, checkpoint.note(directory / rundir.CHECKPOINTS, step)["config"])
+    if config.real_capacity < saved.real_capacity:
+        raise ConfigError(
+            f"env_steps: {config.env_steps} makes the replay buffer smaller; allowed: >= {saved.env_steps}, as it was"
+        )
     if saved.replay_capacity != config.replay_capacity:
         before, after = saved.replay_capacity, config.replay_capacity
         raise ConfigError(f"replay_capacity: {before} -> {after} is not possible for a run that goes on")

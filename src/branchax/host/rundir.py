@@ -123,9 +123,13 @@ def write_json(path: Path, data: Any) -> None:
     """Writes a JSON file that is either the old one or the new one, whenever the process ends."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
-    sync(draft)
-    draft.replace(path)
+    try:
+        draft.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
+        sync(draft)
+        draft.replace(path)
+    except OSError:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 def sync(path: Path) -> None:
