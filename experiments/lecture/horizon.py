@@ -183,7 +183,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
             panel.set(xscale="log", ylabel=label)
             panel.set_xticks(data["horizons"], data["horizons"])
             panel.minorticks_off()
-        axes[-1].set(ylim=(-0.05, 1.05), xlabel=f"steps per rollout ({MODEL_STEPS} model steps per real one)")
+        axes[-1].set(ylim=(-0.05, 1.05), xlabel=f"steps per rollout\n({MODEL_STEPS} imagined steps per real one)")
         legend(axes[0], "95 % bootstrap intervals over seeds")
 
     save(path, [1.5, 1.5, 1.7], fill, above=0.55)
