@@ -44,6 +44,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for line in (str(error), *getattr(error, "__notes__", ())):
             print(f"branchax: {line}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:
+        if isinstance(error, BrokenPipeError) or error.filename is None:
+            raise
+        print(f"branchax: {error.filename2 or error.filename}: {error.strerror}", file=sys.stderr)
+        return REFUSED
     except SystemExit as stop:  # tyro has printed its help (0) or what it could not read (2)
         return stop.code if isinstance(stop.code, int) else REFUSED
     except KeyboardInterrupt:

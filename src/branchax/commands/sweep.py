@@ -14,6 +14,7 @@ from branchax.commands.base import check_installed
 from branchax.commands.train import TrainOptions
 from branchax.config import Config, ConfigError, check
 from branchax.host import RunError, launch, sweep
+from branchax.host.distributed import Processes
 from branchax.presets import PRESETS, preset
 
 ABOUT = """\
@@ -109,4 +110,6 @@ def _config(name: str, flags: list[str], settings: dict[str, str]) -> Config:
         else:
             added += [f"--{field}", *value.split()]
     options = tyro.cli(TrainOptions, default=TrainOptions(base), args=[*flags, *added], prog="branchax sweep PRESET")
+    if options.file is not None or options.force or options.processes != Processes():
+        raise ConfigError("sweep: --config, --force and several processes to a run are not for a sweep; name a preset")
     return options.config

@@ -197,7 +197,7 @@ def _noted(run: Path) -> Any:
     noted: list[str] = []
     try:
         yield noted
-    except RunError as error:
+    except faults.NonFinite as error:  # a signal or a full disk is no verdict on the settings
         noted.append(str(error))
         (run / sweep.FAILED).write_text(f"{error}\n", encoding="utf-8")
         _say(f"  {run.name} came to nothing: {error}")
@@ -217,6 +217,6 @@ if __name__ == "__main__":
         run_group(where, [point for point in sweep.load(where) if point.group == number])
     except (ConfigError, RunError) as error:
         print(f"branchax: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(getattr(error, "exit_code", 1))
     except KeyboardInterrupt:
         sys.exit(130)
