@@ -61,7 +61,7 @@ def player(name, dynamics=None, valuation=None, seen=None, world=None):
         update=lambda key, agent, sources: (agent, {}),
         valuation=valuation,
     )
-    counts, fault = Counts(zero, zero.astype(jnp.uint32), zero, zero), Fault(zero - 1, zero)
+    counts, fault = Counts(zero, zero.astype(jnp.uint32), zero, zero), Fault(zero - 1, zero, zero, None)
     state = TrainState(jax.random.key(0), (), ring, (), (), jnp.ones(()), counts, fault)
     return Player(config, 0, world, None if dynamics is None else dynamics(world), agent, state, jax.random.key(7))
 

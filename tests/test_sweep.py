@@ -141,7 +141,9 @@ def test_a_run_that_comes_to_nothing_leaves_the_others(tmp_path, monkeypatch, to
             state, metrics = program.epoch(state, horizon)
             wrong = hit & (state.counts.env_steps == 50)
             return state._replace(
-                fault=state.fault._replace(step=jax.numpy.where(wrong, 45, state.fault.step))
+                fault=state.fault._replace(
+                    step=jax.numpy.where(wrong, 45, state.fault.step), rows=jax.numpy.int32(wrong)
+                )
             ), metrics
 
         return program._replace(epoch=epoch)
