@@ -24,10 +24,10 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from branchax.config import Config, ConfigError, check, to_dict
 from branchax.host import rundir, runlog
+from branchax.host.statistics import bootstrap, interquartile_mean
 from branchax.presets import PRESETS, preset
 from experiments.harness import RESULTS, RUNS, publish, run
 
@@ -91,12 +91,11 @@ def score(name: str, world: str) -> dict[str, Any] | None:
     if len(rows) < SEEDS or any(row["env_steps"] < STEPS for row in rows):
         return None
     returns = [row[runlog.RETURN] for row in rows]
-    middle = lambda x, axis=-1: stats.trim_mean(x, 0.25, axis=axis)  # noqa: E731
-    spread = stats.bootstrap((np.array(returns),), middle, method="percentile", rng=np.random.default_rng(0))
-    interval = [float(spread.confidence_interval.low), float(spread.confidence_interval.high)]
+    column = np.array(returns)[:, None]
+    interval = [float(edge[0]) for edge in bootstrap(column)]
     return {
         "returns": returns,
-        "iqm": float(middle(returns)),
+        "iqm": float(interquartile_mean(column)[0]),
         "interval": interval,
         "seconds": rows[-1]["wall_s"],
     }

@@ -14,26 +14,17 @@ if __name__ == "__main__":  # before JAX looks
 
 import jax
 import numpy as np
+from test_train import TINY
 
 from branchax.build import build
-from branchax.config import Config, ModelConfig, RolloutConfig, SACConfig, check
+from branchax.config import RolloutConfig, check
 from branchax.host import cache, checkpoint, mesh, run
 
-CONFIG = Config(
-    world="classic/cartpole",
+CONFIG = dataclasses.replace(
+    TINY,
     seeds=2,
-    env_steps=180,
-    explore_steps=60,
-    epoch_steps=40,
-    collect_steps=4,
-    parallel_worlds=2,
-    updates_per_step=1.0,
-    batch_size=32,
-    real_fraction=0.25,
-    model=ModelConfig(members=3, elites=2, hidden=(8,), batch_size=32, round_steps=5, max_rounds=3),
+    model=dataclasses.replace(TINY.model, batch_size=32),
     rollout=RolloutConfig(per_step=8, groups=4, horizon=3),
-    agent=SACConfig(hidden=(8,)),
-    eval_episodes=2,
 )
 HORIZON = np.int32(2)
 COLLECTIVE = re.compile(

@@ -85,7 +85,7 @@ def test_one_run_looked_at_by_every_command(tmp_path, capsys):
     assert cli.main(["diagnose", str(run)]) == 0
     said = capsys.readouterr().out
     assert "open loop" in said and str(run / "plots") in said
-    path = diagnose.path_of(run, 100)
+    path = diagnose.path_of(run, 100, 0)
     found = json.loads(path.read_text())
     # Its 16 episodes are those of the run's own last evaluation, played again.
     assert sum(found["returns"]["real"]) / 16 == pytest.approx(last[runlog.RETURN], rel=1e-4)

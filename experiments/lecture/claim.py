@@ -27,11 +27,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
 
 from branchax.config import Config, with_field
 from branchax.host import cache
 from branchax.host.plots import COLOURS
+from branchax.host.statistics import interquartile_mean
 from experiments import harness
 
 NAMES = ("jacobians", "estimators", "compounding", "horizon", "mismatch", "versions", "oracle")
@@ -107,8 +107,10 @@ def band(values: Any, statistic: Callable[..., Any] = np.mean) -> dict[str, list
 
 
 def iqm(values: Any, axis: int | None = None) -> Any:
-    """The interquartile mean: of five seeds the middle three, as in `experiments/family.py`."""
-    return stats.trim_mean(np.asarray(values, float), 0.25, axis=axis)
+    """The interquartile mean: of five seeds the middle three, as in `host.statistics`."""
+    values = np.asarray(values, float)
+    values = values.reshape(-1) if axis is None else np.moveaxis(values, axis, 0)
+    return interquartile_mean(values.reshape(len(values), -1)).reshape(values.shape[1:])
 
 
 def changed(config: Config, **fields: object) -> Config:

@@ -873,7 +873,7 @@ RESUMABLE = (
 
 def changes(before: Config, after: Config) -> tuple[list[str], list[str]]:
     """The settings that differ, as `"name old -> new"`: those that may when a run goes on, and those that may not."""
-    old, new = _flat(to_dict(before)), _flat(to_dict(after))
+    old, new = flat(to_dict(before)), flat(to_dict(after))
     allowed, refused = [], []
     for name in [*old, *(n for n in new if n not in old)]:
         if (was := old.get(name)) != (now := new.get(name)):
@@ -882,8 +882,9 @@ def changes(before: Config, after: Config) -> tuple[list[str], list[str]]:
     return allowed, refused
 
 
-def _flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
-    parts = (_flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": v} for k, v in settings.items())
+def flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested settings by their paths: `{"model": {"members": 7}}` -> `{"model.members": 7}`."""
+    parts = (flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": v} for k, v in settings.items())
     return {name: value for part in parts for name, value in part.items()}
 
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from branchax.config import ConfigError
+from branchax.host import rundir
 
 # Exit codes. PREEMPTED: a run was asked to end and did so well; INTERRUPTED: at once. `RunError`s bring their own.
 OK, FAILED, REFUSED, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
@@ -37,6 +38,15 @@ def check_installed(world: str) -> None:
         top = module.partition(".")[0]
         if importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
             raise ConfigError(f"world: {world!r} cannot be imported: no module {top!r} here or where Python looks")
+
+
+def check_run(directory: Path, seed: int | None) -> None:
+    """Raises `ConfigError` unless a run is there, its world is installed and `seed`, if given, is one of its own."""
+    config = rundir.load_config(directory)
+    check_installed(config.world)
+    last = config.seed + config.seeds - 1
+    if seed is not None and not config.seed <= seed <= last:
+        raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
 
 
 def beside(runs: Sequence[Path]) -> Path:

@@ -31,5 +31,5 @@ def run(arguments: list[str]) -> None:
     for line in diagnose.summary(found):
         print(line)
     paths = pictures.draw(found, options.run / "plots")
-    print(f"written to {diagnose.path_of(options.run, found['env_steps'])}")
+    print(f"written to {diagnose.path_of(options.run, found['env_steps'], found['seed'])}")
     print(f"drawn in   {options.run / 'plots'}: {', '.join(path.name for path in paths)}")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import beside, check_installed
+from branchax.commands.base import beside, check_run
 from branchax.config import ConfigError
-from branchax.host import rundir
 
 
 def run(arguments: list[str]) -> None:
@@ -24,7 +23,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, help="whose model to diagnose; by default the run's first")
     options = parser.parse_args(arguments)
     for directory in options.runs:
-        check_installed(rundir.load_config(directory).world)
+        check_run(directory, options.seed)
     out = options.out or beside(options.runs) / "plots"
 
     from branchax.host import plots

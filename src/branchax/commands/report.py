@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import beside, check_installed
-from branchax.host import rundir
+from branchax.commands.base import beside, check_run
 
 
 def run(arguments: list[str]) -> None:
@@ -24,7 +23,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--seed", type=int, help="whose model to diagnose; by default each run's first")
     options = parser.parse_args(arguments)
     for directory in options.runs:
-        check_installed(rundir.load_config(directory).world)
+        check_run(directory, options.seed)
     path = options.out or beside(options.runs) / "report.html"
 
     from branchax.host.report import report

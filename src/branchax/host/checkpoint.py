@@ -92,7 +92,7 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int 
     path = directory.absolute() / str(step)
     directory.mkdir(parents=True, exist_ok=True)
     if distributed.leads():
-        _sweep(directory)
+        sweep(directory)
     distributed.wait_for_all("nothing is left of earlier saves")
     arrays = {name: _raw(leaf) for name, leaf in _named(tree).items() if leaf.size}
     try:
@@ -106,7 +106,7 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int 
         raise
     except Exception as error:  # Orbax raises whatever its layers raise
         if distributed.leads():
-            _sweep(directory)
+            sweep(directory)
         if distributed.leads() and not (path / MANIFEST).exists():
             shutil.rmtree(path, ignore_errors=True)
         raise CheckpointError(f"cannot save {bytes_of(tree):,} bytes to {path}: {error}") from error
@@ -289,7 +289,7 @@ def _older_format(path: Path) -> bool:
         return False
 
 
-def _sweep(directory: Path) -> None:
+def sweep(directory: Path) -> None:
     """Removes what an interrupted save or deletion left behind."""
     for pattern in ("*.orbax-checkpoint-tmp*", "*.deleted"):
         for left in directory.glob(pattern):

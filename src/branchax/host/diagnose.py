@@ -37,7 +37,7 @@ VERSION = 1  # of what is written; another one is measured again
 
 
 def diagnose(directory: str | Path, seed: int | None = None) -> Found:
-    """The diagnosis of one seed (by default the first), from `evaluations/<env steps>_model.json` if it is up to date.
+    """The diagnosis of one seed (by default the first), from the file that `path_of` names if that is up to date.
 
     Raises:
       ConfigError: when the directory holds no run, no checkpoint yet, or no such seed.
@@ -49,11 +49,11 @@ def diagnose(directory: str | Path, seed: int | None = None) -> Found:
     saved = checkpoint.steps(directory / rundir.CHECKPOINTS)
     if not saved:
         raise ConfigError(f"run: {directory} holds no checkpoint yet, so there is nothing to diagnose")
-    path = path_of(directory, saved[-1])
+    path = path_of(directory, saved[-1], seed)
     made = directory / rundir.CHECKPOINTS / str(saved[-1]) / checkpoint.MANIFEST
     if path.exists() and path.stat().st_mtime > made.stat().st_mtime:
         found = json.loads(path.read_text(encoding="utf-8"))
-        if found["seed"] == seed and found["version"] == VERSION:
+        if found["version"] == VERSION:
             return found
     cache.enable()
     found = measure(play.load(directory, seed))
@@ -64,9 +64,9 @@ def diagnose(directory: str | Path, seed: int | None = None) -> Found:
     return found
 
 
-def path_of(directory: Path, step: int) -> Path:
-    """Where the diagnosis of a checkpoint is kept."""
-    return directory / rundir.EVALUATIONS / f"{step}_model.json"
+def path_of(directory: Path, step: int, seed: int) -> Path:
+    """Where the diagnosis of a seed at a checkpoint is kept."""
+    return directory / rundir.EVALUATIONS / f"{step}_seed{seed}_model.json"
 
 
 def refusal(config: Any) -> str | None:

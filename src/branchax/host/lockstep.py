@@ -115,8 +115,9 @@ def _together(
     stack: contextlib.ExitStack,
 ) -> None:
     config = points[0].config
-    common = set.intersection(*(set(checkpoint.steps(run / rundir.CHECKPOINTS)) for run in runs))
-    saved = max(common, default=None)
+    folders = [run / rundir.CHECKPOINTS for run in runs]
+    sound = [{s for s in checkpoint.steps(f) if not checkpoint.problem(f, s)} for f in folders]
+    saved = max(set.intersection(*sound), default=None)
     if saved is not None and saved >= config.env_steps:
         return
     _say(f"{len(points)} runs of {config.seeds} seeds in one program: {', '.join(fields)}")
@@ -142,11 +143,12 @@ def _together(
         _say(f"  restored after {saved:,} env steps")
     done = int(state.counts.epochs[0])
     logs = [runlog.Log(run / rundir.METRICS, keep=done if saved is not None else -1) for run in runs]
-    curves = [Curves(run / rundir.TENSORBOARD, log.kept) for run, log in zip(runs, logs, strict=True)]
+    curves = [Curves(r / rundir.TENSORBOARD, x.kept) for r, x in zip(runs, logs, strict=True) if config.tensorboard]
     for opened in (*logs, *curves):
         stack.enter_context(contextlib.closing(opened))
     past = max([log.kept[-1]["wall_s"] for log in logs if log.kept], default=0.0)
     going, skipped = dict(enumerate(points)), np.zeros((len(points), config.seeds))
+    scores: dict[int, float | None] = {}
 
     def report(state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool) -> None:
         found = summarise(evaluate(floats, keys, state.counts.env_steps, state.agent)) if evaluated else {}
@@ -168,9 +170,12 @@ def _together(
             seeds = range(config.seed, config.seed + config.seeds)
             rows = runlog.rows_of(seeds, lanes(counts, i), shared, lanes(numbers, i))
             logs[i].write(rows)
-            curves[i].write(rows)
+            if curves:
+                curves[i].write(rows)
+            scores[i] = None
             if evaluated:
                 score = lanes(numbers, i)[runlog.RETURN].mean()
+                scores[i] = runlog.plain(score)
                 _say(f"  {int(counts['env_steps'][0]):9,d}  {points[i].name}  return {score:.1f}")
 
     if done == 0:
@@ -184,8 +189,10 @@ def _together(
         if is_last or done % config.checkpoint_every == 0:
             for i, point in going.items():
                 logs[i].sync()
-                note = {"config": to_dict(point.config), "environment": rundir.versions()}
-                checkpoint.save(runs[i] / rundir.CHECKPOINTS, env_steps, lanes(state, i), note, config.checkpoints_kept)
+                versions = rundir.versions()
+                note = {"config": to_dict(point.config), checkpoint.SCORE: scores[i], "environment": versions}
+                kept = config.checkpoints_kept, config.keep_best
+                checkpoint.save(folders[i], env_steps, lanes(state, i), note, *kept)
                 rundir.write_status(runs[i], "done" if is_last else "running", env_steps)
     for i in going:
         plots.curve([runs[i]], runs[i] / rundir.CURVE)

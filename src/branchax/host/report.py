@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from branchax.config import Config, ConfigError, to_dict
+from branchax.config import Config, ConfigError, flat, to_dict
 from branchax.host import plots, rundir, runlog
 from branchax.host.plots import Group, Line
 
@@ -96,18 +96,13 @@ def _run(directory: Path, curves_only: bool, seed: int | None) -> dict[str, Any]
     environment = directory / rundir.ENVIRONMENT
     return {
         "name": directory.resolve().name,
-        "config": _flat(to_dict(config)),
+        "config": flat(to_dict(config)),
         "environment": json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
         "command": command.read_text(encoding="utf-8").strip() if command.exists() else "",
         "evaluations": _evaluations(directory, config),
         "diagnosis": diagnosis,
         "note": note,
     }
-
-
-def _flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
-    parts = (_flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": v} for k, v in settings.items())
-    return {name: value for part in parts for name, value in part.items()}
 
 
 def _evaluations(directory: Path, config: Config) -> list[dict[str, Any]]:

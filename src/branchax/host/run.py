@@ -91,6 +91,7 @@ def train(config: Config, directory: str | Path, command: str = "", force: bool 
         try:
             saved = None
             if leads:
+                checkpoint.sweep(directory / rundir.CHECKPOINTS)
                 saved = checkpoint.newest(directory / rundir.CHECKPOINTS, functools.partial(view.say, style="yellow"))
             saved = distributed.from_first(saved)
             if saved is not None and saved >= config.env_steps:
@@ -174,7 +175,10 @@ def _train(
                 fresh_knobs = jax.jit(jax.vmap(lambda key: program.init(key).agent.knobs), out_shardings=lie)
                 state = state._replace(agent=state.agent._replace(knobs=fresh_knobs(compiled.keys)))
         keep = -1 if saved is None else int(state.counts.epochs[0])
-        log = runlog.Log(directory / rundir.METRICS, keep) if distributed.leads() else runlog.Log(Path(os.devnull))
+        metrics = directory / rundir.METRICS
+        log = runlog.Log(metrics, keep) if distributed.leads() else runlog.Log(Path(os.devnull))
+        if not distributed.leads():  # which goes by what the first process keeps
+            log.kept = [row for row in runlog.read(metrics) if row["epoch"] <= keep]
         with contextlib.closing(log), contextlib.ExitStack() as closing:
             past = log.kept[-1]["wall_s"] if log.kept else 0.0
             curves = None

@@ -32,7 +32,8 @@ STATUS, FAULTS, TENSORBOARD = "status.json", "faults", "tb"
 CONFIG, COMMAND, ENVIRONMENT, METRICS = "config.json", "command.txt", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATIONS, CURVE = "checkpoints", "evaluations", "plots/learning_curve.png"
 PACKAGES = ("branchax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "numpy")
-DECISIVE = ("jax", "jaxlib", "device")  # where these differ, floats can
+# Where these differ, floats can.
+DECISIVE = ("jax", "jaxlib", "brax", "mujoco", "device", "device_count", "cpu", "xla_flags")
 
 
 def check_writable(directory: Path) -> None:
@@ -41,8 +42,8 @@ def check_writable(directory: Path) -> None:
     try:
         if not there.is_dir():
             raise ConfigError(f"run: {there} is not a directory")
-        with tempfile.NamedTemporaryFile(dir=there):
-            pass
+        with tempfile.NamedTemporaryFile(dir=there) as file:
+            file.write(bytes(4096))  # an empty file fits on a full disk
     except OSError as error:
         raise ConfigError(f"run: cannot write to {directory}: {error.strerror}") from error
 

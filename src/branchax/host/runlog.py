@@ -77,9 +77,13 @@ class Log:
         if keep is not None:
             self.kept = [row for row in read(path) if row["epoch"] <= keep]
             draft = path.with_suffix(".tmp")
-            draft.write_text("".join(json.dumps(row) + "\n" for row in self.kept), encoding="utf-8")
-            rundir.sync(draft)
-            draft.replace(path)
+            try:
+                draft.write_text("".join(json.dumps(row) + "\n" for row in self.kept), encoding="utf-8")
+                rundir.sync(draft)
+                draft.replace(path)
+            except OSError:
+                draft.unlink(missing_ok=True)
+                raise
         self._file: TextIO = path.open("a", encoding="utf-8")
 
     def write(self, rows: Iterable[Row]) -> None:
