@@ -12,7 +12,7 @@ from conftest import replace, toy_program
 from tensorboardX.proto.event_pb2 import Event
 from test_checkpoint import bits, make
 
-from branchax import cli, worlds
+from branchax import build, cli, worlds
 from branchax.config import Config, from_dict
 from branchax.host import checkpoint, faults, rundir, runlog
 from branchax.host import run as host
@@ -34,6 +34,7 @@ def test_says_whose_number_it_was(policy):
     config = replace(preset("mbpo", "classic/pendulum"), seed=5, seeds=2, faults__model=policy, faults__agent=policy)
     metrics = {
         "model/nonfinite_members": np.array([0, 1]),
+        "model/nonfinite_which": np.array([0, 0b1010]),
         "model/skipped_steps": np.array([0.0, 3.0]),
         "critic/loss_nonfinite": np.array([2, 0]),
         "critic/skipped_steps": np.array([7.0, 4.0]),
@@ -44,7 +45,9 @@ def test_says_whose_number_it_was(policy):
         ("model", 1, policy == "stop"),
     ]
     assert "the agent of seed 5 was not finite: critic/loss in 2 updates, 3 gradients, left out" in found[0].what
-    assert "the model of seed 6 was not finite: 1 members rolled back, 3 gradient steps left out" in found[1].what
+    assert (
+        "the model of seed 6 was not finite in member 1, 3: 1 rolled back, 3 gradient steps left out" in found[1].what
+    )
     assert not faults.find(config, none(), {}, np.zeros(2))
 
 
@@ -103,6 +106,39 @@ def test_a_fault_is_dumped_and_found_again(tmp_path, monkeypatch, capsys):
     lines = ("ok  settings", "ok  state       done", "ok  checkpoint  180: every file is what was written")
     for part in (*lines, "BAD fault       classic/cartpole returned a non-finite reward", "replay      the same again"):
         assert part in said
+
+
+@pytest.mark.slow
+def test_the_batch_of_a_bad_update_is_found(tmp_path, monkeypatch, capsys):
+    """SAC whose Q-loss is not finite on batches with a very bad reward: the replay writes the first such batch."""
+    monkeypatch.chdir(tmp_path)
+    real, limit = build.AGENTS["sac"], -9.0
+
+    def fragile(spec, config):
+        agent = real(spec, config)
+
+        def update(key, state, sources):
+            drawn = []
+            draw = lambda key: drawn.append(sources.replay(key)) or drawn[-1]  # noqa: E731
+            after, metrics = agent.update(key, state, sources._replace(replay=draw))
+            bad = drawn[0].transition.reward.min() < limit
+            return after, metrics | {"critic/loss": jnp.where(bad, jnp.nan, metrics["critic/loss"])}
+
+        return agent._replace(update=update)
+
+    monkeypatch.setitem(build.AGENTS, "sac", fragile)
+    sizes = (
+        "--explore-steps 40 --epoch-steps 40 --collect-steps 4 --batch-size 4 --updates-per-step 0.5 --env-steps 200"
+    )
+    flags = [*sizes.split(), "--agent.hidden", "8", "--eval-episodes", "2", "--checkpoint-every", "1", "--run", "run"]
+    assert cli.main(["train", "sac", "--world", "classic/pendulum", *flags]) == 0
+    assert len(list(Path("run/faults").glob("agent_*.json"))) == 1, "the test needs another limit"
+    assert cli.main(["doctor", "run", "--replay"]) == 1
+    assert "the same again" in capsys.readouterr().out
+    (file,) = Path("run/faults").glob("*.update.npz")
+    with np.load(file, allow_pickle=False) as arrays:
+        assert arrays["batch.transition.reward"].shape == (4,) and arrays["batch.transition.reward"].min() < limit
+        assert any(name.startswith("before.actor.params") for name in arrays)
 
 
 def test_the_doctor_names_what_is_wrong(toy_config, tmp_path, monkeypatch, capsys):

@@ -42,15 +42,15 @@ def make_world(config: Config) -> World:
     return worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
 
 
-def assemble(config: Config, world: World) -> Program:
-    """The program of a checked config in its world.
+def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = lambda agent: agent) -> Program:
+    """The program of a checked config in its world, with its agent as `wrapped` returns it.
 
     Floats of the config may be traced arrays [], as long as nothing in it has to know them to be built: that is how
     `vmap` sweeps them (`host/lockstep.py`). One that must be known (a float that is rounded to a count, or that
     switches a part of the program on) raises JAX's own `TypeError`.
     """
     dynamics = build_dynamics(config, world)
-    program = make_program(config, world, dynamics, build_agent(config, world, dynamics))
+    program = make_program(config, world, dynamics, wrapped(build_agent(config, world, dynamics)))
     assert program.parts is not None
     at = functools.partial(_at_precision, config.precision)
     parts = Parts(*(at(part) for part in program.parts))

@@ -152,14 +152,15 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         elites = jnp.argsort(progress.best_error)[: config.elites].astype(jnp.int32)
         # Such members are rolled back alone: each keeps what it had at its own best round, or before the fit.
         lost = ~finite(progress.latest.params) | ~jnp.isfinite(progress.best_error)
+        left_out = progress.latest.optimizer.total_notfinite - model.optimizer.total_notfinite  # [E]
+        bits = jnp.left_shift(jnp.uint32(1), jnp.arange(config.members, dtype=jnp.uint32))
         metrics = {
             "model/nonfinite_members": lost.sum(),
+            "model/nonfinite_which": jnp.where(lost | (left_out > 0), bits, 0).sum(),  # bit i: member i
             "model/holdout_error": progress.best_error[elites].mean(),
             "model/holdout_error_worst": progress.best_error.max(),
             "model/fit_rounds": progress.round.astype(jnp.float32),
-            "model/skipped_steps": jnp.float32(
-                (progress.latest.optimizer.total_notfinite - model.optimizer.total_notfinite).sum()
-            ),
+            "model/skipped_steps": jnp.float32(left_out.sum()),
         }
         model = Ensemble(*progress.best, scales, elites)
         return model, metrics | calibrated(model, ring)

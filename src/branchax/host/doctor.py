@@ -12,9 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from branchax import build
+from branchax.agents.base import Agent, Sources
 from branchax.config import ConfigError
 from branchax.host import RunError, cache, checkpoint, dataset, faults, lock, rundir, runlog
 from branchax.host.run import filled, load, seed_keys
+from branchax.train import TrainState
+from branchax.types import Key, Metrics, Row
 
 
 class Finding(NamedTuple):
@@ -82,8 +85,55 @@ def run(directory: Path) -> Iterator[Finding]:
         yield Finding("fault", f"{_dumped(path)['what']} ({path})", good=False)
 
 
+class Watched(NamedTuple):
+    """An agent's state, and the first of its updates that was not finite."""
+
+    agent: Any
+    skipped: jax.Array  # [] how many gradients were left out so far
+    found: jax.Array  # [] bool
+    before: Any  # `agent` before that update
+    batch: list[Row]  # what it drew from the replay buffers, [B, ...]; empty if it draws nothing
+
+
+def watched(agent: Agent, batch: list[Row]) -> Agent:
+    """`agent` with a `Watched` state, once it has begun.
+
+    `batch` holds one like what an update draws. If it is empty, nothing is watched and it is told the shapes of that.
+    """
+
+    def update(key: Key, state: Watched, sources: Sources) -> tuple[Watched, Metrics]:
+        drawn: list[Row] = []
+
+        def noted(key: Key) -> Row:
+            drawn.append(sources.replay(key))
+            return drawn[-1]
+
+        after, metrics = agent.update(key, state.agent, sources._replace(replay=noted))
+        if not batch:
+            batch.extend(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), row) for row in drawn)
+            return state._replace(agent=after), metrics
+        skips = [x for name, x in metrics.items() if name.endswith(faults.SKIPPED)]
+        skipped = jnp.asarray(sum(skips, 0.0))
+        bad = skipped > state.skipped
+        for name, x in metrics.items():
+            bad |= name.endswith("loss") & ~jnp.isfinite(x).all()
+        here = bad & ~state.found
+        keep = lambda new, old: jnp.where(here, new, old)  # noqa: E731
+        before = jax.tree.map(keep, state.agent, state.before)
+        return Watched(after, skipped, state.found | bad, before, jax.tree.map(keep, drawn[:1], state.batch)), metrics
+
+    def of(function: Any) -> Any:
+        return function and (lambda *args: function(*(x.agent if isinstance(x, Watched) else x for x in args)))
+
+    called = {name: of(getattr(agent, name)) for name in ("act", "mode", "memory", "divergence")}
+    return agent._replace(update=update, **called)
+
+
 def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     """Runs the epoch of the latest dumped fault again, from the last good checkpoint before it.
+
+    For a fault of the agent, the batch of the first update that was not finite and the agent before it are written
+    beside the dump.
 
     Raises:
       ConfigError: when the directory holds no run, or no fault was dumped in it.
@@ -94,40 +144,65 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
         raise ConfigError(f"replay: no fault was dumped in {directory / rundir.FAULTS}")
     about, path = max(dumps, key=lambda pair: pair[0]["env_steps"])
     cache.enable()
-    program, folder, keys = build.build(config), directory / rundir.CHECKPOINTS, seed_keys(config)
+    world = build.make_world(config)
+    program, folder, keys = build.build(config, world), directory / rundir.CHECKPOINTS, seed_keys(config)
     init = jax.jit(jax.vmap(program.init))
+    template = jax.eval_shape(init, keys)
     sound = [s for s in checkpoint.steps(folder) if s < about["env_steps"] and not checkpoint.problem(folder, s)]
     if sound:
         say(f"from the checkpoint after {sound[-1]:,} env steps")
-        state = load(directory, sound[-1], config, jax.eval_shape(init, keys))
+        state = load(directory, sound[-1], config, template)
     else:
         say("from the beginning: no checkpoint is as old as that")
         state = init(keys)
         if config.dataset is not None:
             state = filled(state, dataset.load(config.dataset, program.spec))
+    done = int(state.counts.epochs[0])
+    rows = [row for row in runlog.read(directory / rundir.METRICS) if row["epoch"] == done] if done else []
+    skipped = np.array([faults.skipped_of(row, 1)[0] for row in rows] or [0.0] * config.seeds)
     epoch = jax.jit(jax.vmap(program.epoch, in_axes=(0, None)), donate_argnums=0)
+
+    def watched_epoch(batch: list[Row]) -> Callable[..., Any]:
+        return jax.vmap(build.assemble(config, world, lambda agent: watched(agent, batch)).epoch, in_axes=(0, None))
+
     metrics: dict[str, Any] = {}
-    skipped = None if sound else np.zeros(config.seeds)
-    while int(state.counts.epochs[0]) < about["epoch"]:
-        before = faults.skipped_of(metrics, config.seeds) if metrics else skipped
-        state, metrics = epoch(state, jnp.int32(config.rollout.at(int(state.counts.env_steps[0]))))
-        metrics = {name: np.asarray(x) for name, x in metrics.items()}
-        say(f"epoch {int(state.counts.epochs[0])} of {about['epoch']}")
-        skipped = before
-    if skipped is None:  # a single epoch after a checkpoint: what was left out before it stands in the log
-        rows = [row for row in runlog.read(directory / rundir.METRICS) if row["epoch"] == about["epoch"] - 1]
-        skipped = np.array([faults.skipped_of(row, 1)[0] for row in rows] or [0.0] * config.seeds)
+    while done < about["epoch"]:
+        horizon = jnp.int32(config.rollout.at(int(state.counts.env_steps[0])))
+        if metrics:
+            skipped = faults.skipped_of(metrics, config.seeds)
+        if done == about["epoch"] - 1 and about["kind"] == "agent":
+            shapes: list[Row] = []
+            jax.eval_shape(watched_epoch(shapes), _watching(state, skipped, []), horizon)
+            blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[:1])
+            state, metrics = jax.jit(watched_epoch(blank))(_watching(state, skipped, blank), horizon)
+        else:
+            state, metrics = epoch(state, horizon)
+        metrics, done = {name: np.asarray(x) for name, x in metrics.items()}, done + 1
+        say(f"epoch {done} of {about['epoch']}")
     found = faults.find(config, jax.tree.map(np.asarray, state.fault), metrics, skipped)
     again = any(f.what == about["what"] for f in found)
-    return Finding(
-        "replay", f"{'the same again' if again else 'not found again'}: {about['what']} ({path})", good=again
-    )
+    said = f"{'the same again' if again else 'not found again'}: {about['what']} ({path})"
+    if isinstance(state.agent, Watched):
+        file = path.with_suffix(".update.npz")
+        one = jax.tree.map(lambda x: x[about["seed"] - config.seed], state.agent)
+        if bool(one.found):
+            faults.save_arrays(file, {"before": one.before, "batch": one.batch[0] if one.batch else ()})
+            said += f"; {file} has the update's batch and the agent before it"
+    return Finding("replay", said, good=again)
+
+
+def _watching(state: TrainState, skipped: np.ndarray, batch: list[Row]) -> TrainState:
+    """The state [K, ...] before an epoch that is watched."""
+    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(skipped), *x.shape)).copy(), batch)
+    before, none = jax.tree.map(jnp.copy, state.agent), jnp.zeros(len(skipped), bool)
+    return state._replace(agent=Watched(state.agent, jnp.float32(skipped), none, before, copies))
 
 
 def _dumped(path: Path) -> dict[str, Any]:
     """What was said beside a dump."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
-        return {"what": str(about["what"]), "env_steps": int(about["env_steps"]), "epoch": int(about["epoch"])}
+        names = {"what": str, "kind": str, "seed": int, "env_steps": int, "epoch": int}
+        return {name: kind(about[name]) for name, kind in names.items()}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RunError(f"cannot read {path}: {error}") from error

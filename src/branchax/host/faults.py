@@ -1,7 +1,7 @@
 """Numbers that are not finite: whose they are, what the policy says about them, and what is kept to look into them.
 
 The flags are computed in the compiled epoch: rows of a world (`state.fault`), members of the ensemble
-(`model/nonfinite_members`, `model/skipped_steps`) and losses and gradients of the agent (`*loss_nonfinite`,
+(`model/nonfinite_*`, `model/skipped_steps`) and losses and gradients of the agent (`*loss_nonfinite`,
 `*/skipped_steps`). None of it reaches what is good: such rows are not stored, such members are rolled back alone, such
 updates are left out. The policy (`config.faults`) only decides whether the run goes on.
 """
@@ -55,6 +55,8 @@ def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.n
         if rows := int(fault.rows[i]):
             field, step = Transition._fields[int(fault.field[i])], int(fault.step[i])
             what = f"{config.world} returned a non-finite {field} at env step {step} {seed}"
+            if config.parallel_worlds > 1:  # whose steps are counted world after world
+                what += f", in parallel world {step % config.parallel_worlds}"
             if field == "action":
                 what = f"the policy's action is not finite at env step {step} {seed}: training has diverged"
             elif rows > 1:
@@ -65,7 +67,10 @@ def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.n
             int(metrics.get(f"model/{x}", np.zeros(i + 1))[i]) for x in ("nonfinite_members", SKIPPED[1:])
         )
         if members or steps:
-            what = f"the model {seed} was not finite: {members} members rolled back, {steps} gradient steps left out"
+            mask = int(metrics["model/nonfinite_which"][i])
+            which = ", ".join(str(member) for member in range(config.model.members) if mask >> member & 1)
+            what = f"the model {seed} was not finite in member {which}: {members} rolled back"
+            what += f", {steps} gradient steps left out"
             found.append(Found("model", i, what, config.faults.model == "stop"))
         counts = {name.removesuffix("_nonfinite"): int(metrics[name][i]) for name in losses}
         bad = [f"{name} in {count} updates" for name, count in counts.items() if count]
@@ -90,9 +95,7 @@ def dump(directory: Path, found: Found, config: Config, state: TrainState, horiz
     (`state.*`). The epoch itself can be run again from the last checkpoint: `branchax doctor DIR --replay`.
     """
     one = jax.tree.map(lambda x: x[found.place], state._replace(real=(), imagined=()))
-    arrays = {f"state.{name}": x for name, x in _arrays(one._replace(fault=())).items()}
-    if found.kind == "world":
-        arrays |= {f"row.{name}": x for name, x in _arrays(one.fault.first._asdict()).items()}
+    kept = {"state": one._replace(fault=())} | ({"row": one.fault.first} if found.kind == "world" else {})
     seed, steps = config.seed + found.place, int(one.counts.env_steps)
     path = directory / rundir.FAULTS / f"{found.kind}_{steps}_seed{seed}.json"
     about = {
@@ -105,18 +108,19 @@ def dump(directory: Path, found: Found, config: Config, state: TrainState, horiz
         "metrics": {name: runlog.plain(x[found.place]) for name, x in metrics.items()},
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(path.with_suffix(".npz"), **arrays)
+    save_arrays(path.with_suffix(".npz"), kept)
     rundir.write_json(path, about)
     return path
 
 
-def _arrays(tree: Any) -> dict[str, Any]:
-    """The leaves of a tree by their path, in dtypes that NumPy can write."""
+def save_arrays(path: Path, trees: dict[str, Any]) -> None:
+    """Writes the leaves of trees by their paths, in dtypes that NumPy can write."""
 
     def plain(x: Any) -> np.ndarray:
         if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
             return np.asarray(jax.random.key_data(x))
         return np.asarray(x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x)
 
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="."): plain(x) for path, x in leaves}
+    leaves = jax.tree_util.tree_leaves_with_path(trees)
+    arrays: dict[str, Any] = {jax.tree_util.keystr(p, simple=True, separator="."): plain(x) for p, x in leaves}
+    np.savez_compressed(path, **arrays)
