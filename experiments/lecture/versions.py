@@ -4,8 +4,8 @@
 short branched rollouts (`mbpo`); SAC and PPO without a model are what they are compared with. One budget of real steps
 for each world; SAC with and without a model takes 10 updates per real step. Models and batches are smaller than the
 presets', alike for all. 2.0 is run on the pendulum alone: elsewhere the reward is 1 until an episode ends, which has no
-derivative. So is 2.5, to save time. Returns are those of the last evaluation, on a scale from 0 (a random policy) to 1 (solved), not
-clipped.
+derivative. So is 2.5, to save time. Returns are those of the last evaluation, on a scale from 0 (a random policy) to 1
+(solved), not clipped.
 
     python -m experiments.lecture.versions           # 600 real steps, 2 seeds
     python -m experiments.lecture.versions --full    # 1,000, 2,000 and 3,000 real steps, 5 seeds
