@@ -176,11 +176,12 @@ def test_those_are_trained_one_after_the_other(tmp_path, monkeypatch):
     configs = [replace(base, real_fraction=f, agent__tau=t) for f in (0.5, 0.25) for t in (0.1, 0.2)]
     calls = []
     monkeypatch.setattr(lockstep, "traceable", lambda config, world, fields: ["agent.tau"])
-    monkeypatch.setattr(lockstep, "together", lambda world, fields, points, directory: calls.append(points))
+    monkeypatch.setattr(
+        lockstep, "train_together", lambda runs, swept, **_: calls.append((swept, [run.config for run in runs]))
+    )
     points = sweep.plan(grid, configs)
     lockstep.run_group(tmp_path, points)
-    assert calls == [points[:2], points[2:]]
+    assert calls == [(["agent.tau"], configs[:2]), (["agent.tau"], configs[2:])]
     monkeypatch.setattr(lockstep, "traceable", lambda config, world, fields: [])
-    monkeypatch.setattr(lockstep, "train", lambda config, *rest, **options: calls.append(config))
     lockstep.run_group(tmp_path, points)
-    assert calls[2:] == configs
+    assert calls[2:] == [((), [config]) for config in configs]

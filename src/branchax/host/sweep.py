@@ -10,7 +10,6 @@ it is.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import statistics
@@ -18,10 +17,11 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from branchax.config import Config, ConfigError, from_dict, to_dict, with_field
+from branchax.config import Config, ConfigError, from_dict, to_dict, value_at, with_field
 from branchax.host import rundir
 
 SWEEP, FAILED = "sweep.json", "failed.txt"
+GROUP = "--group"  # `branchax sweep --group DIR N` is what the process of a group is started as
 
 
 class Point(NamedTuple):
@@ -46,11 +46,6 @@ def plan(grid: dict[str, list[str]], configs: list[Config]) -> list[Point]:
         name = ",".join(f"{path}={value}" for path, value in settings.items())
         points.append(Point(name.replace("/", "-").replace(" ", "+"), settings, config, group))
     return points
-
-
-def value_at(config: Any, path: str) -> Any:
-    """The value of the field at a dotted path."""
-    return functools.reduce(getattr, path.split("."), config)
 
 
 def directory_of(points: list[Point], stem: str, chosen: Path | None) -> Path:
@@ -92,7 +87,7 @@ def load(directory: Path) -> list[Point]:
 def commands(directory: Path, points: list[Point]) -> list[list[str]]:
     """One command for each group that is not done."""
     open_groups = sorted({point.group for point in points if not _over(directory / point.name, point.config)})
-    return [[sys.executable, "-m", "branchax.host.lockstep", str(directory), str(group)] for group in open_groups]
+    return [[sys.executable, "-m", "branchax", "sweep", GROUP, str(directory), str(group)] for group in open_groups]
 
 
 def _over(directory: Path, config: Config) -> bool:
