@@ -157,8 +157,25 @@ def test_a_run_that_comes_to_nothing_leaves_the_others(tmp_path, monkeypatch, to
     assert (good["finished"], good["env_steps"], "failed" in good) == (60, 60, False)
     assert "at env step 45 of seed 0" in bad["failed"] and bad["env_steps"] == 40
     assert not sweep.commands(tmp_path, points)  # what came to nothing is not tried again
+    assert rundir.status(tmp_path / points[1].name)["state"] == "failed" and list(
+        (tmp_path / points[1].name / rundir.FAULTS).glob("world_*.npz")
+    )  # as on its own
+    capsys.readouterr()
     sweep.show(tmp_path, points)
-    assert "failed" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines[:-1]) <= 80
+    cells = [line.split() for line in lines]
+    assert cells[-5][:3] == ["0.9", "failed:", "40"] and cells[-4] == ["obs", "not", "finite,"]
+    assert cells[-3] == ["step", "45,", "seed", "0"] and lines[-1].startswith("agent.tau=0.9: classic/lqr returned")
+
+
+def test_a_table_of_runs_that_are_not_done(tmp_path, toy_config, capsys):
+    points = sweep.plan({"agent.tau": ["0.1", "0.2"]}, [replace(toy_config, agent__tau=tau) for tau in (0.1, 0.2)])
+    rundir.write_status(tmp_path / points[0].name, "preempted", None, "stopped by SIGTERM before there was anything")
+    sweep.show(tmp_path, points)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[-4:-2]] == [["0.1", "stopped", "0", "0"], ["0.2", "unfinished", "0", "0"]]
+    assert lines[-1] == "agent.tau=0.1: stopped by SIGTERM before there was anything"
 
 
 def test_floats_that_shape_the_program_are_found():

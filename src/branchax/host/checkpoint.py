@@ -40,7 +40,7 @@ def steps(directory: Path) -> list[int]:
 
 
 def newest(directory: Path, say: Callable[[str], Any], last: int | None = None) -> int | None:
-    """The newest step, up to `last`, whose files are what was saved; `say` hears what is wrong with those it passes over.
+    """The newest step, up to `last`, whose files are what was saved; `say` hears what is wrong with newer ones.
 
     Raises:
       CheckpointError: when steps were saved but none of them is sound, or one has the format of another version.

@@ -45,7 +45,7 @@ def run_group(directory: Path, points: list[sweep.Point]) -> None:
 
 def _note(run: Run, error: NonFinite) -> None:
     """A signal or a full disk is no verdict on the settings; this is."""
-    (run.directory / sweep.FAILED).write_text(f"{error}\n", encoding="utf-8")
+    (run.directory / sweep.FAILED).write_text(f"{error.brief}\n{error}\n", encoding="utf-8")
 
 
 def traceable(config: Config, world: World, fields: list[str]) -> list[str]:

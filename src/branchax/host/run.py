@@ -350,7 +350,7 @@ def _judge(
             path = faults.dump(run.directory, each, run.config, run.of(state), horizon, metrics)
             where = f" ({path} has the details)"
         if each.stops:
-            raise faults.NonFinite(f"{each.what}{where}")
+            raise faults.NonFinite(f"{each.what}{where}", each.brief)
         view.say(f"  {each.what}; said once{where}", "yellow")
 
 
