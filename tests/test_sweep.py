@@ -1,7 +1,9 @@
 """Sweeps: what is planned and refused, one program against runs on their own, and going on after an interruption."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from conftest import replace, toy_program
 from branchax import build, cli
 from branchax.host import checkpoint, launch, lockstep, rundir, runlog, sweep
 from branchax.host import run as host
+from branchax.host.signals import Preempted
 from branchax.presets import preset
 
 SMALL = {
@@ -128,6 +131,25 @@ def test_a_sweep_goes_on_where_it_stopped(swept, tmp_path):
         assert rows(tmp_path / point.name) == rows(root / point.name)
         assert checkpoint.steps(tmp_path / point.name / rundir.CHECKPOINTS) == [200, 300]
     assert not sweep.commands(tmp_path, points)
+
+
+def test_a_signal_saves_all_runs_of_a_program_after_the_same_epoch(swept, tmp_path, monkeypatch):
+    root, points = swept
+    save, saved = checkpoint.save, []
+
+    def signalled(folder, step, *rest):
+        saved.append(step)
+        if len(saved) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", signalled)
+    with pytest.raises(Preempted, match="stopped by SIGTERM; saved after 300 env steps"):
+        lockstep.run_group(tmp_path, [point._replace(config=replace(point.config, env_steps=400)) for point in points])
+    assert saved == [200] * 4 + [300] * 4
+    for point in points:
+        assert rundir.status(tmp_path / point.name)["state"] == "preempted"
+        assert rows(tmp_path / point.name) == rows(root / point.name)
 
 
 def test_a_run_that_comes_to_nothing_leaves_the_others(tmp_path, monkeypatch, toy_config, capsys):

@@ -50,8 +50,7 @@ class Command:
         stop = Stop(math.inf)
         with stop.handled(), stop.deferred():
             _all([self], 1, HERE, stop)
-        assert self.process is not None
-        return self.process.returncode
+        return Preempted.exit_code if self.process is None else self.process.returncode
 
     def start(self) -> subprocess.Popen[bytes]:
         """Starts the command."""
@@ -111,8 +110,8 @@ def launch(
         started = _all([Command(tuple(words)) for words in commands], jobs, there, stop)
     if not stop.asked:
         return [there.code(x) for x in started]
-    left = sum(not there.over(x) for x in started)
-    still = f"; {left} jobs were cancelled and still run" if left else ""
+    left = [str(x.job_id) for x in started if not there.over(x)]  # jobs: processes were waited for
+    still = f"; these jobs were cancelled and still run: {', '.join(left)}" if left else ""
     raise Preempted(f"stopped by {stop.asked}{still}")
 
 
