@@ -188,7 +188,7 @@ def test_a_run_that_comes_to_nothing_leaves_the_others(tmp_path, monkeypatch, to
     assert max(len(line) for line in lines[:-1]) <= 80
     cells = [line.split() for line in lines]
     assert cells[-5][:3] == ["0.9", "failed:", "40"] and cells[-4] == ["obs", "not", "finite,"]
-    assert cells[-3] == ["step", "45,", "seed", "0"] and lines[-1].startswith("agent.tau=0.9: classic/lqr returned")
+    assert cells[-3] == ["seed", "0,", "step", "45"] and lines[-1].startswith("agent.tau=0.9: classic/lqr returned")
 
 
 def test_a_table_of_runs_that_are_not_done(tmp_path, toy_config, capsys):
