@@ -50,6 +50,26 @@ def test_one_process_leads_and_waits_for_nobody():
     assert distributed.any_of(True) is True and distributed.any_of(False) is False
 
 
+def test_a_lost_peer_is_known_by_what_the_runtime_raised(monkeypatch):
+    import jax
+
+    def lose(wrapped):
+        lost = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed")
+        with distributed.together(), distributed.together():
+            if wrapped:
+                raise TimeoutError("Timed out while waiting") from lost  # as Orbax does
+            raise lost
+
+    with pytest.raises(TimeoutError):
+        lose(wrapped=True)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    for wrapped in (False, True):
+        with pytest.raises(distributed.PeerLost, match="without the others: UNKNOWN: Gloo AllGather failed"):
+            lose(wrapped)
+    with pytest.raises(KeyError), distributed.together():
+        raise KeyError
+
+
 def start(directory, *more):
     with socket.socket() as free:
         free.bind(("localhost", 0))

@@ -145,11 +145,14 @@ def together() -> Iterator[None]:
 
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if count() == 1:
+    except Exception as error:
+        cause: BaseException | None = error  # Orbax raises its own from the runtime's
+        while cause is not None and not isinstance(cause, jax.errors.JaxRuntimeError):
+            cause = cause.__cause__
+        if count() == 1 or cause is None or isinstance(error, PeerLost):
             raise
         raise PeerLost(
-            f"process {jax.process_index()} of {count()} cannot go on without the others: {_first_line(error)}."
+            f"process {jax.process_index()} of {count()} cannot go on without the others: {_first_line(cause)}."
             " Start all of them again: they go on from the last checkpoint"
         ) from error
 
