@@ -53,21 +53,24 @@ def test_one_process_leads_and_waits_for_nobody():
 def test_a_lost_peer_is_known_by_what_the_runtime_raised(monkeypatch):
     import jax
 
-    def lose(wrapped):
-        lost = jax.errors.JaxRuntimeError("UNKNOWN: Gloo AllGather failed")
+    said = "UNKNOWN: Gloo AllGather failed"
+    orbax = TimeoutError("Timed out while waiting")
+    orbax.__cause__ = jax.errors.JaxRuntimeError(said)
+    every = [jax.errors.JaxRuntimeError(said), ValueError(said), orbax]  # a `ValueError` where an array is read
+
+    def lose(error):
         with distributed.together(), distributed.together():
-            if wrapped:
-                raise TimeoutError("Timed out while waiting") from lost  # as Orbax does
-            raise lost
+            raise error
 
     with pytest.raises(TimeoutError):
-        lose(wrapped=True)
+        lose(orbax)
     monkeypatch.setattr(distributed, "count", lambda: 2)
-    for wrapped in (False, True):
-        with pytest.raises(distributed.PeerLost, match="without the others: UNKNOWN: Gloo AllGather failed"):
-            lose(wrapped)
-    with pytest.raises(KeyError), distributed.together():
-        raise KeyError
+    for error in every:
+        with pytest.raises(distributed.PeerLost, match=f"without the others: {said}. Start all"):
+            lose(error)
+    for error in (KeyError("x"), ValueError("a shape: is wrong")):
+        with pytest.raises(type(error)):
+            lose(error)
 
 
 def start(directory, *more):
