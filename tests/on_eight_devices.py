@@ -38,14 +38,15 @@ def on(layout):
     check(config)
     over, program = mesh.make(config), build(config)
     with ThreadPoolExecutor(2) as pool:
-        compiled = run.compile_program(program, config, over, mock.Mock(), pool)
+        lanes = lambda: ({}, run.seed_keys(config))  # noqa: E731
+        compiled = run.compile_program(lambda floats: program, lanes, config, over, mock.Mock(), pool)
         init, epoch = compiled.init.result(), compiled.epoch.result()
         compiled.evaluate.result()
     lie = mesh.shardings(compiled.template)
     imagine = jax.jit(jax.vmap(program.parts.imagine, (0, None), spmd_axis_name="seed"), out_shardings=(lie, None))
     with jax.set_mesh(over):
-        imagined = imagine(init(compiled.keys), HORIZON)[0].imagined
-    return compiled.template, epoch.as_text(), imagined, epoch(init(compiled.keys), HORIZON)[0]
+        imagined = imagine(init(*compiled.lanes), HORIZON)[0].imagined
+    return compiled.template, epoch.as_text(), imagined, epoch({}, init(*compiled.lanes), HORIZON)[0]
 
 
 def leaves(tree):

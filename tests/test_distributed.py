@@ -50,6 +50,29 @@ def test_one_process_leads_and_waits_for_nobody():
     assert distributed.any_of(True) is True and distributed.any_of(False) is False
 
 
+def test_a_lost_peer_is_known_by_what_the_runtime_raised(monkeypatch):
+    import jax
+
+    said = "UNKNOWN: Gloo AllGather failed"
+    orbax = TimeoutError("Timed out while waiting")
+    orbax.__cause__ = jax.errors.JaxRuntimeError(said)
+    every = [jax.errors.JaxRuntimeError(said), ValueError(said), orbax]  # a `ValueError` where an array is read
+
+    def lose(error):
+        with distributed.together(), distributed.together():
+            raise error
+
+    with pytest.raises(TimeoutError):
+        lose(orbax)
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    for error in every:
+        with pytest.raises(distributed.PeerLost, match=f"without the others: {said}. Start all"):
+            lose(error)
+    for error in (KeyError("x"), ValueError("a shape: is wrong")):
+        with pytest.raises(type(error)):
+            lose(error)
+
+
 def start(directory, *more):
     with socket.socket() as free:
         free.bind(("localhost", 0))

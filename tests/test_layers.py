@@ -53,6 +53,7 @@ BEFORE_JAX = [
     "host.lock",
     "host.distributed",
     "host.launch",
+    "host.signals",
     "host.__init__",
     "worlds.catalog",
 ]

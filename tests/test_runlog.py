@@ -52,6 +52,18 @@ def test_resume_cuts_what_comes_after_the_checkpoint(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["m.jsonl"]
 
 
+def test_the_processes_that_follow_read_what_is_kept_and_write_nothing(tmp_path):
+    path = tmp_path / "m.jsonl"
+    log = Log(path)
+    log.write([row(epoch) for epoch in range(5)])
+    log.close()
+    log = Log(path, keep=2, writes=False)
+    log.write([row(9)])
+    log.sync()
+    log.close()
+    assert log.kept == [row(epoch) for epoch in range(3)] and read(path) == [row(epoch) for epoch in range(5)]
+
+
 def test_a_broken_line_in_the_middle_is_an_error(tmp_path):
     path = tmp_path / "m.jsonl"
     path.write_text('{"epoch": 1}\n{"epo\n{"epoch": 3}\n')

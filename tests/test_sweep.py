@@ -1,7 +1,9 @@
 """Sweeps: what is planned and refused, one program against runs on their own, and going on after an interruption."""
 
 import json
+import os
 import shutil
+import signal
 
 import jax
 import numpy as np
@@ -11,6 +13,7 @@ from conftest import replace, toy_program
 from branchax import build, cli
 from branchax.host import checkpoint, launch, lockstep, rundir, runlog, sweep
 from branchax.host import run as host
+from branchax.host.signals import Preempted
 from branchax.presets import preset
 
 SMALL = {
@@ -130,6 +133,25 @@ def test_a_sweep_goes_on_where_it_stopped(swept, tmp_path):
     assert not sweep.commands(tmp_path, points)
 
 
+def test_a_signal_saves_all_runs_of_a_program_after_the_same_epoch(swept, tmp_path, monkeypatch):
+    root, points = swept
+    save, saved = checkpoint.save, []
+
+    def signalled(folder, step, *rest):
+        saved.append(step)
+        if len(saved) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        save(folder, step, *rest)
+
+    monkeypatch.setattr(checkpoint, "save", signalled)
+    with pytest.raises(Preempted, match="stopped by SIGTERM; saved after 300 env steps"):
+        lockstep.run_group(tmp_path, [point._replace(config=replace(point.config, env_steps=400)) for point in points])
+    assert saved == [200] * 4 + [300] * 4
+    for point in points:
+        assert rundir.status(tmp_path / point.name)["state"] == "preempted"
+        assert rows(tmp_path / point.name) == rows(root / point.name)
+
+
 def test_a_run_that_comes_to_nothing_leaves_the_others(tmp_path, monkeypatch, toy_config, capsys):
     """The toy's world returns NaN in one lane alone."""
 
@@ -157,8 +179,25 @@ def test_a_run_that_comes_to_nothing_leaves_the_others(tmp_path, monkeypatch, to
     assert (good["finished"], good["env_steps"], "failed" in good) == (60, 60, False)
     assert "at env step 45 of seed 0" in bad["failed"] and bad["env_steps"] == 40
     assert not sweep.commands(tmp_path, points)  # what came to nothing is not tried again
+    assert rundir.status(tmp_path / points[1].name)["state"] == "failed" and list(
+        (tmp_path / points[1].name / rundir.FAULTS).glob("world_*.npz")
+    )  # as on its own
+    capsys.readouterr()
     sweep.show(tmp_path, points)
-    assert "failed" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines[:-1]) <= 80
+    cells = [line.split() for line in lines]
+    assert cells[-5][:3] == ["0.9", "failed:", "40"] and cells[-4] == ["obs", "not", "finite,"]
+    assert cells[-3] == ["seed", "0,", "step", "45"] and lines[-1].startswith("agent.tau=0.9: classic/lqr returned")
+
+
+def test_a_table_of_runs_that_are_not_done(tmp_path, toy_config, capsys):
+    points = sweep.plan({"agent.tau": ["0.1", "0.2"]}, [replace(toy_config, agent__tau=tau) for tau in (0.1, 0.2)])
+    rundir.write_status(tmp_path / points[0].name, "preempted", None, "stopped by SIGTERM before there was anything")
+    sweep.show(tmp_path, points)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[-4:-2]] == [["0.1", "stopped", "0", "0"], ["0.2", "unfinished", "0", "0"]]
+    assert lines[-1] == "agent.tau=0.1: stopped by SIGTERM before there was anything"
 
 
 def test_floats_that_shape_the_program_are_found():
@@ -176,11 +215,12 @@ def test_those_are_trained_one_after_the_other(tmp_path, monkeypatch):
     configs = [replace(base, real_fraction=f, agent__tau=t) for f in (0.5, 0.25) for t in (0.1, 0.2)]
     calls = []
     monkeypatch.setattr(lockstep, "traceable", lambda config, world, fields: ["agent.tau"])
-    monkeypatch.setattr(lockstep, "together", lambda world, fields, points, directory: calls.append(points))
+    monkeypatch.setattr(
+        lockstep, "train_together", lambda runs, swept, **_: calls.append((swept, [run.config for run in runs]))
+    )
     points = sweep.plan(grid, configs)
     lockstep.run_group(tmp_path, points)
-    assert calls == [points[:2], points[2:]]
+    assert calls == [(["agent.tau"], configs[:2]), (["agent.tau"], configs[2:])]
     monkeypatch.setattr(lockstep, "traceable", lambda config, world, fields: [])
-    monkeypatch.setattr(lockstep, "train", lambda config, *rest, **options: calls.append(config))
     lockstep.run_group(tmp_path, points)
-    assert calls[2:] == configs
+    assert calls[2:] == [((), [config]) for config in configs]

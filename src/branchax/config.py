@@ -579,6 +579,11 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
+def value_at(config: Any, path: str) -> Any:
+    """The value of the field at a dotted path."""
+    return functools.reduce(getattr, path.split("."), config)
+
+
 def with_field(config: Any, path: str, value: Any) -> Any:
     """`config` with the field at a dotted path replaced, such as `with_field(config, "agent.tau", 0.01)`."""
     name, _, rest = path.partition(".")

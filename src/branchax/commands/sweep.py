@@ -10,11 +10,12 @@ from pathlib import Path
 
 import tyro
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import PREEMPTED, check_installed
 from branchax.commands.train import TrainOptions
 from branchax.config import Config, ConfigError, check
 from branchax.host import RunError, launch, sweep
 from branchax.host.distributed import Processes
+from branchax.host.signals import Preempted
 from branchax.presets import PRESETS, preset
 
 ABOUT = """\
@@ -26,6 +27,9 @@ it stopped."""
 
 def run(arguments: list[str]) -> None:
     """Checks every point, then trains them."""
+    if arguments[:1] == [sweep.GROUP]:
+        _train_group(Path(arguments[1]), int(arguments[2]))
+        return
     parser = argparse.ArgumentParser("branchax sweep", description=ABOUT, allow_abbrev=False)
     parser.add_argument("preset", metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
     parser.add_argument(
@@ -67,12 +71,32 @@ def run(arguments: list[str]) -> None:
     sweep.save(directory, points, command)
     print(f"{len(points)} runs, {len({point.group for point in points})} processes, into {directory}", flush=True)
     commands = sweep.commands(directory, points)
-    codes = launch.launch(commands, options.jobs, options.launcher, directory / "jobs", settings)
+    try:
+        codes = launch.launch(commands, options.jobs, options.launcher, directory / "jobs", settings)
+    except Preempted as error:
+        sweep.save(directory, points, command)
+        error.add_note(f"what was saved in {directory} is good, and the same command goes on from there")
+        raise
     sweep.save(directory, points, command)
     sweep.show(directory, points)
     print(f"written to {directory / sweep.SWEEP}; the same command again trains what is missing")
-    if any(codes):
-        raise RunError(f"{sum(map(bool, codes))} of {len(codes)} processes of the sweep failed; see above")
+    bad = [code for code in codes if code]
+    if bad and set(bad) == {PREEMPTED}:
+        raise Preempted(
+            f"{len(bad)} of {len(codes)} processes of the sweep were asked to end; the same command goes on"
+        )
+    if bad:
+        raise RunError(f"{len(bad)} of {len(codes)} processes of the sweep failed; see above")
+
+
+def _train_group(directory: Path, group: int) -> None:
+    """What one process of a sweep does."""
+    from branchax.host.lockstep import run_group
+
+    try:
+        run_group(directory, [point for point in sweep.load(directory) if point.group == group])
+    except OSError as error:
+        raise RunError(f"cannot write to {directory}: {error}") from error
 
 
 def _grid(entries: list[str]) -> dict[str, list[str]]:

@@ -39,18 +39,20 @@ def steps(directory: Path) -> list[int]:
     return [step for step in _present(directory) if (directory / str(step) / MANIFEST).is_file()]
 
 
-def newest(directory: Path, say: Callable[[str], Any]) -> int | None:
-    """The newest step whose files are what was saved; `say` hears of every newer one what is wrong with it.
+def newest(directory: Path, say: Callable[[str], Any], last: int | None = None) -> int | None:
+    """The newest step, up to `last`, whose files are what was saved; `say` hears what is wrong with newer ones.
 
     Raises:
       CheckpointError: when steps were saved but none of them is sound, or one has the format of another version.
     """
     for step in reversed(_present(directory)):
+        if last is not None and step > last:
+            continue
         wrong = problem(directory, step)
         if not wrong:
             return step
         say(f"checkpoint {directory / str(step)} is passed over: {wrong}")
-    if steps(directory):
+    if any(last is None or step <= last for step in steps(directory)):
         raise CheckpointError(f"none of the checkpoints in {directory} is sound")
     return None
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -145,13 +146,27 @@ def together() -> Iterator[None]:
 
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if count() == 1:
+    except Exception as error:
+        cause: BaseException | None = error  # Orbax raises its own from the runtime's
+        while cause is not None and not _of_runtime(cause):
+            cause = cause.__cause__
+        if count() == 1 or cause is None or isinstance(error, PeerLost):
             raise
         raise PeerLost(
-            f"process {jax.process_index()} of {count()} cannot go on without the others: {_first_line(error)}."
+            f"process {jax.process_index()} of {count()} cannot go on without the others: {_first_line(cause)}."
             " Start all of them again: they go on from the last checkpoint"
         ) from error
+
+
+def _of_runtime(error: BaseException) -> bool:
+    """Whether the runtime raised it: where an array is read, that is a `ValueError` that begins with a status."""
+    import jax
+
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return True
+    return (
+        isinstance(error, ValueError) and re.match("(UNKNOWN|UNAVAILABLE|ABORTED|INTERNAL): ", str(error)) is not None
+    )
 
 
 def leave(code: int) -> None:

@@ -27,6 +27,10 @@ SKIPPED = "/skipped_steps"
 class NonFinite(RunError):
     """A number that is not finite ended the run, as `config.faults` asks. What was saved before is good."""
 
+    def __init__(self, what: str, brief: str) -> None:
+        super().__init__(what)
+        self.brief = brief
+
 
 class Found(NamedTuple):
     """One thing that went wrong in an epoch."""
@@ -34,6 +38,7 @@ class Found(NamedTuple):
     kind: str  # "world", "model" or "agent"
     place: int  # of the seed, among those of the run
     what: str
+    brief: str  # the same for a cell of a table
     stops: bool
 
 
@@ -52,6 +57,7 @@ def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.n
     losses = [name for name in metrics if name.endswith("loss_nonfinite")]
     for i in range(config.seeds):
         seed = f"of seed {config.seed + i}"
+        brief = f"{{}} not finite, seed {config.seed + i}".format
         if rows := int(fault.rows[i]):
             field, step = Transition._fields[int(fault.field[i])], int(fault.step[i])
             what = f"{config.world} returned a non-finite {field} at env step {step} {seed}"
@@ -62,7 +68,7 @@ def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.n
             elif rows > 1:
                 what += f", the first of {rows}"
             stops = config.faults.world == "stop" or field == "action" or rows >= everything
-            found.append(Found("world", i, what, stops))
+            found.append(Found("world", i, what, f"{brief(field)}, step {step}", stops))
         members, steps = (
             int(metrics.get(f"model/{x}", np.zeros(i + 1))[i]) for x in ("nonfinite_members", SKIPPED[1:])
         )
@@ -71,14 +77,13 @@ def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.n
             which = ", ".join(str(member) for member in range(config.model.members) if mask >> member & 1)
             what = f"the model {seed} was not finite in member {which}: {members} rolled back"
             what += f", {steps} gradient steps left out"
-            found.append(Found("model", i, what, config.faults.model == "stop"))
+            found.append(Found("model", i, what, brief("model"), config.faults.model == "stop"))
         counts = {name.removesuffix("_nonfinite"): int(metrics[name][i]) for name in losses}
         bad = [f"{name} in {count} updates" for name, count in counts.items() if count]
         bad += [f"{int(now[i] - skipped[i])} gradients, left out"] if now[i] > skipped[i] else []
         if bad:
-            found.append(
-                Found("agent", i, f"the agent {seed} was not finite: {', '.join(bad)}", config.faults.agent == "stop")
-            )
+            what = f"the agent {seed} was not finite: {', '.join(bad)}"
+            found.append(Found("agent", i, what, brief("agent"), config.faults.agent == "stop"))
     return found
 
 

@@ -78,10 +78,10 @@ class Progress:
         self._env_steps = env_steps
         self._recent = deque([(env_steps, time.perf_counter())], maxlen=RECENT + 1)
 
-    def advanced(self, rows: list[Row]) -> None:
-        """One epoch is over, for all seeds. Prints a line if it was evaluated."""
+    def advanced(self, rows: list[Row], name: str = "") -> None:
+        """One epoch is over, for all seeds of the run, `name` among several. Prints a line if it was evaluated."""
         self._env_steps = clock(rows[0])
-        if rows[0]["epoch"]:
+        if self._env_steps > self._recent[-1][0]:  # the first run to say so
             self._recent.append((self._env_steps, time.perf_counter()))
         error = _mean(rows, MODEL_ERROR)
         self._latest = (self._latest[0], error)
@@ -93,7 +93,7 @@ class Progress:
             spread = "seeds" if len(rows) > 1 else "episodes"
             scores = f"return ± SD of {spread:<8}  length   model error   elapsed"
             self.say(f"\n  {self._steps:>9}   horizon        {scores}", "bold")
-        self.say(self._row(rows))
+        self.say(f"{self._row(rows)}   {name}".rstrip())
 
     def _row(self, rows: list[Row]) -> str:
         mean, error = self._latest

@@ -6,11 +6,11 @@ Nothing under `jit` calls back, but for Gymnasium's worlds, whose simulators liv
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
-import os
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 from rich.console import Console
 
 from branchax import build, replay
-from branchax.config import Config, ConfigError, check, from_dict, to_dict
+from branchax.config import Config, ConfigError, check, from_dict, to_dict, value_at, with_field
 from branchax.host import cache, checkpoint, dataset, distributed, faults, memory, plots, rundir, runlog
 from branchax.host import mesh as meshes
 from branchax.host.progress import Progress
@@ -32,32 +32,67 @@ from branchax.replay import Ring
 from branchax.sharding import SEED
 from branchax.train import Program, TrainState
 from branchax.types import Key, Metrics, Row, Stream, Transition, stream
+from branchax.worlds.base import World
 
 HEARTBEAT = 10.0  # seconds between two updates of `status.json` where there is nothing else to say
+Floats = dict[str, jax.Array]  # path of a field -> its value, or one for each lane
 
 
 class Compiled(NamedTuple):
-    """The functions of a `Program` over all seeds, each a future that holds the compiled function."""
+    """The functions of a `Program` over all lanes, each a future that holds the compiled function.
+
+    A lane is a seed of a run.
+    """
 
     template: TrainState  # of `ShapeDtypeStruct`s that say where they lie, leading axis K
-    keys: Key  # [K], the seeds' root keys
-    init: Future  # (keys [K]) -> state
-    epoch: Future  # (state, horizon [] int32) -> (state, metrics of [K]); the state that goes in is donated
-    evaluate: Future  # (keys [K], env_steps [K], agent) -> {"return": [K, N], "length": [K, N]}
+    lanes: tuple[Floats, Key]  # [K] each: the values of what is swept, and the root keys
+    init: Future  # lanes -> state
+    epoch: Future  # (floats, state, horizon [] int32) -> (state, metrics of [K]); the state that goes in is donated
+    evaluate: Future  # (*lanes, env_steps [K], agent) -> {"return": [K, N], "length": [K, N]}
+
+
+@dataclasses.dataclass
+class Run:
+    """One of the runs that share a program: its settings, its directory, and how it has come along there."""
+
+    config: Config
+    directory: Path
+    command: str = ""
+    lanes: slice | None = None  # its seeds among those of the program; `None`: all of them
+    given_up: bool = False  # for what was not finite, while others go on
+    skipped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))  # updates so far, [seeds]
+    score: float | None = None  # the mean return over seeds of this epoch's evaluation
+    dumped: set[str] = dataclasses.field(default_factory=set)  # the kinds of faults
+    log: runlog.Log = None  # pyright: ignore[reportAssignmentType]  # open while it trains
+    curves: Curves | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that holds them."""
+        return self.directory / rundir.CHECKPOINTS
+
+    def of(self, tree: Any) -> Any:
+        """Its own lanes of arrays [K, ...]."""
+        return tree if self.lanes is None else jax.tree.map(lambda x: x[self.lanes], tree)
+
+
+GiveUp = Callable[[Run, faults.NonFinite], None]
 
 
 class Session(NamedTuple):
     """What the loop works with."""
 
-    config: Config
-    directory: Path
+    runs: list[Run]
     compiled: Compiled
     pool: ThreadPoolExecutor
     stop: Stop
-    log: runlog.Log
-    curves: Curves | None
     view: Progress
     origin: float  # the `time.perf_counter()` at which `wall_s` is 0
+    give_up: GiveUp | None
+
+    def going(self) -> list[Run]:
+        """The runs that were not given up."""
+        return [run for run in self.runs if not run.given_up]
 
 
 def train(config: Config, directory: str | Path, command: str = "", force: bool = False) -> Path:
@@ -76,153 +111,203 @@ def train(config: Config, directory: str | Path, command: str = "", force: bool 
       NonFinite: when a number is not finite and `config.faults` says to stop.
       CheckpointError: when a checkpoint cannot be written or read.
     """
-    config = dataset.sized(config)
-    check(config)
-    directory, stop, leads = Path(directory), Stop(config.grace), distributed.leads()
-    with contextlib.ExitStack() as held:
-        changed: list[str] = []
-        if leads:
-            rundir.check_writable(directory)
-            held.enter_context(rundir.opened(directory))
-            changed = rundir.admit(directory, config, force)
-        resumes = (directory / rundir.CONFIG).exists()
-        held.enter_context(stop.handled())
-        view = held.enter_context(Progress(config, None if leads else Console(quiet=True)))
-        try:
-            saved = None
-            if leads:
-                checkpoint.sweep(directory / rundir.CHECKPOINTS)
-                saved = checkpoint.newest(directory / rundir.CHECKPOINTS, functools.partial(view.say, style="yellow"))
-            saved = distributed.from_first(saved)
-            if saved is not None and saved >= config.env_steps:
-                view.say(f"  the run in {directory} is done", "bold")
-            else:
-                with distributed.together():
-                    _train(config, directory, saved, resumes, changed, force, command, stop, view)
-            if leads and not rundir.is_done(directory):
-                view.phase("drawing")
-                plots.curve([directory], directory / rundir.CURVE)
-                _status(directory, "done")
-        except BaseException as error:
-            if (directory / rundir.CONFIG).exists():  # else it never began
-                asked = isinstance(error, (Preempted, KeyboardInterrupt))
-                with contextlib.suppress(OSError):  # the reason may be a full disk
-                    _status(directory, "preempted" if asked else "failed", str(error) or type(error).__name__)
-            raise
-        if leads:
-            _summary(directory, view)
+    directory = Path(directory)
+    train_together([Run(config, directory, command)], force=force)
     return directory
 
 
-def _status(directory: Path, state: str, reason: str = "") -> None:
+def train_together(
+    runs: list[Run], swept: Sequence[str] = (), force: bool = False, give_up: GiveUp | None = None
+) -> None:
+    """`train` for runs that differ in the float fields `swept` alone, all as lanes of one compiled program.
+
+    Each has in its directory what it would have there on its own. They go on from the last step that all have saved.
+    A run that `config.faults` would stop is left out from there on, and `give_up` hears why; without it that is raised.
+    Raises as `train` does.
+    """
+    for i, run in enumerate(runs):
+        run.config = dataset.sized(run.config)
+        check(run.config)
+        run.lanes = slice(i * run.config.seeds, (i + 1) * run.config.seeds) if len(runs) > 1 else None
+    config, leads = runs[0].config, distributed.leads()
+    stop = Stop(config.grace)
+    with contextlib.ExitStack() as held:
+        changed: list[str] = []
+        if leads:
+            for run in runs:
+                rundir.check_writable(run.directory)
+                held.enter_context(rundir.opened(run.directory))
+                changed += [x for x in rundir.admit(run.directory, run.config, force) if x not in changed]
+        resumes = all((run.directory / rundir.CONFIG).exists() for run in runs)
+        held.enter_context(stop.handled())
+        view = held.enter_context(Progress(config, None if leads else Console(quiet=True)))
+        try:
+            saved = distributed.from_first(_saved(runs, view) if leads else None)
+            if saved is not None and saved >= config.env_steps:
+                view.say(f"  the run in {_where(runs)} is done", "bold")
+            else:
+                with distributed.together():
+                    _train(runs, swept, saved, resumes, changed, force, stop, view, give_up)
+            for run in runs if leads else ():
+                if not run.given_up and not rundir.is_done(run.directory):
+                    view.phase("drawing")
+                    plots.curve([run.directory], run.directory / rundir.CURVE)
+                    _status(run, "done")
+        except BaseException as error:
+            asked = isinstance(error, (Preempted, KeyboardInterrupt))
+            for run in runs:
+                if not run.given_up and (run.directory / rundir.CONFIG).exists():  # else it never began
+                    with contextlib.suppress(OSError):  # the reason may be a full disk
+                        _status(run, "preempted" if asked else "failed", str(error) or type(error).__name__)
+            raise
+        if leads and len(runs) == 1:
+            _summary(runs[0].directory, view)
+
+
+def _where(runs: list[Run]) -> str:
+    """Their directory in words."""
+    return str(runs[0].directory if len(runs) == 1 else runs[0].directory.parent)
+
+
+def _saved(runs: list[Run], view: Progress) -> int | None:
+    """The newest step whose checkpoint is sound in all runs."""
+    for run in runs:
+        checkpoint.sweep(run.checkpoints)
+    say, last = functools.partial(view.say, style="yellow"), None
+    while True:
+        found = {checkpoint.newest(run.checkpoints, say, last) for run in runs}
+        if len(found) == 1 or None in found:
+            return None if None in found else found.pop()
+        last = min(step for step in found if step is not None)
+
+
+def _status(run: Run, state: str, reason: str = "") -> None:
     if not distributed.leads():
         return
-    good = checkpoint.steps(directory / rundir.CHECKPOINTS)
-    rundir.write_status(directory, state, good[-1] if good else None, reason)
+    good = checkpoint.steps(run.checkpoints)
+    rundir.write_status(run.directory, state, good[-1] if good else None, reason)
 
 
 def _train(
-    config: Config,
-    directory: Path,
+    runs: list[Run],
+    swept: Sequence[str],
     saved: int | None,
     resumes: bool,
     changed: list[str],
     force: bool,
-    command: str,
     stop: Stop,
     view: Progress,
+    give_up: GiveUp | None,
 ) -> None:
     """From the settings to the last epoch; `saved` is the step to go on from, `changed` what differs since then."""
     start = time.perf_counter()
     cache.enable()
+    config = runs[0].config
+    wide = dataclasses.replace(config, seeds=len(runs) * config.seeds)  # a seed to a lane
     last = config.seed + config.seeds - 1
     seeds = f"seed {config.seed}" if config.seeds == 1 else f"seeds {config.seed} to {last}"
-    mesh = meshes.make(config)
+    mesh = meshes.make(wide)
     view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {meshes.says(mesh)}", "bold")
+    if len(runs) > 1:
+        view.say(f"  {len(runs)} runs in one program, which differ in {', '.join(swept)}")
     from_where = "from the beginning" if saved is None else f"after {saved:,} env steps"
-    view.say(f"  the run in {directory} goes on {from_where}" if resumes else f"  into {directory}")
+    view.say(f"  the run in {_where(runs)} goes on {from_where}" if resumes else f"  into {_where(runs)}")
     for change in changed:
         view.say(f"  changed: {change}", "yellow")
     view.phase(f"building {config.world}")
     with warnings.catch_warnings(record=True) as caught:
-        program = build.build(config)
+        program = program_of(config, swept)
         fresh = saved is None and config.dataset is not None  # a saved state holds the rows already
-        data = dataset.load(str(config.dataset), program.spec) if fresh else None
+        data = dataset.load(str(config.dataset), program({}).spec) if fresh else None
     view.finished(f"built {config.world}", time.perf_counter() - start)
     for warning in caught:
         view.say(f"  {warning.message}", "yellow")
-    count = config.checkpoints_kept + config.keep_best + 1  # a new one is whole before an old one goes
-    fits = functools.partial(checkpoint.check_space, directory / rundir.CHECKPOINTS, count=count)
+    count = _kept(runs) + config.keep_best + 1  # a new one is whole before an old one goes
+    fits = functools.partial(checkpoint.check_space, runs[0].checkpoints, count=count)
     pool = ThreadPoolExecutor(3)
     try:
-        compiled = compile_program(program, config, mesh, view, pool, restored=saved is not None, ready=fits)
+        lanes = functools.partial(_lanes, [run.config for run in runs], swept)
+        compiled = compile_program(program, lanes, wide, mesh, view, pool, restored=saved is not None, ready=fits)
         restored = None
         if saved is not None:  # before anything is written: it may not fit
             view.phase("restoring")
-            restored = load(directory, saved, config, compiled.template)
-        for difference in rundir.record(directory, config, command) if distributed.leads() else ():
-            view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
-        _status(directory, "running")
+            restored = _load_all(runs, saved, compiled.template)
+        if distributed.leads():
+            differences = [x for run in runs for x in rundir.record(run.directory, run.config, run.command)]
+            for difference in dict.fromkeys(differences):
+                view.say(f"  floats can differ from an uninterrupted run: {difference}", "yellow")
+        for run in runs:
+            _status(run, "running")
         if restored is None:
             explore = stop.wait(compiled.init)
             view.phase("exploring" if data is None else "reading the dataset")
-            state = stop.wait(pool.submit(_finished, explore, compiled.keys))
+            state = stop.wait(pool.submit(_finished, explore, *compiled.lanes))
             state = state if data is None else filled(state, data)
         else:
             state = restored
             if force and hasattr(state.agent, "knobs"):  # the agent's floats, which may be among what has changed
                 lie = meshes.shardings(compiled.template.agent.knobs)
-                fresh_knobs = jax.jit(jax.vmap(lambda key: program.init(key).agent.knobs), out_shardings=lie)
-                state = state._replace(agent=state.agent._replace(knobs=fresh_knobs(compiled.keys)))
+                knobs = jax.vmap(lambda floats, key: program(floats).init(key).agent.knobs)
+                knobs = jax.jit(knobs, out_shardings=lie)(*compiled.lanes)
+                state = state._replace(agent=state.agent._replace(knobs=knobs))
         keep = -1 if saved is None else int(state.counts.epochs[0])
-        metrics = directory / rundir.METRICS
-        log = runlog.Log(metrics, keep) if distributed.leads() else runlog.Log(Path(os.devnull))
-        if not distributed.leads():  # which goes by what the first process keeps
-            log.kept = [row for row in runlog.read(metrics) if row["epoch"] <= keep]
-        with contextlib.closing(log), contextlib.ExitStack() as closing:
-            past = log.kept[-1]["wall_s"] if log.kept else 0.0
-            curves = None
-            if config.tensorboard and distributed.leads():
-                curves = closing.enter_context(contextlib.closing(Curves(directory / rundir.TENSORBOARD, log.kept)))
-            _loop(Session(config, directory, compiled, pool, stop, log, curves, view, start - past), state)
+        with contextlib.ExitStack() as closing:
+            for run in runs:
+                run.log = runlog.Log(run.directory / rundir.METRICS, keep, writes=distributed.leads())
+                closing.callback(run.log.close)
+                kept = [faults.skipped_of(row, 1)[0] for row in run.log.kept[-config.seeds :]]
+                run.skipped = np.array(kept or [0.0] * config.seeds)
+                if config.tensorboard and distributed.leads():
+                    run.curves = Curves(run.directory / rundir.TENSORBOARD, run.log.kept)
+                    closing.callback(run.curves.close)
+            past = max(run.log.kept[-1]["wall_s"] if run.log.kept else 0.0 for run in runs)
+            _loop(Session(runs, compiled, pool, stop, view, start - past, give_up), state)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
 
+def _kept(runs: list[Run]) -> int:
+    """How many checkpoints stay: of several runs two at least, so that there is always a step that all have saved."""
+    return runs[0].config.checkpoints_kept if len(runs) == 1 else max(2, runs[0].config.checkpoints_kept)
+
+
 def _loop(session: Session, state: TrainState) -> None:
     """Runs the epochs that are left. The rows of an epoch are on disk before its checkpoint."""
-    config, view, stop, log = session.config, session.view, session.stop, session.log
+    config, view, stop = session.runs[0].config, session.view, session.stop
     done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
-    skipped = [faults.skipped_of(row, 1)[0] for row in log.kept[-config.seeds :]]
-    skipped, score, beat = np.array(skipped or [0.0] * config.seeds), None, time.monotonic()
-    dumped: set[str] = set()
+    beat = time.monotonic()
     if done == 0:
-        _look_for_faults(session, state, {}, 0, skipped, dumped)
+        _look_for_faults(session, state, {}, 0)
         _report(session, state, config.rollout.at(env_steps), {}, evaluated=True)
     epoch = stop.wait(session.compiled.epoch)
     view.began(env_steps)
     with stop.deferred():
-        while done < config.epochs:
+        while done < config.epochs and session.going():
             view.phase("training")
-            horizon = config.rollout.at(env_steps)
+            horizon, floats = config.rollout.at(env_steps), session.compiled.lanes[0]
             # In another thread, so that this one hears of signals.
-            state, metrics = stop.wait(session.pool.submit(_finished, epoch, state, np.int32(horizon)))
+            state, metrics = stop.wait(session.pool.submit(_finished, epoch, floats, state, np.int32(horizon)))
             metrics = {name: np.asarray(x) for name, x in metrics.items()}
-            _look_for_faults(session, state, metrics, horizon, skipped, dumped)
-            skipped = faults.skipped_of(metrics, config.seeds)
+            _look_for_faults(session, state, metrics, horizon)
             done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
             is_last = done == config.epochs
-            score = _report(session, state, horizon, metrics, is_last or done % config.eval_every == 0)
+            _report(session, state, horizon, metrics, is_last or done % config.eval_every == 0)
             asked = distributed.any_of(bool(stop.asked))
             saves = is_last or asked or done % config.checkpoint_every == 0
             if saves:
                 view.phase("saving")
-                log.sync()
-                note = {"config": to_dict(config), checkpoint.SCORE: score, "environment": rundir.versions()}
-                folder = session.directory / rundir.CHECKPOINTS
-                checkpoint.save(folder, env_steps, state, note, config.checkpoints_kept, config.keep_best)
+                for run in session.going():
+                    run.log.sync()
+                    note = {
+                        "config": to_dict(run.config),
+                        checkpoint.SCORE: run.score,
+                        "environment": rundir.versions(),
+                    }
+                    kept = _kept(session.runs), config.keep_best
+                    checkpoint.save(run.checkpoints, env_steps, run.of(state), note, *kept)
             if saves or time.monotonic() - beat > HEARTBEAT:
-                _status(session.directory, "running")
+                for run in session.going():
+                    _status(run, "running")
                 beat = time.monotonic()
             if asked and not is_last:
                 raise Preempted(
@@ -235,22 +320,38 @@ def _finished(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.block_until_ready(function(*arguments))
 
 
-def _look_for_faults(
-    session: Session, state: TrainState, metrics: dict[str, Any], horizon: int, skipped: np.ndarray, dumped: set[str]
+def _look_for_faults(session: Session, state: TrainState, metrics: dict[str, Any], horizon: int) -> None:
+    """Says what was not finite in an epoch, run by run. Raises `NonFinite` if that is to stop, or gives the run up."""
+    fault = jax.tree.map(np.asarray, state.fault)
+    for run in session.going():
+        mine = run.of(metrics)
+        try:
+            _judge(run, faults.find(run.config, run.of(fault), mine, run.skipped), state, mine, horizon, session.view)
+        except faults.NonFinite as error:
+            if session.give_up is None:
+                raise
+            run.given_up = True
+            _status(run, "failed", str(error))
+            session.give_up(run, error)
+            session.view.say(f"  {run.directory.name} is left out: {error}", "yellow")
+        run.skipped = faults.skipped_of(mine, run.config.seeds)
+
+
+def _judge(
+    run: Run, found: list[faults.Found], state: TrainState, metrics: dict[str, Any], horizon: int, view: Progress
 ) -> None:
-    """Says what was not finite in an epoch and dumps the first of each kind. Raises `NonFinite` if that is to stop."""
-    config, fault = session.config, jax.tree.map(np.asarray, state.fault)
-    found = faults.find(config, fault, metrics, skipped)
+    """Says what was found in a run and dumps the first of each kind. Raises `NonFinite` if that is to stop."""
     for each in sorted(found, key=lambda f: not f.stops):
-        if each.kind in dumped and not each.stops:
+        if each.kind in run.dumped and not each.stops:
             continue
-        dumped.add(each.kind)
+        run.dumped.add(each.kind)
         where = ""
         if distributed.count() == 1:  # of several processes none has the whole state
-            where = f" ({faults.dump(session.directory, each, config, state, horizon, metrics)} has the details)"
+            path = faults.dump(run.directory, each, run.config, run.of(state), horizon, metrics)
+            where = f" ({path} has the details)"
         if each.stops:
-            raise faults.NonFinite(f"{each.what}{where}")
-        session.view.say(f"  {each.what}; said once{where}", "yellow")
+            raise faults.NonFinite(f"{each.what}{where}", each.brief)
+        view.say(f"  {each.what}; said once{where}", "yellow")
 
 
 def filled(state: TrainState, data: Transition) -> TrainState:
@@ -261,26 +362,26 @@ def filled(state: TrainState, data: Transition) -> TrainState:
     return state._replace(real=jax.jit(add, donate_argnums=0, out_shardings=meshes.shardings(state.real))(state.real))
 
 
-def _report(
-    session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool
-) -> float | None:
-    """Evaluates if asked to, writes one row per seed, shows them. Returns the mean return over seeds, if any."""
-    config, found = session.config, {}
-    if evaluated:
+def _report(session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool) -> None:
+    """Evaluates if asked to, writes one row per seed of each run, shows them."""
+    found = {}
+    if evaluated and session.going():
         evaluate = session.stop.wait(session.compiled.evaluate)
         session.view.phase("evaluating")
-        found = summarise(evaluate(session.compiled.keys, state.counts.env_steps, state.agent))
+        found = summarise(evaluate(*session.compiled.lanes, state.counts.env_steps, state.agent))
     counts = {name: np.asarray(value) for name, value in state.counts._asdict().items()}
     counts = {"epoch": counts.pop("epochs"), **counts}
-    if config.dataset is not None:
+    if session.runs[0].config.dataset is not None:
         counts |= {runlog.OFFLINE: counts["env_steps"], "env_steps": np.zeros_like(counts["env_steps"])}
     shared = {"wall_s": round(time.perf_counter() - session.origin, 3), "horizon": horizon}
-    rows = runlog.rows_of(range(config.seed, config.seed + config.seeds), counts, shared, {**found, **metrics})
-    session.log.write(rows)
-    if session.curves is not None:
-        session.curves.write(rows)
-    session.view.advanced(rows)
-    return runlog.plain(found[runlog.RETURN].mean()) if found else None
+    for run in session.going():
+        seeds = range(run.config.seed, run.config.seed + run.config.seeds)
+        rows = runlog.rows_of(seeds, run.of(counts), shared, run.of({**found, **metrics}))
+        run.log.write(rows)
+        if run.curves is not None:
+            run.curves.write(rows)
+        session.view.advanced(rows, run.directory.name if len(session.runs) > 1 else "")
+        run.score = runlog.plain(run.of(found)[runlog.RETURN].mean()) if found else None
 
 
 def seed_keys(config: Config) -> Key:
@@ -288,8 +389,32 @@ def seed_keys(config: Config) -> Key:
     return jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
 
 
+def _lanes(configs: list[Config], swept: Sequence[str]) -> tuple[Floats, Key]:
+    """For each seed of each run: the values of what is swept, and the root key; [K]."""
+    seeds = configs[0].seeds
+    floats = {f: jnp.repeat(jnp.float32([value_at(config, f) for config in configs]), seeds) for f in swept}
+    return floats, jnp.concatenate([seed_keys(config) for config in configs])
+
+
+def program_of(config: Config, swept: Sequence[str], world: World | None = None) -> Callable[[Floats], Program]:
+    """The program by the values [], which may be traced, of the float fields `swept`; in `world`, or in its own."""
+    if not swept:
+        program = build.build(config)
+        return lambda floats: program
+    world = world or build.make_world(config)
+
+    def of(floats: Floats) -> Program:
+        settings = config
+        for path, value in floats.items():
+            settings = with_field(settings, path, value)
+        return build.assemble(settings, world)
+
+    return of
+
+
 def compile_program(
-    program: Program,
+    program: Callable[[Floats], Program],
+    lanes: Callable[[], tuple[Floats, Key]],
     config: Config,
     mesh: Mesh,
     view: Progress,
@@ -297,8 +422,8 @@ def compile_program(
     restored: bool = False,
     ready: Callable[[TrainState], None] = lambda template: None,
 ) -> Compiled:
-    """Compiles the functions of `program`, vmapped over the seeds and laid out on `mesh`, side by side in `pool`;
-    `init` not if `restored`.
+    """Compiles the functions of `program`, vmapped over `lanes` and laid out on `mesh`, side by side in `pool`;
+    `init` not if `restored`. As many lanes as `config` has seeds.
 
     `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when it
     cannot fit into memory.
@@ -318,24 +443,26 @@ def compile_program(
     view.phase("tracing")
     each = functools.partial(jax.vmap, spmd_axis_name=SEED)
     whole = meshes.everywhere(mesh)
-    keys = jax.jit(lambda: seed_keys(config), out_shardings=meshes.by_seed(mesh))()
-    all_init = each(program.init)
+    floats, keys = jax.jit(lanes, out_shardings=meshes.by_seed(mesh))()
+    all_init = each(lambda floats, key: program(floats).init(key))
+    all_epoch = each(lambda floats, *state: program(floats).epoch(*state), in_axes=(0, 0, None))
+    all_evaluate = each(lambda floats, *agent: evaluate_at(program(floats))(*agent))
     with jax.set_mesh(mesh):  # as below, so that it is traced once
-        template = meshes.placed(jax.eval_shape(jax.jit(all_init), keys), mesh)
+        template = meshes.placed(jax.eval_shape(jax.jit(all_init), floats, keys), mesh)
     ready(template)
     planned = memory.plan(config, template, mesh)
     view.say(f"  {memory.says(planned)}", "dim")
     memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind)
     lie = meshes.shardings(template)
     init = jax.jit(all_init, out_shardings=lie)
-    epoch = jax.jit(each(program.epoch, in_axes=(0, None)), donate_argnums=0, out_shardings=(lie, whole))
-    evaluate = jax.jit(each(evaluate_at(program)), out_shardings=whole)
+    epoch = jax.jit(all_epoch, donate_argnums=1, out_shardings=(lie, whole))
+    evaluate = jax.jit(all_evaluate, out_shardings=whole)
     return Compiled(
         template,
-        keys,
-        Future() if restored else submit("init", init, keys),
-        submit("epoch", epoch, template, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)),
-        submit("evaluate", evaluate, keys, template.counts.env_steps, template.agent),
+        (floats, keys),
+        Future() if restored else submit("init", init, floats, keys),
+        submit("epoch", epoch, floats, template, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)),
+        submit("evaluate", evaluate, floats, keys, template.counts.env_steps, template.agent),
     )
 
 
@@ -375,6 +502,16 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
         return state
     grow = jax.vmap(lambda ring: _grow(ring, config.real_capacity))
     return state._replace(real=jax.jit(grow, out_shardings=meshes.shardings(template.real))(state.real))
+
+
+def _load_all(runs: list[Run], step: int, template: TrainState) -> TrainState:
+    """The states of all runs, lane after lane; `template` says where they shall lie."""
+    if len(runs) == 1:
+        return load(runs[0].directory, step, runs[0].config, template)
+    seeds = runs[0].config.seeds
+    one = jax.tree.map(lambda x: jax.ShapeDtypeStruct((seeds, *x.shape[1:]), x.dtype), template)
+    states = [load(run.directory, step, run.config, one) for run in runs]
+    return jax.device_put(jax.tree.map(lambda *x: jnp.concatenate(x), *states), meshes.shardings(template))
 
 
 def collected(directory: str | Path, say: Callable[[str], Any] = warnings.warn) -> Transition:

@@ -70,12 +70,15 @@ def read(path: Path) -> list[Row]:
 
 
 class Log:
-    """Appends rows to a file. With `keep`, the rows of later epochs are cut off first (they will be written again)."""
+    """Appends rows to a file. With `keep`, the rows of later epochs are cut off first (they will be written again).
 
-    def __init__(self, path: Path, keep: int | None = None) -> None:
-        self.kept: list[Row] = []
-        if keep is not None:
-            self.kept = [row for row in read(path) if row["epoch"] <= keep]
+    Of several processes one `writes`; the others only read what is kept.
+    """
+
+    def __init__(self, path: Path, keep: int | None = None, writes: bool = True) -> None:
+        self.kept = [] if keep is None else [row for row in read(path) if row["epoch"] <= keep]
+        self._writes = writes
+        if writes and keep is not None:
             draft = path.with_suffix(".tmp")
             try:
                 draft.write_text("".join(json.dumps(row) + "\n" for row in self.kept), encoding="utf-8")
@@ -84,7 +87,7 @@ class Log:
             except OSError:
                 draft.unlink(missing_ok=True)
                 raise
-        self._file: TextIO = path.open("a", encoding="utf-8")
+        self._file: TextIO = (path if writes else Path(os.devnull)).open("a", encoding="utf-8")
 
     def write(self, rows: Iterable[Row]) -> None:
         """Appends the rows and hands them to the system at once."""
@@ -93,7 +96,8 @@ class Log:
 
     def sync(self) -> None:
         """Returns once the rows are on the disk, where no loss of power reaches them."""
-        os.fsync(self._file.fileno())
+        if self._writes:  # the null device cannot be synchronised
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Closes the file."""

@@ -1,7 +1,8 @@
 """Sweeps: a grid of settings, each point a run in a directory of its own, with a table at the end.
 
 sweep.json       the grid, the points and what came of them
-<point>/         the run of a point, as `branchax train` would have made it; failed.txt says why one came to nothing
+<point>/         the run of a point, as `branchax train` would have made it
+    failed.txt   why it came to nothing, in short and in full
 
 Points that differ in floats alone form a group, which is one process and, as far as the floats allow, one compiled
 program under `vmap` (`lockstep.py`). The same sweep again goes on where it stopped: a run that is finished stays as
@@ -10,7 +11,6 @@ it is.
 
 from __future__ import annotations
 
-import functools
 import itertools
 import json
 import statistics
@@ -18,10 +18,11 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from branchax.config import Config, ConfigError, from_dict, to_dict, with_field
+from branchax.config import Config, ConfigError, from_dict, to_dict, value_at, with_field
 from branchax.host import rundir
 
 SWEEP, FAILED = "sweep.json", "failed.txt"
+GROUP = "--group"  # `branchax sweep --group DIR N` is what the process of a group is started as
 
 
 class Point(NamedTuple):
@@ -46,11 +47,6 @@ def plan(grid: dict[str, list[str]], configs: list[Config]) -> list[Point]:
         name = ",".join(f"{path}={value}" for path, value in settings.items())
         points.append(Point(name.replace("/", "-").replace(" ", "+"), settings, config, group))
     return points
-
-
-def value_at(config: Any, path: str) -> Any:
-    """The value of the field at a dotted path."""
-    return functools.reduce(getattr, path.split("."), config)
 
 
 def directory_of(points: list[Point], stem: str, chosen: Path | None) -> Path:
@@ -92,7 +88,7 @@ def load(directory: Path) -> list[Point]:
 def commands(directory: Path, points: list[Point]) -> list[list[str]]:
     """One command for each group that is not done."""
     open_groups = sorted({point.group for point in points if not _over(directory / point.name, point.config)})
-    return [[sys.executable, "-m", "branchax.host.lockstep", str(directory), str(group)] for group in open_groups]
+    return [[sys.executable, "-m", "branchax", "sweep", GROUP, str(directory), str(group)] for group in open_groups]
 
 
 def _over(directory: Path, config: Config) -> bool:
@@ -102,11 +98,17 @@ def _over(directory: Path, config: Config) -> bool:
 
 
 def result(directory: Path) -> dict[str, Any]:
-    """What came of a run so far: the mean and the spread (SD) of its seeds' last evaluations, and when that was."""
+    """What came of a run so far: the mean and the spread (SD) of its seeds' last evaluations, and when that was.
+
+    `failed` says why it came to nothing, `stopped` why it ended before it was done, for a reason that is not its own.
+    """
     from branchax.host import checkpoint, runlog  # not above: the command line loads this module before it needs JAX
 
     failed = directory / FAILED
     found: dict[str, Any] = {"failed": failed.read_text(encoding="utf-8").strip()} if failed.exists() else {}
+    status = rundir.status(directory)
+    if not found and status.get("state") in ("preempted", "failed"):
+        found["stopped"] = status["reason"]
     rows = [row for row in runlog.read(directory / rundir.METRICS) if row.get(runlog.RETURN) is not None]
     if not rows:
         return found
@@ -124,20 +126,39 @@ def result(directory: Path) -> dict[str, Any]:
 
 
 def show(directory: Path, points: list[Point]) -> None:
-    """Prints the table."""
+    """Prints the table, and below it why runs are not done."""
+    from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    fields = list(points[0].settings)
-    seeds = points[0].config.seeds
-    table = Table(title=f"{directory}: last evaluations, mean ± SD over {seeds} seed{'s' if seeds > 1 else ''}")
-    for name in (*fields, "return", "env steps", "wall clock [s]"):
-        table.add_column(name, justify="right", no_wrap=name == "return", overflow="fold")
+    fields, seeds = list(points[0].settings), points[0].config.seeds
+    spread = f", mean ± SD over {seeds} seeds" if seeds > 1 else ""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in fields:
+        table.add_column(name.replace(".", ".\n"), justify="right", overflow="fold")
+    for name in ("return", "env\nsteps", "wall\n[s]"):
+        table.add_column(name, justify="right", no_wrap=True)
+    reasons = []
     for point in points:
         found = result(directory / point.name)
-        score = f"{found['return_mean']:.1f} ± {found['return_std']:.1f}" if "return_mean" in found else "-"
-        cells = [score, f"{found.get('env_steps', 0):,}", f"{found.get('wall_s', 0.0):.0f}"]
-        if "failed" in found:
-            cells[0] = f"failed: {found['failed']}"
+        cells = [_score(found, point.config), f"{found.get('env_steps', 0):,}", f"{found.get('wall_s', 0.0):.0f}"]
         table.add_row(*(point.settings[name] for name in fields), *cells)
-    Console(soft_wrap=False).print(table)
+        if why := found.get("failed", found.get("stopped")):
+            reasons.append(f"{point.name}: {why.splitlines()[-1]}")
+    console = Console(highlight=False, markup=False)
+    console.print(f"{directory}: last evaluations{spread}", soft_wrap=True)
+    console.print(table)
+    for reason in reasons:
+        console.print(reason, soft_wrap=True)
+
+
+def _score(found: dict[str, Any], config: Config) -> str:
+    """The cell of the return, in short lines."""
+    if "failed" in found:
+        return "failed:\n" + found["failed"].splitlines()[0].replace(", ", ",\n", 1)
+    score = ""
+    if "return_mean" in found:
+        score = f"{found['return_mean']:.1f}" + (f" ± {found['return_std']:.1f}" if found["seeds"] > 1 else "")
+    if found.get("finished", 0) >= config.env_steps:
+        return score
+    return f"{score}\n{'stopped' if 'stopped' in found else 'unfinished'}".strip()
