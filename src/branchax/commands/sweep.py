@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_needs
 from branchax.commands.train import TrainOptions
 from branchax.config import Config, ConfigError, check
 from branchax.host import RunError, launch, sweep
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> None:
     ]
     for config in configs:
         check(config)
-        check_installed(config.world)
+        check_needs(config)
     points = sweep.plan(grid, configs)
     stem = f"runs/sweep_{configs[0].world.replace('/', '-')}_{options.preset}"
     directory = sweep.directory_of(points, stem, options.run)

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_needs
 from branchax.config import Config, ConfigError, check, read
 from branchax.host import RunError, distributed, lock, rundir
 from branchax.host.distributed import Processes
@@ -75,7 +75,7 @@ def launch(
 
         config = dataset.sized(config)
     check(config)
-    check_installed(config.world)
+    check_needs(config)
     distributed.check(processes, named=named)
     if processes == Processes():  # of several, the first one looks
         if (owner := lock.owner(directory)) is not None:

@@ -23,8 +23,8 @@ import numpy as np
 from branchax import build
 from branchax.config import Config, ConfigError, check, to_dict, with_field
 from branchax.host import RunError, cache, checkpoint, faults, plots, rundir, runlog, sweep
+from branchax.host.curves import open_curves
 from branchax.host.run import evaluate_at, load, seed_keys, summarise, train
-from branchax.host.tensorboard import Curves
 from branchax.train import Program, TrainState
 from branchax.worlds.base import World
 
@@ -143,7 +143,7 @@ def _together(
         _say(f"  restored after {saved:,} env steps")
     done = int(state.counts.epochs[0])
     logs = [runlog.Log(run / rundir.METRICS, keep=done if saved is not None else -1) for run in runs]
-    curves = [Curves(r / rundir.TENSORBOARD, x.kept) for r, x in zip(runs, logs, strict=True) if config.tensorboard]
+    curves = [open_curves(p.config, r, x.kept, _say) for p, r, x in zip(points, runs, logs, strict=True)]
     for opened in (*logs, *curves):
         stack.enter_context(contextlib.closing(opened))
     past = max([log.kept[-1]["wall_s"] for log in logs if log.kept], default=0.0)
@@ -170,8 +170,7 @@ def _together(
             seeds = range(config.seed, config.seed + config.seeds)
             rows = runlog.rows_of(seeds, lanes(counts, i), shared, lanes(numbers, i))
             logs[i].write(rows)
-            if curves:
-                curves[i].write(rows)
+            curves[i].write(rows)
             scores[i] = None
             if evaluated:
                 score = lanes(numbers, i)[runlog.RETURN].mean()

@@ -25,9 +25,9 @@ from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict
 from branchax.host import cache, checkpoint, dataset, distributed, faults, memory, plots, rundir, runlog
 from branchax.host import mesh as meshes
+from branchax.host.curves import Curves, open_curves
 from branchax.host.progress import Progress
 from branchax.host.signals import Preempted, Stop
-from branchax.host.tensorboard import Curves
 from branchax.replay import Ring
 from branchax.sharding import SEED
 from branchax.train import Program, TrainState
@@ -55,7 +55,7 @@ class Session(NamedTuple):
     pool: ThreadPoolExecutor
     stop: Stop
     log: runlog.Log
-    curves: Curves | None
+    curves: Curves
     view: Progress
     origin: float  # the `time.perf_counter()` at which `wall_s` is 0
 
@@ -181,9 +181,9 @@ def _train(
             log.kept = [row for row in runlog.read(metrics) if row["epoch"] <= keep]
         with contextlib.closing(log), contextlib.ExitStack() as closing:
             past = log.kept[-1]["wall_s"] if log.kept else 0.0
-            curves = None
-            if config.tensorboard and distributed.leads():
-                curves = closing.enter_context(contextlib.closing(Curves(directory / rundir.TENSORBOARD, log.kept)))
+            leads = distributed.leads()
+            curves = open_curves(config, directory, log.kept, view.say) if leads else Curves([])
+            closing.enter_context(contextlib.closing(curves))
             _loop(Session(config, directory, compiled, pool, stop, log, curves, view, start - past), state)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -277,8 +277,7 @@ def _report(
     shared = {"wall_s": round(time.perf_counter() - session.origin, 3), "horizon": horizon}
     rows = runlog.rows_of(range(config.seed, config.seed + config.seeds), counts, shared, {**found, **metrics})
     session.log.write(rows)
-    if session.curves is not None:
-        session.curves.write(rows)
+    session.curves.write(rows)
     session.view.advanced(rows)
     return runlog.plain(found[runlog.RETURN].mean()) if found else None
 
