@@ -10,8 +10,8 @@ import pytest
 from conftest import replace, toy_program
 
 from branchax.config import ConfigError
-from branchax.host import rundir, runlog, wandb
 from branchax.host import run as host
+from branchax.host import rundir, runlog, wandb
 
 
 class Server:
@@ -36,7 +36,7 @@ class Server:
         run = types.SimpleNamespace(step=past, log=log, finish=lambda: None, offline=False, url="https://example.com")
         return run
 
-    def Settings(self, **options):  # noqa: N802
+    def Settings(self, **options):
         return types.SimpleNamespace(project=None, **options)
 
 

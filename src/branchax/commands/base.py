@@ -1,12 +1,15 @@
-"""What the commands share: exit codes, whether what a world needs is installed, where what they make goes."""
+"""What the commands share: exit codes, flags and what they need, where what they make goes."""
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from branchax.config import Config, ConfigError
@@ -14,6 +17,32 @@ from branchax.host import rundir
 
 # Exit codes. PREEMPTED: a run was asked to end and did so well; INTERRUPTED: at once. `RunError`s bring their own.
 OK, FAILED, REFUSED, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+
+
+def check_flags(arguments: Sequence[str], known: Iterable[str], command: str) -> None:
+    """Raises `ConfigError` for the first flag that is not among the `known` (`model.members`), naming the nearest.
+
+    Before the arguments are parsed: a flag that nobody knows would leave its value behind as a run's directory.
+    """
+    names = [name.replace("_", "-") for name in (*known, "help")]
+    for argument in arguments:
+        if not re.match("--?[a-zA-Z]", argument) or argument in ("-h", "-inf"):
+            continue  # a value, such as -1
+        flag = argument.partition("=")[0].replace("_", "-")
+        name = flag.removeprefix("--")
+        if name not in names and re.sub(r"(^|\.)no-", r"\1", name) not in names:
+            close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            near = f" (did you mean --{close[0]}?)" if close else ""
+            raise ConfigError(f"{flag}: unknown flag{near}; {command} --help shows all")
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """What `parser` makes of the arguments; flags are spelt out, and an unknown one is refused as everywhere."""
+    known = [
+        flag.removeprefix("--") for action in parser._actions for flag in action.option_strings if flag[:2] == "--"
+    ]
+    check_flags(arguments, known, parser.prog)
+    return parser.parse_args(arguments)
 
 
 def installed(package: str) -> bool:
