@@ -1,4 +1,4 @@
-"""Weights & Biases: the same rows as TensorBoard, on in the same run after a resume; and the package itself, if it is there."""
+"""Weights & Biases: the rows that TensorBoard has, a resumed run in the same place; and the package, if it is there."""
 
 import importlib.util
 import json

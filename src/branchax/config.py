@@ -454,8 +454,8 @@ class Config:
     tensorboard: bool = True
     """Write `tb/`, the metrics as TensorBoard reads them."""
     wandb: bool = False
-    """Send the metrics to Weights & Biases (pip install 'branchax[wandb]'); its own variables, such as WANDB_MODE=offline,
-    say how."""
+    """Send the metrics to Weights & Biases (pip install 'branchax[wandb]'); its own variables, such as
+    WANDB_MODE=offline, say how."""
     grace: NonNegative = 20.0
     """Seconds that the epoch under way has to end in after SIGTERM or Ctrl-C; then the run stops without saving it."""
     faults: FaultConfig = field(default_factory=FaultConfig)
