@@ -37,7 +37,9 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     axes.axvspan(0, EXPLORED, color="0.93", linewidth=0)
-    axes.text(EXPLORED / 2, LONGEST / 2, "random actions", rotation=90, ha="center", va="center", color="0.4", fontsize=8)
+    axes.text(
+        EXPLORED / 2, LONGEST / 2, "random actions", rotation=90, ha="center", va="center", color="0.4", fontsize=8
+    )
     for i, (name, seeds) in enumerate(found.items()):
         look: dict[str, Any] = {"color": COLOURS[i], "linestyle": DASHES[i]}
         for j, each in enumerate(seeds.values()):
@@ -46,8 +48,12 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
             axes.plot(ends, each["lengths"], marker=".", markersize=5, linewidth=1.3, label=label, **look)
             at = STEPS + 25 * (len(seeds) * i + j)  # side by side, as several seeds end at 500
             axes.plot(at, each["last_return"], marker="os"[i], markersize=6, fillstyle="none", **look)
-    axes.plot([], [], "o", color="0.4", fillstyle="none", label=f"4 evaluation episodes after {STEPS:,} steps, each seed")
-    axes.set(xlabel="real env steps, at the end of each training episode", xlim=(0, STEPS + 180), ylim=(0, 1.04 * LONGEST))
+    axes.plot(
+        [], [], "o", color="0.4", fillstyle="none", label=f"4 evaluation episodes after {STEPS:,} steps, each seed"
+    )
+    axes.set(
+        xlabel="real env steps, at the end of each training episode", xlim=(0, STEPS + 180), ylim=(0, 1.04 * LONGEST)
+    )
     axes.set_ylabel("steps that the pole stayed up")
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     axes.spines[["top", "right"]].set_visible(False)
