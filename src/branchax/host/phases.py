@@ -2,12 +2,13 @@
 
 The epoch of a run is one compiled program, in which its parts cannot be told apart. Here each is a program of its own
 (`train.Parts`), for one seed, gone through as an epoch does, so that a fit has as much new data to learn as it had in
-the run; twice where that is quick, and the second time is what counts. Evaluating and saving are what they take on the host, shared among the
-epochs that they come once in.
+the run; twice where that is quick, and the second time is what counts. Evaluating and saving are what they take on the
+host, shared among the epochs that they come once in.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -97,5 +98,5 @@ def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 def _epoch_seconds(rows: Sequence[Row], seed: int) -> float | None:
     """The median of what the latest epochs took, of those that were written by one process."""
     at = [(row["epoch"], row["wall_s"]) for row in rows if row["seed"] == seed][-21:]
-    taken = [after[1] - before[1] for before, after in zip(at, at[1:], strict=False) if after[0] == before[0] + 1]
+    taken = [after[1] - before[1] for before, after in itertools.pairwise(at) if after[0] == before[0] + 1]
     return float(np.median(taken)) if len(taken) >= 3 else None

@@ -186,12 +186,9 @@ def _time(found: Found) -> Figure:
     tidy(axes, "")
     axes.grid(visible=False, axis="y")
     axes.tick_params(axis="y", length=0)
-    own = (
-        ""
-        if part["run"] is None
-        else f"; the run's own took {part['run']:.3g} s, {'alone' if part['seeds'] == 1 else str(part['seeds']) + ' seeds at once'}"
-    )
-    title = f"{seconds.sum():.3g} s for {part['epoch_steps']:,} env steps of one seed, measured alone{own}"
+    with_others = "" if part["seeds"] == 1 else f", {part['seeds']} seeds at once"
+    own = "" if part["run"] is None else f"; the run's own took {part['run']:.3g} s{with_others}"
+    title = f"{seconds.sum():.3g} s for {part['epoch_steps']:,} env steps of one seed alone{own}"
     axes.set_title(title, fontsize=9, loc="left")
     return figure
 
