@@ -6,7 +6,7 @@
     smoke       `branchax train mbpo` on the inverted pendulum, 500 real steps: cold (nothing compiled yet) and warm
                 (for a second time)                                                      aims: 60 s and 20 s
 
-    python -m benchmarks.first_steps      # two minutes: results/first_steps.json
+    make bench NAME=first_steps      # two minutes: results/first_steps.json
 
 Each is a process of its own. The clock is what a user waits and what the aims are for; on a machine that is busy (the
 load average stands beside it) the seconds of processor time say more.
@@ -76,7 +76,7 @@ def main() -> None:
         "seconds": {name: {"slowest": slowest[name], "aim": aim} for name, aim in AIMS.items()},
         "cases": cases,
         "load_average": [round(load, 1), round(os.getloadavg()[0], 1)],  # before and after
-        "made": {"command": "python -m benchmarks.first_steps", "environment": rundir.environment()},
+        "made": {"command": "make bench NAME=first_steps", "environment": rundir.environment()},
     }
     rundir.write_json(RESULT, data)
     for name, aim in AIMS.items():
