@@ -181,7 +181,8 @@ def _time(found: Found) -> Figure:
         axes.annotate(f"{width:.1f} %, {taken:.3g} s", (width, row), (4, 0), textcoords="offset points", va="center")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
-    axes.set_xlim(0, 1.3 * share.max())  # room for what is written behind the longest
+    axes.set_xlim(0, 130)  # room for what is written behind the longest
+    axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("share of an epoch's time [%] (grey: between epochs)")
     tidy(axes, "")
     axes.grid(visible=False, axis="y")
