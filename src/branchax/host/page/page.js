@@ -112,7 +112,7 @@ function diagnostics(run) {
 function bars(part) {
   const total = part.seconds.reduce((s, x) => s + x, 0);
   const row = (name, x) => [make("span", {}, name), make("span", { class: ["evaluate", "save"].includes(name) ? "bar host" : "bar",
-    style: `--share: ${x / total}` }), make("span", { class: "number" }, `${(100 * x / total).toFixed(1)} %`), make("span", { class: "number" }, `${number(x)} s`)];
+    style: `--share: ${x / total}` }), make("span", { class: "number" }, `${(100 * x / total).toFixed(1)} %`), make("span", { class: "number" }, `${number(Number(x.toPrecision(2)))} s`)];
   return { node: make("div", { class: "bars", role: "img", "aria-label": "share of an epoch's time by phase" },
     ...part.names.flatMap((name, i) => row(name, part.seconds[i]))) };
 }
@@ -142,7 +142,7 @@ section("Model and critic", ...data.runs.map(diagnostics));
 const evaluated = data.runs.flatMap((run) => run.evaluations.map((e) => [run.name, e.seed, e.steps, e.episodes, e.mean ?? "–", e.std ?? "–", e.length ?? "–"]));
 section("Evaluations", evaluated.length ? table(["run", "seed", data.steps, "episodes", "return", "± SD", "length"], evaluated) : null);
 const folded = (name, node) => make("details", {}, make("summary", {}, name), node);
-section("How it was made", ...data.runs.map((run) => (run.command ? make("p", {}, make("code", {}, run.command)) : null)),
+section("How it was made", ...data.runs.map((run) => (run.command ? make("p", {}, make("code", { class: "lines" }, run.command)) : null)),
   folded("settings", settings()), folded("environment", environment()));
 
 const remembered = () => { try { return localStorage.getItem("theme"); } catch { return null; } };
