@@ -3,10 +3,10 @@
     help        `branchax --help` and `branchax train mbpo --help`                       aim: 0.5 s
     typo        a command, a flag, a preset and a world, misspelt                        aim: 1 s
     first_line  of `branchax train mbpo`, from the return key on                         aim: 3 s
-    smoke       `branchax train mbpo` on the inverted pendulum, 500 real steps: cold (nothing compiled yet) and warm
-                (for a second time)                                                      aims: 60 s and 20 s
+    smoke       `branchax train mbpo` on the inverted pendulum, 500 real steps: cold, when nothing is compiled yet, and
+                warm, for a second time                                                  aims: 60 s and 20 s
 
-    make bench NAME=first_steps      # two minutes: results/first_steps.json
+    make bench NAME=first_steps      # three minutes: results/first_steps.json
 
 Each is a process of its own. The clock is what a user waits and what the aims are for; on a machine that is busy (the
 load average stands beside it) the seconds of processor time say more.

@@ -88,6 +88,7 @@ def launch(
         if (owner := lock.owner(directory)) is not None:
             raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
         rundir.admit(directory, config, force)
+        print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
     distributed.start(processes)
 
     from branchax.host.checkpoint import CheckpointError
