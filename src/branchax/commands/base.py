@@ -89,4 +89,7 @@ def check_run(directory: Path, seed: int | None) -> None:
 
 def beside(runs: Sequence[Path]) -> Path:
     """Where what is made of runs goes: into the one run's directory, or into the folder that holds them all."""
-    return runs[0] if len(runs) == 1 else Path(os.path.commonpath([run.absolute() for run in runs]))
+    if len(runs) == 1:
+        return runs[0]
+    folder = Path(os.path.commonpath([run.absolute() for run in runs]))
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
