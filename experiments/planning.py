@@ -3,30 +3,71 @@
 One epoch is 200 real steps, after 100 at random; counted are the training episodes that end after those. Scored by 4
 evaluation episodes of 500 steps in the end.
 
-    python -m experiments.planning
+    python -m experiments.planning            # a quarter of an hour; --draw draws what is in results/ again
 """
 
 from __future__ import annotations
 
 import itertools
+import json
+import sys
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from branchax.host import rundir, runlog
+from branchax.host.plots import COLOURS, DASHES
 from branchax.host.run import collected
 from branchax.presets import preset
-from experiments.harness import publish, run
+from experiments.harness import RESULTS, publish, run
 
 SEEDS, EPISODES, SOLVED = (0, 1, 2), 10, 475.0
 METHODS = ("pets", "pets_mppi")
+STEPS, EXPLORED, LONGEST = 1_100, 100, 500  # real steps, random ones among them; steps of an episode
+
+
+def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
+    """How long the pole stayed up in each training episode, and in evaluations at the end, over real steps."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    axes.axvspan(0, EXPLORED, color="0.93", linewidth=0)
+    axes.text(
+        EXPLORED / 2, LONGEST / 2, "random actions", rotation=90, ha="center", va="center", color="0.4", fontsize=8
+    )
+    for i, (name, seeds) in enumerate(found.items()):
+        look: dict[str, Any] = {"color": COLOURS[i], "linestyle": DASHES[i]}
+        for j, each in enumerate(seeds.values()):
+            label = f"{name}, {len(seeds)} seeds" if j == 0 else None
+            ends = np.cumsum(each["lengths"])
+            axes.plot(ends, each["lengths"], marker=".", markersize=5, linewidth=1.3, label=label, **look)
+            at = STEPS + 25 * (len(seeds) * i + j)  # side by side, as several seeds end at 500
+            axes.plot(at, each["last_return"], marker="os"[i], markersize=6, fillstyle="none", **look)
+    axes.plot(
+        [], [], "o", color="0.4", fillstyle="none", label=f"4 evaluation episodes after {STEPS:,} steps, each seed"
+    )
+    axes.set(
+        xlabel="real env steps, at the end of each training episode", xlim=(0, STEPS + 180), ylim=(0, 1.04 * LONGEST)
+    )
+    axes.set_ylabel("steps that the pole stayed up")
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
 
 
 def main() -> None:
     """Runs, counts episodes, publishes."""
+    if "--draw" in sys.argv[1:]:
+        draw(json.loads((RESULTS / "planning.json").read_text(encoding="utf-8"))["methods"], RESULTS / "planning.png")
+        return
     found, made, configs = {}, [], {}
     for name in METHODS:
-        configs[name] = replace(preset(name, "classic/cartpole"), env_steps=1_100, eval_every=100, checkpoint_every=5)
+        configs[name] = replace(preset(name, "classic/cartpole"), env_steps=STEPS, eval_every=100, checkpoint_every=5)
         found[name] = {}
         for seed in SEEDS:
             directory = run(replace(configs[name], seed=seed), f"classic-cartpole_{name}_s{seed}_1")
@@ -36,7 +77,7 @@ def main() -> None:
             steps = (rows[-1]["model_steps"] - rows[-2]["model_steps"]) / 200
             found[name][seed] = {
                 "episodes": len(lengths),
-                "episodes_after_exploration": int(sum(np.cumsum(lengths) > 100)),
+                "episodes_after_exploration": int(sum(np.cumsum(lengths) > EXPLORED)),
                 "lengths": lengths,
                 "last_return": rows[-1][runlog.RETURN],
                 "seconds_per_epoch_of_200_steps": float(np.median(epochs[1:-1])),
@@ -47,6 +88,7 @@ def main() -> None:
             made.append(directory)
     in_time = lambda s: s["episodes_after_exploration"] <= EPISODES and s["last_return"] >= SOLVED  # noqa: E731
     solved = {n: [in_time(s) for s in by.values()] for n, by in found.items()}
+    draw(found, RESULTS / "planning.png")
     print("written to", publish("planning", {"methods": found, "solved": solved}, configs, made))
 
 

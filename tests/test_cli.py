@@ -1,6 +1,8 @@
 """The command line: what it accepts, what it refuses and how, and that it does so before JAX is loaded."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 
@@ -8,6 +10,7 @@ import pytest
 from conftest import toy_program
 
 from branchax import __version__, cli
+from branchax.commands import USAGE
 from branchax.commands import base as commands_base
 from branchax.commands import train as command
 from branchax.config import to_dict
@@ -79,8 +82,10 @@ def test_list(capsys):
         (["train", "mbop"], ["preset: 'mbop' is unknown (did you mean ", "mbpo"]),
         (["train", "mbpo", "--world", "brax/hoper"], ["world: 'brax/hoper' is unknown (did you mean brax/hopper"]),
         (["train", "mbpo", "--world=inverted_pendulum"], ["did you mean brax/inverted_pendulum"]),
-        (["train", "mbpo", "--env-stps", "9"], ["--env-stps", "--env-steps"]),
-        (["train", "mbpo", "--model.membrs", "9"], ["--model.membrs", "--model.members"]),
+        (["train", "mbpo", "-seeds", "9"], ["-seeds: unknown flag (did you mean --seeds?)"]),
+        (["train", "mbpo", "--agent.no-learn-temprature"], ["(did you mean --agent.learn-temperature?)"]),
+        (["sweep", "mbpo", "--env-stps", "9"], ["--env-stps: unknown flag (did you mean --env-steps?)"]),
+        (["bench", "comapre", "a", "b"], ["'comapre'", "compare"]),
         (["train", "mbpo", "--seeds", "many"], ["--seeds", "many"]),
         (["train", "mbpo", "--model.elites", "9"], ["model.elites: 9 is not possible; allowed: <= model.members = 5"]),
         (["train", "mbpo", "--rollout.horizon", "0"], ["rollout.horizon: 0", ">= 1"]),
@@ -98,6 +103,38 @@ def test_list(capsys):
 def test_refuses(argv, parts, capsys, tmp_path):
     refuse(capsys, argv, *parts)
     assert not list(tmp_path.iterdir())
+
+
+MISSPELT = {  # a flag of each command, one letter short
+    "train": ["mbpo", "--model.membrs", "9"],
+    "resume": ["DIR", "--env-stps", "9"],
+    "evaluate": ["DIR", "--episods", "3"],
+    "plot": ["--curvs", "DIR"],
+    "report": ["DIR", "DIR", "--ou", "x.html"],
+    "render": ["--step", "3", "DIR"],
+    "diagnose": ["DIR", "--sed=1"],
+    "export": ["DIR", "--sed", "1"],
+    "sweep": ["mbpo", "--gri", "seed=1,2"],
+    "doctor": ["DIR", "--repla"],
+    "check-world": ["classic/lqr", "--backnd", "mjx"],
+    "dataset": ["DIR", "FILE", "--hel"],
+    "lab": ["gradients", "--horizns", "5"],
+    "bench": ["compare", "A.json", "B.json", "--hlp"],
+    "list": ["--hlp"],
+}
+assert set(MISSPELT) == set(USAGE)
+
+
+@pytest.mark.parametrize("name", USAGE)
+def test_a_misspelt_flag_of_any_command_is_refused_with_the_nearest(name, capsys, tmp_path):
+    (tmp_path / "DIR").mkdir()
+    (tmp_path / "DIR" / rundir.CONFIG).write_text(json.dumps(to_dict(PRESETS["sac"])))
+    flag = next(a for a in MISSPELT[name] if a.startswith("--")).partition("=")[0]
+    assert cli.main([name, *MISSPELT[name]]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    found = re.fullmatch(rf"branchax: {flag}: unknown flag \(did you mean (--[\w.-]+)\?\); .*--help shows all", line)
+    assert found and any(flag == found[1][:i] + found[1][i + 1 :] for i in range(len(found[1])))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_flags_win_over_the_preset_and_both_spellings_work(started):
@@ -204,6 +241,9 @@ def python(code):
         ["train", "mbpo", "--seeds", "0"],
         ["lab", "--help"],
         ["lab", "gradients", "--horizons", "0"],
+        ["train", "mbpo", "--model.membrs", "9"],
+        ["plot", "--curvs"],
+        ["tran"],
     ],
 )
 def test_answers_before_jax_is_loaded(argv):

@@ -16,7 +16,7 @@ from branchax import build, cli, worlds
 from branchax.config import Config, from_dict
 from branchax.host import checkpoint, faults, rundir, runlog
 from branchax.host import run as host
-from branchax.host.tensorboard import Curves
+from branchax.host.tensorboard import TensorBoard
 from branchax.presets import preset
 from branchax.train import no_fault
 from branchax.types import Transition
@@ -192,7 +192,7 @@ def test_a_resumed_run_has_one_clean_curve(toy_config, tmp_path, monkeypatch):
 def test_curves_written_twice_in_one_second_are_written_once(tmp_path):
     row = {"seed": 0, "epoch": 0, "env_steps": 10, "x": 1.0}
     for _ in range(2):
-        curves = Curves(tmp_path, [row])
+        curves = TensorBoard(tmp_path, [row])
         curves.close()
     assert events(tmp_path / "seed_0")["x"] == [(10, 1.0)]
 

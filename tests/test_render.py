@@ -13,6 +13,11 @@ from branchax import worlds
 from branchax.config import ConfigError
 from branchax.host import bodies, render, scenes
 from branchax.worlds.brax import environment
+from branchax.worlds.catalog import WORLDS
+
+
+def test_every_classic_world_has_a_scene_and_a_speed():
+    assert set(scenes.SCENES) == set(scenes.SECONDS) == {name for name in WORLDS if name.startswith("classic/")}
 
 
 @pytest.mark.parametrize("name", scenes.SCENES)

@@ -92,11 +92,15 @@ def test_one_run_looked_at_by_every_command(tmp_path, capsys):
     assert len(found["returns"]["imagined"]) == 2 and len(found["critic"]["actual"]) == diagnose.ROWS
     assert {len(e[side]["total"]) for e in found["player"]["episodes"] for side in ("real", "imagined")} == {200}
 
+    phases = dict(zip(found["phases"]["names"], found["phases"]["seconds"], strict=True))
+    assert list(phases) == ["collect", "fit", "imagine", "improve", "evaluate", "save"] and min(phases.values()) > 0
+    assert all(name in said for name in phases)
+
     stamp = path.stat().st_mtime_ns
     assert cli.main(["plot", str(run)]) == 0
     written = {line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()}
     names = {"open_loop_error", "predicted_and_true", "calibration", "disagreement", "imagined_returns", "critic"}
-    assert written == {f"{name}.png" for name in names | {"learning_curve", "learning_curve_seconds"}}
+    assert written == {f"{name}.png" for name in names | {"learning_curve", "learning_curve_seconds", "time"}}
     for name in written:
         assert (run / "plots" / name).stat().st_size > 5_000
 

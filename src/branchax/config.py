@@ -453,6 +453,9 @@ class Config:
     """The checkpoint with the highest return when it was evaluated (mean over seeds) stays on disk too."""
     tensorboard: bool = True
     """Write `tb/`, the metrics as TensorBoard reads them."""
+    wandb: bool = False
+    """Send the metrics to Weights & Biases (pip install 'branchax[wandb]'); its own variables, such as
+    WANDB_MODE=offline, say how."""
     grace: NonNegative = 20.0
     """Seconds that the epoch under way has to end in after SIGTERM or Ctrl-C; then the run stops without saving it."""
     faults: FaultConfig = field(default_factory=FaultConfig)
@@ -870,7 +873,16 @@ def _check_mesh(config: Config, need: Need) -> None:
 
 # What may change when a run goes on: nothing that its state depends on. `env_steps` may, too, but only grow.
 RESUMABLE = (
-    *("eval_every", "eval_episodes", "checkpoint_every", "checkpoints_kept", "keep_best", "tensorboard", "grace"),
+    *(
+        "eval_every",
+        "eval_episodes",
+        "checkpoint_every",
+        "checkpoints_kept",
+        "keep_best",
+        "tensorboard",
+        "wandb",
+        "grace",
+    ),
     *PLACEMENT,
     *(f"faults.{f.name}" for f in dataclasses.fields(FaultConfig)),
 )

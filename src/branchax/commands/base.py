@@ -1,19 +1,48 @@
-"""What the commands share: exit codes, whether what a world needs is installed, where what they make goes."""
+"""What the commands share: exit codes, flags and what they need, where what they make goes."""
 
 from __future__ import annotations
 
+import argparse
+import difflib
 import importlib.machinery
 import importlib.util
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from branchax.config import ConfigError
+from branchax.config import Config, ConfigError
 from branchax.host import rundir
 
 # Exit codes. PREEMPTED: a run was asked to end and did so well; INTERRUPTED: at once. `RunError`s bring their own.
 OK, FAILED, REFUSED, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
+
+
+def check_flags(arguments: Sequence[str], known: Iterable[str], command: str) -> None:
+    """Raises `ConfigError` for the first flag that is not among the `known` (`model.members`), naming the nearest.
+
+    Before the arguments are parsed: a flag that nobody knows would leave its value behind as a run's directory.
+    """
+    names = [name.replace("_", "-") for name in (*known, "help")]
+    for argument in arguments:
+        if not re.match("--?[a-zA-Z]", argument) or argument in ("-h", "-inf"):
+            continue  # a value, such as -1
+        flag = argument.partition("=")[0].replace("_", "-")
+        name = flag.removeprefix("--")
+        if name not in names and re.sub(r"(^|\.)no-", r"\1", name) not in names:
+            close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+            near = f" (did you mean --{close[0]}?)" if close else ""
+            raise ConfigError(f"{flag}: unknown flag{near}; {command} --help shows all")
+
+
+def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
+    """What `parser` makes of the arguments; flags are spelt out, and an unknown one is refused as everywhere."""
+    known = [
+        flag.removeprefix("--") for action in parser._actions for flag in action.option_strings if flag[:2] == "--"
+    ]
+    check_flags(arguments, known, parser.prog)
+    return parser.parse_args(arguments)
 
 
 def installed(package: str) -> bool:
@@ -40,6 +69,15 @@ def check_installed(world: str) -> None:
             raise ConfigError(f"world: {world!r} cannot be imported: no module {top!r} here or where Python looks")
 
 
+def check_needs(config: Config) -> None:
+    """Raises `ConfigError`, with the cure, when a package is missing that a run of these settings needs."""
+    check_installed(config.world)
+    if config.wandb:
+        from branchax.host import wandb
+
+        wandb.check()
+
+
 def check_run(directory: Path, seed: int | None) -> None:
     """Raises `ConfigError` unless a run is there, its world is installed and `seed`, if given, is one of its own."""
     config = rundir.load_config(directory)
@@ -51,4 +89,7 @@ def check_run(directory: Path, seed: int | None) -> None:
 
 def beside(runs: Sequence[Path]) -> Path:
     """Where what is made of runs goes: into the one run's directory, or into the folder that holds them all."""
-    return runs[0] if len(runs) == 1 else Path(os.path.commonpath([run.absolute() for run in runs]))
+    if len(runs) == 1:
+        return runs[0]
+    folder = Path(os.path.commonpath([run.absolute() for run in runs]))
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder

@@ -5,15 +5,18 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from branchax.commands.base import parse
+
 
 def run(arguments: list[str]) -> None:
     """Prints each case's ratio, and says which are more than noise."""
     parser = argparse.ArgumentParser("branchax bench", description="Compares results that `make bench` wrote.")
-    verbs = parser.add_subparsers(required=True, metavar="compare")
-    verb = verbs.add_parser("compare", help="rates of the second file over those of the first")
-    verb.add_argument("first", type=Path, metavar="A.json")
-    verb.add_argument("second", type=Path, metavar="B.json")
-    options = parser.parse_args(arguments)
+    parser.add_argument(
+        "verb", choices=["compare"], metavar="compare", help="rates of the second file over the first's"
+    )
+    parser.add_argument("first", type=Path, metavar="A.json")
+    parser.add_argument("second", type=Path, metavar="B.json")
+    options = parse(parser, arguments)
 
     from rich.console import Console
     from rich.table import Table

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_installed, parse
 from branchax.config import ConfigError, nearest
 from branchax.host import RunError
 from branchax.worlds.catalog import BRAX_BACKENDS, WORLDS
@@ -19,7 +19,7 @@ def run(arguments: list[str]) -> None:
         "world", metavar="NAME", help="as --world takes it, such as classic/pendulum or my_module:my_world"
     )
     parser.add_argument("--backend", default="generalized", choices=BRAX_BACKENDS, help="Brax's physics backend")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     name = options.world
     if name not in WORLDS and ":" not in name and not name.startswith("gym/"):
         raise ConfigError(f"world: {name!r} is unknown{nearest(name, WORLDS)}; `branchax list` shows all")

@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_installed, parse
 from branchax.config import ConfigError
 from branchax.host import rundir
 
@@ -18,7 +18,7 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("run", type=Path, metavar="DIR", help="directory of the run")
     parser.add_argument("file", type=Path, metavar="FILE", help="what to write, an .npz; it must not exist yet")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     if options.file.exists():
         raise ConfigError(f"dataset: {options.file} exists already; name another file")
     check_installed(rundir.load_config(options.run).world)

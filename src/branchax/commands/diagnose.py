@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_installed, parse
 from branchax.config import ConfigError
 from branchax.host import rundir
 
@@ -18,7 +18,7 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("run", type=Path, metavar="DIR", help="directory of the run")
     parser.add_argument("--seed", type=int, help="by default the run's first")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     config = rundir.load_config(options.run)
     check_installed(config.world)
     from branchax.host import diagnose, pictures

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_installed, parse
 from branchax.config import ConfigError
 from branchax.host import RunError, rundir
 
@@ -17,7 +17,7 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("run", type=Path, nargs="?", metavar="DIR", help="directory of a run")
     parser.add_argument("--replay", action="store_true", help="run the epoch of the latest fault in DIR again")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     if options.run is not None:
         check_installed(rundir.load_config(options.run).world)
     elif options.replay:

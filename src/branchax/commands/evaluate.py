@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_flags, check_installed
 from branchax.config import ConfigError
 from branchax.host import rundir
 
@@ -28,6 +28,7 @@ class EvaluateOptions:
 
 def run(arguments: list[str]) -> None:
     """Evaluates and prints one line per seed."""
+    check_flags(arguments, [f.name for f in fields(EvaluateOptions)], "branchax evaluate")
     options = tyro.cli(
         EvaluateOptions, args=arguments, prog="branchax evaluate", description="Runs episodes with a saved policy."
     )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_flags, check_installed
 from branchax.host import rundir
 
 
@@ -24,6 +24,7 @@ class ExportOptions:
 
 def run(arguments: list[str]) -> None:
     """Writes the files and says how they are used."""
+    check_flags(arguments, [f.name for f in fields(ExportOptions)], "branchax export")
     options = tyro.cli(
         ExportOptions,
         args=arguments,

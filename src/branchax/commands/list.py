@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from branchax.commands.base import installed
+from branchax.commands.base import installed, parse
 from branchax.presets import ABOUT, PRESETS
 from branchax.worlds.catalog import PLAYGROUND, WORLDS
 
@@ -12,7 +12,7 @@ from branchax.worlds.catalog import PLAYGROUND, WORLDS
 def run(arguments: list[str]) -> None:
     """Prints them."""
     parser = argparse.ArgumentParser("branchax list", description="Shows the presets and the worlds.")
-    parser.parse_args(arguments)
+    parse(parser, arguments)
     print("presets (branchax train PRESET)")
     for name in PRESETS:
         print(f"  {name:<14} {ABOUT[name]}")

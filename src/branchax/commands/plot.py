@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import beside, check_run
+from branchax.commands.base import beside, check_run, parse
 from branchax.config import ConfigError
 
 
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> None:
     parser.add_argument("--out", type=Path, help="folder for the curves (DIR/plots; of several runs: beside them)")
     parser.add_argument("--curves", action="store_true", help="curves only, which takes a second")
     parser.add_argument("--seed", type=int, help="whose model to diagnose; by default the run's first")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     for directory in options.runs:
         check_run(directory, options.seed)
     out = options.out or beside(options.runs) / "plots"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_installed, parse
 from branchax.config import ConfigError
 from branchax.host import rundir
 
@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> None:
     )
     parser.add_argument("--steps", type=int, help="at most so many; by default the whole episode")
     parser.add_argument("--seed", type=int, help="by default the run's first")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     if options.steps is not None and options.steps < 1:
         raise ConfigError(f"steps: {options.steps} is not possible; allowed: >= 1")
     check_installed(rundir.load_config(options.run).world)

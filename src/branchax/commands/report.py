@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import beside, check_run
+from branchax.commands.base import beside, check_run, parse
 
 
 def run(arguments: list[str]) -> None:
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> None:
         "--curves", action="store_true", help="without what needs the checkpoints, which takes a second"
     )
     parser.add_argument("--seed", type=int, help="whose model to diagnose; by default each run's first")
-    options = parser.parse_args(arguments)
+    options = parse(parser, arguments)
     for directory in options.runs:
         check_run(directory, options.seed)
     path = options.out or beside(options.runs) / "report.html"

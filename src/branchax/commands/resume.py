@@ -9,7 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from branchax.commands.train import launch
+from branchax.commands.base import check_flags
+from branchax.commands.train import flags, launch
 from branchax.config import Config, ConfigError
 from branchax.host import rundir
 from branchax.host.distributed import Processes
@@ -31,9 +32,11 @@ def run(arguments: list[str]) -> None:
     named = Path(arguments[0]) if arguments and not arguments[0].startswith("-") else None
     if named is None and not {"-h", "--help"} & set(arguments):
         raise ConfigError("resume: name the directory of a run: branchax resume DIR")
+    base = PRESETS["mbpo"] if named is None else rundir.load_config(named)
+    check_flags(arguments, flags(base), "branchax resume")
     options = tyro.cli(
         ResumeOptions,
-        default=ResumeOptions(PRESETS["mbpo"] if named is None else rundir.load_config(named)),
+        default=ResumeOptions(base),
         args=arguments if named is None else arguments[1:],
         prog="branchax resume DIR",
         description="Goes on with a run. Its settings are the defaults; those that its state does not depend on may"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import tyro
 
-from branchax.commands.base import PREEMPTED, check_installed
-from branchax.commands.train import TrainOptions
+from branchax.commands.base import PREEMPTED, check_flags, check_needs
+from branchax.commands.train import TrainOptions, flags
 from branchax.config import Config, ConfigError, check
 from branchax.host import RunError, launch, sweep
 from branchax.host.distributed import Processes
@@ -50,7 +50,10 @@ def run(arguments: list[str]) -> None:
         metavar="KEY=VALUE",
         help="of submitit's executor, as in timeout_min=240",
     )
-    options, flags = parser.parse_known_args(arguments)
+    named = next((a for a in arguments if a in PRESETS), "mbpo")
+    of_ours = [flag.removeprefix("--") for action in parser._actions for flag in action.option_strings]
+    check_flags(arguments, [*of_ours, *flags(PRESETS[named])], parser.prog)
+    options, rest = parser.parse_known_args(arguments)
     if options.jobs < 1:
         raise ConfigError(f"jobs: {options.jobs} is not possible; allowed: >= 1")
     if wrong := [entry for entry in options.launch if "=" not in entry]:
@@ -59,11 +62,11 @@ def run(arguments: list[str]) -> None:
     launch.check(options.launcher, settings)
     grid = _grid([entry for entries in options.grid for entry in entries])
     configs = [
-        _config(options.preset, flags, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())
+        _config(options.preset, rest, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())
     ]
     for config in configs:
         check(config)
-        check_installed(config.world)
+        check_needs(config)
     points = sweep.plan(grid, configs)
     stem = f"runs/sweep_{configs[0].world.replace('/', '-')}_{options.preset}"
     directory = sweep.directory_of(points, stem, options.run)
@@ -115,11 +118,11 @@ def _grid(entries: list[str]) -> dict[str, list[str]]:
     return grid
 
 
-def _config(name: str, flags: list[str], settings: dict[str, str]) -> Config:
+def _config(name: str, rest: list[str], settings: dict[str, str]) -> Config:
     """The settings of a point, by way of the flags that `branchax train` would be given."""
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     early.add_argument("--world")
-    base = preset(name, settings.get("world") or early.parse_known_args(flags)[0].world)
+    base = preset(name, settings.get("world") or early.parse_known_args(rest)[0].world)
     added = []
     for field, value in settings.items():
         try:
@@ -133,7 +136,7 @@ def _config(name: str, flags: list[str], settings: dict[str, str]) -> Config:
             added.append(f"--{parent}{dot}{'' if value.lower() == 'true' else 'no-'}{last}")
         else:
             added += [f"--{field}", *value.split()]
-    options = tyro.cli(TrainOptions, default=TrainOptions(base), args=[*flags, *added], prog="branchax sweep PRESET")
+    options = tyro.cli(TrainOptions, default=TrainOptions(base), args=[*rest, *added], prog="branchax sweep PRESET")
     if options.file is not None or options.force or options.processes != Processes():
         raise ConfigError("sweep: --config, --force and several processes to a run are not for a sweep; name a preset")
     return options.config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import check_installed
-from branchax.config import Config, ConfigError, check, read
+from branchax.commands.base import check_flags, check_needs
+from branchax.config import Config, ConfigError, check, flat, read, to_dict
 from branchax.host import RunError, distributed, lock, rundir
 from branchax.host.distributed import Processes
 from branchax.presets import PRESETS, preset
@@ -49,6 +50,7 @@ def run(arguments: list[str]) -> None:
         base = PRESETS["mbpo"]
     else:
         raise ConfigError(f"preset: missing; branchax train PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
+    check_flags(arguments, flags(base), "branchax train")
     options = tyro.cli(
         TrainOptions,
         default=TrainOptions(base),
@@ -59,6 +61,11 @@ def run(arguments: list[str]) -> None:
     directory = options.run or _next_directory(named or Path(str(known.config)).stem, options.config)
     command = shlex.join(["branchax", "train", *arguments])
     launch(options.config, directory, options.force, command, options.processes, named=options.run is not None)
+
+
+def flags(config: Config) -> list[str]:
+    """What `branchax train` takes when a preset or a file has given these settings."""
+    return [*flat(to_dict(config)), *(f.name for f in dataclasses.fields(Processes)), "config", "run", "force"]
 
 
 def launch(
@@ -75,12 +82,13 @@ def launch(
 
         config = dataset.sized(config)
     check(config)
-    check_installed(config.world)
+    check_needs(config)
     distributed.check(processes, named=named)
     if processes == Processes():  # of several, the first one looks
         if (owner := lock.owner(directory)) is not None:
             raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
         rundir.admit(directory, config, force)
+        print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
     distributed.start(processes)
 
     from branchax.host.checkpoint import CheckpointError

@@ -5,6 +5,7 @@
     map           where the ensemble's members disagree, over a slice of the states
     returns       what the policy's mode returns in the world and, from the same starts, in the model
     critic        predicted values against discounted returns that followed
+    phases        what an epoch's time goes into (`phases`)
 
 Everything is JSON-ready, so that pictures (`pictures`) and the page of `report` draw the same numbers.
 """
@@ -22,7 +23,7 @@ import numpy as np
 from branchax import replay
 from branchax.agents.base import Valuation
 from branchax.config import ConfigError
-from branchax.host import bodies, cache, checkpoint, play, rundir, scenes
+from branchax.host import bodies, cache, checkpoint, phases, play, rundir, runlog, scenes
 from branchax.host.play import Player
 from branchax.types import Trajectory
 
@@ -33,7 +34,7 @@ LEVELS = np.linspace(0.05, 0.95, 19)
 TAIL = 0.01  # a return is complete when what is cut off weighs less than this
 
 Found = dict[str, Any]
-VERSION = 1  # of what is written; another one is measured again
+VERSION = 2  # of what is written; another one is measured again
 
 
 def diagnose(directory: str | Path, seed: int | None = None) -> Found:
@@ -56,7 +57,9 @@ def diagnose(directory: str | Path, seed: int | None = None) -> Found:
         if found["version"] == VERSION:
             return found
     cache.enable()
-    found = measure(play.load(directory, seed))
+    player = play.load(directory, seed)
+    rows = runlog.read(directory / rundir.METRICS)
+    found = measure(player) | {"phases": _plain(phases.measure(player, rows))}
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
@@ -99,6 +102,9 @@ def summary(found: Found) -> list[str]:
         lines.append(
             f"  critic        predicts {np.mean(part['predicted']):.4g} where {np.mean(part['actual']):.4g} follows"
         )
+    seconds = found["phases"]["seconds"]
+    shares = [f"{name} {x / sum(seconds):.0%}" for name, x in zip(found["phases"]["names"], seconds, strict=True)]
+    lines.append(f"  time          {', '.join(shares)} of {sum(seconds):.3g} s for an epoch of one seed")
     return lines
 
 

@@ -171,6 +171,30 @@ def _critic(found: Found) -> Figure:
     return figure
 
 
+def _time(found: Found) -> Figure:
+    part = found["phases"]
+    seconds, names = np.array(part["seconds"], float), part["names"]
+    figure = _figure(6.2, 1.4 + 0.42 * len(names))
+    axes, share, rows = figure.subplots(), 100 * seconds / seconds.sum(), np.arange(len(names))
+    axes.barh(rows, share, height=0.62, color=[TRUE if name not in ON_HOST else STILL for name in names])
+    for row, width, taken in zip(rows, share, seconds, strict=True):
+        axes.annotate(f"{width:.1f} %, {taken:.3g} s", (width, row), (4, 0), textcoords="offset points", va="center")
+    axes.set_yticks(rows, names)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 130)  # room for what is written behind the longest
+    axes.set_xticks(range(0, 101, 20))
+    axes.set_xlabel("share of an epoch's time [%] (grey: between epochs)")
+    tidy(axes, "")
+    axes.grid(visible=False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    with_others = "" if part["seeds"] == 1 else f", {part['seeds']} seeds at once"
+    own = "" if part["run"] is None else f"; the run's own took {part['run']:.3g} s{with_others}"
+    title = f"{seconds.sum():.3g} s for {part['epoch_steps']:,} env steps of one seed alone{own}"
+    axes.set_title(title, fontsize=9, loc="left")
+    return figure
+
+
+ON_HOST = ("evaluate", "save")
 PICTURES: dict[str, tuple[str, Callable[[Found], Figure]]] = {
     "open_loop_error.png": ("open_loop", _open_loop),
     "predicted_and_true.png": ("example", _example),
@@ -178,4 +202,5 @@ PICTURES: dict[str, tuple[str, Callable[[Found], Figure]]] = {
     "disagreement.png": ("map", _map),
     "imagined_returns.png": ("returns", _returns),
     "critic.png": ("critic", _critic),
+    "time.png": ("phases", _time),
 }

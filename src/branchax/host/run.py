@@ -25,9 +25,9 @@ from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict, value_at, with_field
 from branchax.host import cache, checkpoint, dataset, distributed, faults, memory, plots, rundir, runlog
 from branchax.host import mesh as meshes
+from branchax.host.curves import Curves, open_curves
 from branchax.host.progress import Progress
 from branchax.host.signals import Preempted, Stop
-from branchax.host.tensorboard import Curves
 from branchax.replay import Ring
 from branchax.sharding import SEED
 from branchax.train import Program, TrainState
@@ -64,7 +64,7 @@ class Run:
     score: float | None = None  # the mean return over seeds of this epoch's evaluation
     dumped: set[str] = dataclasses.field(default_factory=set)  # the kinds of faults
     log: runlog.Log = None  # pyright: ignore[reportAssignmentType]  # open while it trains
-    curves: Curves | None = None
+    curves: Curves = dataclasses.field(default_factory=lambda: Curves([]))
 
     @property
     def checkpoints(self) -> Path:
@@ -257,8 +257,8 @@ def _train(
                 closing.callback(run.log.close)
                 kept = [faults.skipped_of(row, 1)[0] for row in run.log.kept[-config.seeds :]]
                 run.skipped = np.array(kept or [0.0] * config.seeds)
-                if config.tensorboard and distributed.leads():
-                    run.curves = Curves(run.directory / rundir.TENSORBOARD, run.log.kept)
+                if distributed.leads():
+                    run.curves = open_curves(run.config, run.directory, run.log.kept, view.say)
                     closing.callback(run.curves.close)
             past = max(run.log.kept[-1]["wall_s"] if run.log.kept else 0.0 for run in runs)
             _loop(Session(runs, compiled, pool, stop, view, start - past, give_up), state)
@@ -378,8 +378,7 @@ def _report(session: Session, state: TrainState, horizon: int, metrics: dict[str
         seeds = range(run.config.seed, run.config.seed + run.config.seeds)
         rows = runlog.rows_of(seeds, run.of(counts), shared, run.of({**found, **metrics}))
         run.log.write(rows)
-        if run.curves is not None:
-            run.curves.write(rows)
+        run.curves.write(rows)
         session.view.advanced(rows, run.directory.name if len(session.runs) > 1 else "")
         run.score = runlog.plain(run.of(found)[runlog.RETURN].mean()) if found else None
 

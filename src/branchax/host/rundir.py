@@ -6,6 +6,7 @@ environment.json    versions, device, platform and commit
 status.json         running, preempted, failed or done, and the last good checkpoint
 metrics.jsonl       one row per epoch and seed
 tb/                 the same for TensorBoard
+wandb/              the same for Weights & Biases, with `--wandb`
 checkpoints/N/      the whole train state after N env steps (the last two)
 faults/             what was not finite, for `branchax doctor`
 evaluations/N.json  what `branchax evaluate` measured after N env steps
@@ -28,7 +29,7 @@ from typing import Any
 from branchax.config import RESUMABLE, Config, ConfigError, changes, read, to_dict
 from branchax.host import cache, lock
 
-STATUS, FAULTS, TENSORBOARD = "status.json", "faults", "tb"
+STATUS, FAULTS, TENSORBOARD, WANDB = "status.json", "faults", "tb", "wandb"
 CONFIG, COMMAND, ENVIRONMENT, METRICS = "config.json", "command.txt", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATIONS, CURVE = "checkpoints", "evaluations", "plots/learning_curve.png"
 PACKAGES = ("branchax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "numpy")

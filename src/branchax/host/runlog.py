@@ -23,6 +23,7 @@ RETURN_SPREAD = "eval/return_std"
 LENGTH = "eval/length_mean"
 MODEL_ERROR = "model/holdout_error"
 OFFLINE = "offline_steps"  # of a run that takes no env steps: how far its schedule is
+SKIPPED = ("seed", "env_steps", OFFLINE)  # what curves are drawn over or by, so that they are none themselves
 
 Row = dict[str, Any]
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from branchax.worlds.tabular import MAZE
 
+EDGE = 1.3  # of the plane that is shown; a mass that has left it waits at the edge
 BODY, ACCENT, GOAL, GROUND = "body", "accent", "goal", "ground"  # the roles that a drawing gives colours to
 
 
@@ -62,26 +63,39 @@ def _pendulum(obs: np.ndarray) -> Scene:
 
 
 def _cartpole(obs: np.ndarray) -> Scene:
-    x, angle = obs[:, 0], obs[:, 2]
+    x, angle = np.clip(obs[:, 0], -2.8, 2.8), obs[:, 2]
     shapes = [
         Shape("line", GROUND, [0.03], np.array([-2.4, 0.0, 2.4, 0.0])),
         *[Shape("line", GROUND, [0.03], np.array([s * 2.4, -0.2, s * 2.4, 0.2])) for s in (-1, 1)],
         Shape("box", BODY, [0.5, 0.3], _columns(x, 0.0, 0.0)),
         Shape("line", ACCENT, [0.1], _columns(x, 0.1, x + np.sin(angle), 0.1 + np.cos(angle))),
     ]
-    return Scene((-2.7, -0.6, 2.7, 1.4), shapes)
+    return Scene((-3.1, -0.6, 3.1, 1.4), shapes)
 
 
 def _point_mass(obs: np.ndarray) -> Scene:
-    x, y, u, v = obs.T
+    x, y = np.clip(obs[:, :2].T, -EDGE, EDGE)
+    u, v = obs[:, 2:].T
     shapes = [
-        Shape("disc", GOAL, [0.1], np.zeros(2)),
         Shape("path", GROUND, [0.01], np.array([-1.4, 0.0, 1.4, 0.0])),
         Shape("path", GROUND, [0.01], np.array([0.0, -1.4, 0.0, 1.4])),
+        Shape("disc", GOAL, [0.1], np.zeros(2)),
         Shape("line", ACCENT, [0.03], _columns(x, y, x + 0.3 * u, y + 0.3 * v)),  # where it goes in 0.3 s
         Shape("disc", BODY, [0.08], _columns(x, y)),
     ]
     return Scene((-1.4, -1.4, 1.4, 1.4), shapes)
+
+
+def _lqr(obs: np.ndarray) -> Scene:
+    x, v = np.clip(obs[:, 0], -3.0, 3.0), obs[:, 1]
+    shapes = [
+        Shape("line", GROUND, [0.04], np.array([-3.2, -0.24, 3.2, -0.24])),
+        *[Shape("line", GROUND, [0.03], np.array([i, -0.36, i, -0.24])) for i in range(-3, 4)],
+        Shape("line", GOAL, [0.08], np.array([0.0, -0.45, 0.0, -0.24])),
+        Shape("box", BODY, [0.44, 0.44], _columns(x, 0.0, 0.0)),
+        Shape("line", ACCENT, [0.08], _columns(x, 0.0, x + 0.5 * v, 0.0)),  # where it goes in 0.5 s
+    ]
+    return Scene((-3.4, -0.7, 3.4, 0.7), shapes)
 
 
 def _links(first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray]) -> list[Shape]:
@@ -137,7 +151,8 @@ def _gridworld(obs: np.ndarray) -> Scene:
 
 def _chain(obs: np.ndarray) -> Scene:
     states = obs.shape[-1]
-    places = [Shape("disc", GROUND, [0.4], np.array([i, 0.0])) for i in range(states)]
+    # The large reward is for staying in the last one.
+    places = [Shape("disc", GOAL if i == states - 1 else GROUND, [0.4], np.array([i, 0.0])) for i in range(states)]
     at = _columns(obs.argmax(-1).astype(float), 0.0)
     return Scene((-0.7, -0.7, states - 0.3, 0.7), [*places, Shape("disc", BODY, [0.25], at)])
 
@@ -147,6 +162,7 @@ SCENES: dict[str, Callable[[np.ndarray], Scene]] = {
     "classic/cartpole": _cartpole,
     "classic/cartpole_discrete": _cartpole,
     "classic/point_mass": _point_mass,
+    "classic/lqr": _lqr,
     "classic/double_pendulum": _double_pendulum,
     "classic/acrobot": _acrobot,
     "classic/mountain_car": _mountain_car,
@@ -160,6 +176,7 @@ SECONDS = {
     "classic/cartpole": 0.02,
     "classic/cartpole_discrete": 0.02,
     "classic/point_mass": 0.05,
+    "classic/lqr": 0.1,
     "classic/double_pendulum": 0.05,
     "classic/acrobot": 0.2,
     "classic/mountain_car": 0.04,
@@ -172,6 +189,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "classic/cartpole": ("position [m]", "velocity [m/s]", "angle [rad]", "spin [rad/s]"),
     "classic/cartpole_discrete": ("position [m]", "velocity [m/s]", "angle [rad]", "spin [rad/s]"),
     "classic/point_mass": ("x [m]", "y [m]", "x velocity [m/s]", "y velocity [m/s]"),
+    "classic/lqr": ("position [m]", "velocity [m/s]"),
     "classic/double_pendulum": ("cos(a1)", "sin(a1)", "cos(a2)", "sin(a2)", "spin 1 [rad/s]", "spin 2 [rad/s]"),
     "classic/acrobot": ("cos(a1)", "sin(a1)", "cos(a2)", "sin(a2)", "spin 1 [rad/s]", "spin 2 [rad/s]"),
     "classic/mountain_car": ("position", "velocity"),

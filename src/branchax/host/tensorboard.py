@@ -16,12 +16,10 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
 from tensorboardX.summary import scalar
 
-from branchax.host.runlog import Row, clock
-
-SKIPPED = ("seed", "env_steps", "offline_steps")
+from branchax.host.runlog import SKIPPED, Row, clock
 
 
-class Curves:
+class TensorBoard:
     """Writes rows as they come; each call is in the file when it returns. `rows` are those written before."""
 
     def __init__(self, directory: Path, rows: Iterable[Row]) -> None:

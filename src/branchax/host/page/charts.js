@@ -58,14 +58,16 @@ function ticks(low, high, count, log) {
 // A frame with axes; returns what is needed to draw in it. `box` is {x: [low, high], y: [low, high]}.
 function frame(width, height, box, options) {
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "img", "aria-label": options.label || options.y });
-  const left = 58, right = 20, top = 10, bottom = options.x ? 38 : 22;
+  const marks = ticks(...box.y, Math.max(2, Math.round(height / 60)), options.logY);
+  const widest = Math.max(0, ...marks.map((v) => number(v).length));
+  const left = Math.max(58, 28 + 6.5 * widest), right = 20, top = 10, bottom = options.x ? 38 : 22;
   const scale = (log) => (log ? Math.log10 : (v) => v);
   const fx = scale(options.logX), fy = scale(options.logY);
   const span = (f, [a, b]) => (f(b) - f(a)) || 1;
   const x = (v) => left + ((fx(v) - fx(box.x[0])) / span(fx, box.x)) * (width - left - right);
   const y = (v) => height - bottom - ((fy(v) - fy(box.y[0])) / span(fy, box.y)) * (height - top - bottom);
   const ink = role("rule");
-  for (const v of ticks(...box.y, Math.max(2, Math.round(height / 60)), options.logY)) {
+  for (const v of marks) {
     root.append(svg("line", { x1: left, x2: width - right, y1: y(v), y2: y(v), stroke: ink }));
     root.append(svg("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, number(v)));
   }

@@ -101,11 +101,26 @@ function diagnostics(run) {
   }
   if (found.map) shown.push(panel("Where members disagree", heatMap(found.map),
     found.map.tabular ? "Bright: actions never seen there." : "Bright: more. Dots: real states, brought onto the slice."));
+  if (found.phases) shown.push(panel("Where the time goes", bars(found.phases), time(found.phases)));
   if (found.example) shown.push(panel("Predicted and true", examples(found),
     "Blue: what happened. Orange, dashed: the mean prediction. Yellow: samples, a member of the ensemble each.", true));
   const title = data.runs.length > 1 ? make("h3", {}, `${run.name}, seed ${found.seed}, ${number(found.env_steps)} env steps`) : null;
   const why = found.why_no_model ? make("p", {}, `No diagnostics of a model: ${found.why_no_model}.`) : null;
   return make("div", {}, title, why, make("div", { class: "grid" }, ...shown));
+}
+
+function bars(part) {
+  const total = part.seconds.reduce((s, x) => s + x, 0);
+  const row = (name, x) => [make("span", {}, name), make("span", { class: ["evaluate", "save"].includes(name) ? "bar host" : "bar",
+    style: `--share: ${x / total}` }), make("span", { class: "number" }, `${(100 * x / total).toFixed(1)} %`), make("span", { class: "number" }, `${number(Number(x.toPrecision(2)))} s`)];
+  return { node: make("div", { class: "bars", role: "img", "aria-label": "share of an epoch's time by phase" },
+    ...part.names.flatMap((name, i) => row(name, part.seconds[i]))) };
+}
+
+function time(part) {
+  const total = part.seconds.reduce((s, x) => s + x, 0);
+  const own = part.run === null ? "" : ` In the run an epoch took ${number(part.run)} s, ${part.seeds === 1 ? "" : `${part.seeds} seeds at once, `}all of this included.`;
+  return `Share of the ${number(total)} s that ${number(part.epoch_steps)} env steps of one seed take alone, part by part; grey: between epochs.${own}`;
 }
 
 function settings() {
@@ -127,7 +142,7 @@ section("Model and critic", ...data.runs.map(diagnostics));
 const evaluated = data.runs.flatMap((run) => run.evaluations.map((e) => [run.name, e.seed, e.steps, e.episodes, e.mean ?? "–", e.std ?? "–", e.length ?? "–"]));
 section("Evaluations", evaluated.length ? table(["run", "seed", data.steps, "episodes", "return", "± SD", "length"], evaluated) : null);
 const folded = (name, node) => make("details", {}, make("summary", {}, name), node);
-section("How it was made", ...data.runs.map((run) => (run.command ? make("p", {}, make("code", {}, run.command)) : null)),
+section("How it was made", ...data.runs.map((run) => (run.command ? make("p", {}, make("code", { class: "lines" }, run.command)) : null)),
   folded("settings", settings()), folded("environment", environment()));
 
 const remembered = () => { try { return localStorage.getItem("theme"); } catch { return null; } };

@@ -1,0 +1,79 @@
+"""Weights & Biases: the numbers of `metrics.jsonl`, over env steps; one of its runs to a seed, grouped by directory.
+
+`wandb/ids.json` in the run's directory says which runs these are, so that what goes on goes on in the same ones. Where
+to (the account, `WANDB_PROJECT`, `WANDB_ENTITY`) and how (`WANDB_MODE=offline`, then `wandb sync`) are its own
+environment variables.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import json
+import secrets
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from branchax.config import Config, ConfigError, to_dict
+from branchax.host import rundir
+from branchax.host.runlog import SKIPPED, Row, clock
+
+PROJECT = "branchax"  # unless WANDB_PROJECT names another
+
+
+def check() -> None:
+    """Raises `ConfigError` when the package is missing."""
+    if importlib.util.find_spec("wandb") is None:
+        raise ConfigError("wandb: the package is not installed; allowed: pip install 'branchax[wandb]', or no --wandb")
+
+
+class Wandb:
+    """Writes rows as they come; `rows` are those that were written to the run's directory before.
+
+    Raises `ConfigError` when the package is missing, or it refuses to begin (no account, no network).
+    """
+
+    def __init__(self, config: Config, directory: Path, rows: Iterable[Row], say: Callable[[str], Any]) -> None:
+        check()
+        library: Any = importlib.import_module("wandb")
+        path = directory / rundir.WANDB / "ids.json"
+        path.parent.mkdir(exist_ok=True)
+        ids = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        name, self._runs = directory.resolve().name, {}
+        for seed in range(config.seed, config.seed + config.seeds):
+            new = str(seed) not in ids
+            try:
+                run = library.init(
+                    id=ids.setdefault(str(seed), secrets.token_hex(4)),
+                    resume="allow",
+                    reinit="create_new",  # a run to each seed, all at once
+                    dir=directory,
+                    project=None if library.Settings().project else PROJECT,
+                    group=name,
+                    name=f"{name}/seed_{seed}",
+                    config=to_dict(config) | {"seed": seed},
+                    allow_val_change=True,  # what may change when a run goes on
+                    settings=library.Settings(silent=True, console="off"),  # the terminal is `Progress`'s
+                )
+            except library.Error as error:
+                self.close()
+                why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+                raise ConfigError(f"wandb: {why}; allowed: wandb login, WANDB_MODE=offline or --no-wandb") from error
+            self._runs[seed] = run
+            rundir.write_json(path, ids)
+            say(f"  wandb      {f'wandb sync {Path(run.dir).parent} sends it' if run.offline else run.url}")
+            if new:  # else they are there
+                self.write([row for row in rows if row["seed"] == seed])
+
+    def write(self, rows: Iterable[Row]) -> None:
+        """Hands the rows on; those that a resumed run has there already are the same, and left out."""
+        for row in rows:
+            run, step = self._runs[row["seed"]], clock(row)
+            if step >= run.step:
+                run.log({name: x for name, x in row.items() if name not in SKIPPED and x is not None}, step=step)
+
+    def close(self) -> None:
+        """Waits until everything is sent, or on the disk."""
+        for run in self._runs.values():
+            run.finish()
