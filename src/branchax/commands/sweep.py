@@ -11,11 +11,11 @@ from pathlib import Path
 import tyro
 
 from branchax.commands.base import check_installed
-from branchax.commands.train import TrainOptions
+from branchax.commands.train import TrainOptions, preset_of
 from branchax.config import Config, ConfigError, check
 from branchax.host import RunError, launch, sweep
 from branchax.host.distributed import Processes
-from branchax.presets import PRESETS, preset
+from branchax.presets import PRESETS
 
 ABOUT = """\
 Trains PRESET once for each point of a grid, into a directory each, and prints a table of the last evaluations. Any
@@ -93,9 +93,7 @@ def _grid(entries: list[str]) -> dict[str, list[str]]:
 
 def _config(name: str, flags: list[str], settings: dict[str, str]) -> Config:
     """The settings of a point, by way of the flags that `branchax train` would be given."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--world")
-    base = preset(name, settings.get("world") or early.parse_known_args(flags)[0].world)
+    base = preset_of(name, flags, settings.get("world"))
     added = []
     for field, value in settings.items():
         try:
