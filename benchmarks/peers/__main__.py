@@ -144,67 +144,58 @@ def side(seconds: list[float], replies: list[dict[str, Any]], each: Comparison, 
     }
 
 
-def compare(each: Comparison, rounds: int | None) -> dict[str, Any]:
+def compare(ours: Worker, theirs: Worker, each: Comparison, rounds: int | None) -> dict[str, Any]:
     """Times both sides in turns."""
-    ours, theirs = Worker(OURS), Worker(each.peer)
-    try:
-        names = (each.task, each.theirs or each.task)
-        ceilings = [ceiling(ours)] + ([ceiling(theirs)] if each.peer == "mbrl-lib" else [])
-        prepare_s = [
-            w.ask(prepare=name, settings=each.settings)["seconds"]
-            for w, name in zip((ours, theirs), names, strict=True)
-        ]
-        turns = [(ours.ask(once=names[0]), theirs.ask(once=names[1])) for _ in range(rounds or each.rounds)]
-        ceilings.append(ceiling(ours))
-        sides = list(zip(*turns, strict=True))
-        seconds = [[reply["seconds"] for reply in replies] for replies in sides]
-        ratios = [theirs / ours for ours, theirs in zip(*seconds, strict=True)]
-        return {
-            "about": each.about,
-            "settings": each.settings,
-            "unit": each.unit,
-            "peer": each.peer,
-            "ratio": statistics.median(ratios),
-            "ratio_of_sums": sum(seconds[1]) / sum(seconds[0]),
-            "ratios": ratios,
-            "matmul_gflops": max(ceilings),
-            OURS: side(seconds[0], list(sides[0]), each, max(ceilings)) | {"prepare_s": prepare_s[0]},
-            each.peer: side(seconds[1], list(sides[1]), each, max(ceilings)) | {"prepare_s": prepare_s[1]},
-            "threads": {OURS: ours.about["threads"], each.peer: theirs.about["threads"]},
-            "versions": {OURS: ours.about["versions"], each.peer: theirs.about["versions"]},
-        }
-    finally:
-        ours.close()
-        theirs.close()
+    names = (each.task, each.theirs or each.task)
+    ceilings = [ceiling(ours)] + ([ceiling(theirs)] if each.peer == "mbrl-lib" else [])
+    prepare_s = [
+        w.ask(prepare=name, settings=each.settings)["seconds"] for w, name in zip((ours, theirs), names, strict=True)
+    ]
+    turns = [(ours.ask(once=names[0]), theirs.ask(once=names[1])) for _ in range(rounds or each.rounds)]
+    ceilings.append(ceiling(ours))
+    sides = list(zip(*turns, strict=True))
+    seconds = [[reply["seconds"] for reply in replies] for replies in sides]
+    ratios = [theirs / ours for ours, theirs in zip(*seconds, strict=True)]
+    return {
+        "about": each.about,
+        "settings": each.settings,
+        "unit": each.unit,
+        "peer": each.peer,
+        "ratio": statistics.median(ratios),
+        "ratio_of_sums": sum(seconds[1]) / sum(seconds[0]),
+        "ratios": ratios,
+        "matmul_gflops": max(ceilings),
+        OURS: side(seconds[0], list(sides[0]), each, max(ceilings)) | {"prepare_s": prepare_s[0]},
+        each.peer: side(seconds[1], list(sides[1]), each, max(ceilings)) | {"prepare_s": prepare_s[1]},
+        "threads": {OURS: ours.about["threads"], each.peer: theirs.about["threads"]},
+        "versions": {OURS: ours.about["versions"], each.peer: theirs.about["versions"]},
+    }
 
 
-def solve(library: str, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+def solve(worker: Worker, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """Seconds of exploring, learning and evaluating (nothing else) until an evaluation returns 950, or the limit."""
-    worker, seconds, replies = Worker(library), 0.0, []
-    try:
-        compile_s = worker.ask(prepare="solve", settings={"seed": seed, **settings})["seconds"]
-        while seconds < LIMIT_S and not (replies and replies[-1]["return"] >= SOLVED):
-            replies.append(worker.ask(once="solve"))
-            seconds += replies[-1]["seconds"]
-        last = replies[-1]
-        return {
-            "seed": seed,
-            "solved": last["return"] >= SOLVED,
-            "seconds": seconds,
-            "env_steps": last["env_steps"],
-            "returns": [round(reply["return"], 1) for reply in replies],
-            "prepare_s": compile_s,
-        }
-    finally:
-        worker.close()
+    seconds, replies = 0.0, []
+    compile_s = worker.ask(prepare="solve", settings={"seed": seed, **settings})["seconds"]
+    while seconds < LIMIT_S and not (replies and replies[-1]["return"] >= SOLVED):
+        replies.append(worker.ask(once="solve"))
+        seconds += replies[-1]["seconds"]
+    last = replies[-1]
+    return {
+        "seed": seed,
+        "solved": last["return"] >= SOLVED,
+        "seconds": seconds,
+        "env_steps": last["env_steps"],
+        "returns": [round(reply["return"], 1) for reply in replies],
+        "prepare_s": compile_s,
+    }
 
 
-def solved(seeds: int) -> dict[str, Any]:
+def solved(ours: Worker, theirs: Worker, seeds: int) -> dict[str, Any]:
     """Time to a return of 950 on InvertedPendulum, each library by its own settings."""
     return {
         "about": f"the first evaluation of {SOLVED:.0f} or more; given up after {LIMIT_S:.0f} s",
-        OURS: [solve(OURS, seed, {}) for seed in range(seeds)],
-        "mbrl-lib": [solve("mbrl-lib", 0, {"explore": 5_000})],
+        OURS: [solve(ours, seed, {}) for seed in range(seeds)],
+        "mbrl-lib": [solve(theirs, 0, {"explore": 5_000})],
     }
 
 
@@ -240,11 +231,24 @@ def main() -> None:
         parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(names)}")
     kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"rows": {}}
     made = {"command": "python -m benchmarks.peers", "environment": rundir.environment()}
-    for name in options.names or names:
-        print(name, flush=True)
-        row = solved(options.seeds) if name == "solve" else compare(known[name], options.rounds)
-        kept["rows"][name] = row | {"commit": made["environment"]["commit"]}
-        rundir.write_json(RESULT, {"benchmark": "peers", **kept, "made": made})
+    workers: dict[str, Worker] = {}
+    try:
+        for name in options.names or names:
+            print(name, flush=True)
+            pair = [OURS, known[name].peer if name in known else "mbrl-lib"]
+            for library in pair:
+                if library not in workers:
+                    workers[library] = Worker(library)
+            ours, theirs = (workers[library] for library in pair)
+            if name == "solve":
+                row = solved(ours, theirs, options.seeds)
+            else:
+                row = compare(ours, theirs, known[name], options.rounds)
+            kept["rows"][name] = row | {"commit": made["environment"]["commit"]}
+            rundir.write_json(RESULT, {"benchmark": "peers", "rows": kept["rows"], "made": made})
+    finally:
+        for worker in workers.values():
+            worker.close()
     show(kept["rows"])
 
 

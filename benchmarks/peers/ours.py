@@ -14,7 +14,7 @@ from benchmarks import fit, harness, imagine, improve
 from benchmarks.peers.worker import Once, Paused, serve
 from branchax.build import build
 from branchax.config import Config, with_field
-from branchax.host import rundir
+from branchax.host import cache, rundir
 from branchax.host.run import seed_keys
 from branchax.presets import preset
 
@@ -146,6 +146,7 @@ def ceiling(_: dict[str, Any]) -> Once:
 
 
 if __name__ == "__main__":
+    cache.enable()
     tasks = {"imagine": rollouts, "fit": model_fit, "sac": sac, "loop": loop, "solve": solve}
     serve(
         {**tasks, "brax_sac": brax_sac, "ceiling": ceiling},

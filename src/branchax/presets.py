@@ -94,7 +94,7 @@ _ORACLE = ModelConfig(kind="oracle")
 
 
 def at_paper_sizes(config: Config) -> Config:
-    """A config at the sizes of MBPO's paper, the defaults of `Config`: 7 x (4 x 200), SAC 2 x 256, 400 rollouts per step.
+    """A config at the sizes of MBPO's paper, the defaults of `Config`: 7 x (4 x 200), 2 x 256, 400 rollouts per step.
 
     What makes the method is left as it is. Raises `ConfigError` for agents that the paper has no sizes for.
     """
