@@ -109,11 +109,13 @@ def model_fit(settings: dict[str, Any]) -> Once:
 
 def sac(settings: dict[str, Any]) -> Once:
     """So many updates, without the logger that its MBPO hands in."""
-    _, _, buffer, agent, _ = parts(settings)
+    _, _, buffer, agent, world = parts(settings)
+    imagined = mbrl.util.ReplayBuffer(len(buffer), world.observation_space.shape, world.action_space.shape)
+    imagined.add_batch(*buffer.get_all().astuple())  # in float32, as its MBPO has imagined rows
 
     def once() -> None:
         for i in range(settings["updates"]):
-            agent.sac_agent.update_parameters(buffer, settings["batch"], i, None, reverse_mask=True)
+            agent.sac_agent.update_parameters(imagined, settings["batch"], i, None, reverse_mask=True)
 
     for _ in range(2):
         once()
