@@ -4,6 +4,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -198,3 +199,40 @@ def test_the_floor_of_each_comparison_counts_what_it_does():
     loop = each["loop"]
     one, two = (floor("loop", loop.settings, loop.work, {"fit_sample_members": n}) for n in (1, 2))
     assert two - one == flops.model_fit(4, 1, ModelConfig())
+
+
+class Library:
+    """A worker whose calls take the seconds that it was given, one after the other."""
+
+    about: typing.ClassVar = {"threads": 2, "versions": {"toy": "1"}}
+
+    def __init__(self, *seconds):
+        self.seconds = list(seconds)
+
+    def ask(self, **request):
+        if request.get("once") == "ceiling":
+            return {"seconds": 1.0, "gflops": 100.0}
+        if "once" in request:
+            return {"seconds": self.seconds.pop(0), "fit_sample_members": 1_000, "return": 960.0, "env_steps": 250}
+        return {"seconds": 0.0}
+
+
+def test_a_comparison_is_the_median_over_turns_and_a_share_of_the_ceiling(capsys):
+    from benchmarks.peers import __main__ as peers
+
+    each = peers.comparisons()["loop"]
+    row = peers.compare(Library(1.0, 2.0, 1.0), Library(2.0, 3.0, 4.0), each, rounds=3)
+    assert row["ratios"] == [2.0, 1.5, 4.0] and row["ratio"] == 2.0 and row["ratio_of_sums"] == 9 / 4
+    done = 3 * peers.floor("loop", each.settings, each.work, {"fit_sample_members": 1_000})
+    assert row["branchax"]["of_matmul_ceiling"] == pytest.approx(done / 4 / 100e9)
+    peers.show({"loop": row, "solve": peers.solved(Library(1.0, 2.0), Library(3.0), seeds=2)})
+    assert "x2.00" in capsys.readouterr().out
+
+
+def test_what_is_not_solved_within_the_limit_is_given_up(monkeypatch):
+    from benchmarks.peers import __main__ as peers
+
+    assert peers.solve(Library(5.0), 0, {})["solved"]
+    monkeypatch.setattr(peers, "SOLVED", 1_000.0)
+    given_up = peers.solve(Library(200.0, 200.0, 1.0), 0, {})
+    assert not given_up["solved"] and given_up["seconds"] == 400.0 and given_up["env_steps"] == 250
