@@ -17,13 +17,13 @@ needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train resume eval plot report render export sweep doctor faults lab docs test test-slow check \
-	format experiment lecture bench bench-full clean
+	format experiment lecture bench bench-full bench-peers clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | while IFS=: read -r name about; do \
-		printf '  %-10s %s\n' "$$name" "$$about"; done
+		printf '  %-11s %s\n' "$$name" "$$about"; done
 
 setup: $(READY)  ## make .venv with everything needed (again only when the requirements change)
 
@@ -92,6 +92,17 @@ bench: $(READY)  ## measure throughput, the quick sizes of all or of NAME, as in
 bench-full: $(READY)  ## the same with all sizes
 	$(BIN)/python -m benchmarks --full $(NAME) $(ARGS)
 
+bench-peers: $(READY) .venv-peers-mbrl/.ready .venv-peers-sbx/.ready  ## time mbrl-lib, Stable-Baselines3, sbx and Brax's SAC beside branchax
+	$(BIN)/python -m benchmarks.peers $(NAME) $(ARGS)
+
+# Environments of their own: mbrl-lib pins packages that do not run on a current Python, so its pins are left out.
+.venv-peers-%/.ready: benchmarks/peers/%.txt
+	@echo "installing into .venv-peers-$* (a minute or two)"
+	@$(PYTHON) -m venv .venv-peers-$*
+	@.venv-peers-$*/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@$(if $(filter mbrl,$*),.venv-peers-mbrl/bin/pip install --quiet --disable-pip-version-check --no-deps mbrl==0.2.0)
+	@touch $@
+
 # In a copy, so that what the builder keeps and clears away is never the checkout's.
 docs: $(READY)  ## build the documentation into build/docs/site; it opens from the disk
 	@$(BIN)/python -c 'import zensical' 2>/dev/null \
@@ -109,5 +120,5 @@ format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove the environment and every cache (runs/ and results/ stay)
-	rm -rf .venv .cache .pytest_cache .ruff_cache build dist
+	rm -rf .venv .venv-peers-* .cache .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -34,27 +34,30 @@ def config_of(batch: int, horizon: int, **changes: object) -> Config:
     return replace(base, precision=changes.get("precision", "highest"))  # type: ignore[arg-type]
 
 
+def case(batch: int, horizon: int, **changes: object) -> Case:
+    """One batch of rollouts, imagined and stored."""
+    config = config_of(batch, horizon, **changes)
+    program, state = prepared(config)
+    assert program.parts is not None
+    imagine = program.parts.imagine
+    work = batch * horizon
+    assert isinstance(config.agent, SACConfig)
+    flops = work * model_step(*HOPPER, config.model, config.agent)
+    settings = {"rollouts": batch, "horizon": horizon, **changes}
+    return Case(settings, lambda s, h: imagine(s, h)[0], (state, jnp.int32(horizon)), work, flops, carried=True)
+
+
 def cases(full: bool) -> Iterator[Case]:
     """Over the batch, the horizon, the ensemble and how members are drawn."""
-    grid: list[tuple[int, int, dict[str, object]]] = [
-        (1_000, 1, {}),
-        (10_000, 1, {}),
-        (100_000, 1, {}),
-        (10_000, 10, {}),
-    ]
+    yield case(1_000, 1)
+    yield case(10_000, 1)
+    yield case(100_000, 1)
+    yield case(10_000, 10)
     if full:
-        grid += [(100, 1, {}), (1_000_000, 1, {}), (10_000, 5, {}), (10_000, 50, {}), (2_000, 50, {})]
-        grid += [(10_000, 5, {"hidden": (64,) * 3}), (10_000, 5, {"hidden": (400,) * 4})]
-        grid += [(10_000, 5, {"members": 20, "elites": 15}), (10_000, 5, {"members": 1, "elites": 1})]
-        grid += [(10_000, 5, {"propagation": "ts_inf"}), (10_000, 5, {"propagation": "mean"})]
-    for batch, horizon, changes in grid:
-        config = config_of(batch, horizon, **changes)
-        program, state = prepared(config)
-        assert program.parts is not None
-        imagine = program.parts.imagine
-        work = batch * horizon
-        assert isinstance(config.agent, SACConfig)
-        flops = work * model_step(*HOPPER, config.model, config.agent)
-        settings = {"rollouts": batch, "horizon": horizon, **changes}
-        arguments = (state, jnp.int32(horizon))
-        yield Case(settings, lambda s, h, f=imagine: f(s, h)[0], arguments, work, flops, carried=True)
+        for batch, horizon in ((100, 1), (1_000_000, 1), (10_000, 5), (10_000, 50), (2_000, 50)):
+            yield case(batch, horizon)
+        changes: list[dict[str, object]] = [{"hidden": (64,) * 3}, {"hidden": (400,) * 4}]
+        changes += [{"members": 20, "elites": 15}, {"members": 1, "elites": 1}]
+        changes += [{"propagation": "tsinf"}, {"propagation": "mean"}]
+        for change in changes:
+            yield case(10_000, 5, **change)

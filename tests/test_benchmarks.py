@@ -2,6 +2,9 @@
 
 import dataclasses
 import json
+import subprocess
+import sys
+import typing
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +12,12 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from benchmarks import flops
-from benchmarks.harness import Case, run
+from benchmarks import cost, flops, imagine, linear
+from benchmarks.harness import HOPPER, Case, run
 from branchax import cli
 from branchax.agents.base import Sources
 from branchax.agents.sac import make_sac
-from branchax.config import CriticConfig, ModelConfig, SACConfig
+from branchax.config import CriticConfig, ModelConfig, SACConfig, check
 from branchax.dynamics import ensemble
 from branchax.types import Row, Transition
 from branchax.worlds.base import WorldSpec
@@ -23,7 +26,7 @@ SPEC = WorldSpec("sizes", 5, 2, 100)
 
 
 def products(jaxpr):
-    """Operations of all matrix products in a jaxpr, inner ones included (each once: there are no loops here)."""
+    """Operations of all matrix products in a jaxpr, inner ones included, and those of a scan as often as it is long."""
     total = 0
     for equation in jaxpr.eqns:
         if equation.primitive.name == "dot_general":
@@ -31,7 +34,7 @@ def products(jaxpr):
             inner = np.prod([equation.invars[0].aval.shape[i] for i in contracted])
             total += 2 * int(inner) * int(np.prod(equation.outvars[0].aval.shape))
         for inner in jaxprs_in_params(equation.params):
-            total += products(inner)
+            total += products(inner) * equation.params.get("length", 1)
     return total
 
 
@@ -105,8 +108,131 @@ def test_compare_refuses_what_it_cannot_compare(tmp_path, capsys):
 
 
 def test_configs_of_the_measurements_are_valid():
-    from benchmarks.imagine import config_of
-    from branchax.config import check
+    check(imagine.config_of(100_000, 5, propagation="mean"))
+    assert imagine.config_of(10_000, 3).rollouts == 10_000
+    for config in cost.epochs().values():
+        check(config)
 
-    check(config_of(100_000, 5, propagation="mean"))
-    assert dataclasses.replace(config_of(10_000, 3)).rollouts == 10_000
+
+def small(rollouts, horizon, groups):
+    """What imagines with tiny networks, and a state for it."""
+    config = imagine.config_of(rollouts, horizon, members=3, elites=2, hidden=(16, 16))
+    rollout = dataclasses.replace(config.rollout, groups=groups)
+    return dataclasses.replace(config, agent=SACConfig(hidden=(16,)), rollout=rollout)
+
+
+@pytest.mark.parametrize(("rollouts", "horizon", "groups"), [(1_000, 1, 1), (4_000, 5, 4), (1_000_000, 50, 500)])
+def test_imagining_takes_products_in_exact_proportion_to_batch_and_horizon(rollouts, horizon, groups):
+    config = small(rollouts, horizon, groups)
+    step = flops.model_step(*HOPPER, config.model, config.agent)
+    ends = flops.dense((16, 1))  # the head for ends is there in any case
+    function, state = linear.imagined(config, shapes=True)
+    assert count(function, state, jnp.int32(horizon)) == rollouts * horizon * (step + ends)
+
+
+def test_memory_follows_the_group_and_the_rows_that_are_stored():
+    reserved = {n: linear.memory(small(250 * n, 5, n)) for n in (4, 16)}
+    one, many = reserved[4]["temporary"], reserved[16]["temporary"]
+    rows = reserved[16]["rows"] - reserved[4]["rows"]
+    assert many - one < 5 * rows * reserved[4]["row"]
+    whole = linear.memory(small(250 * 16, 5, 1))["temporary"]  # in a single group
+    assert whole > many
+
+
+def test_imagining_is_compiled_once_as_the_horizon_moves_and_the_buffer_grows():
+    function, state = linear.imagined(small(500, 5, 2))
+    function = jax.jit(function)
+    sizes, steps = [], []
+    for horizon, rows in ((1, 600), (3, 5_000), (5, 10_000)):
+        grown = state._replace(real=state.real._replace(size=jnp.int32(rows)))
+        out = function(grown, jnp.int32(horizon))
+        sizes.append(int(out.imagined.size))
+        steps.append(int(out.counts.model_steps))
+    assert sizes == steps == [500, 1_500, 2_500]
+    assert function._cache_size() == 1
+
+
+def test_the_cost_model_adds_up_and_knows_what_devices_can_shorten():
+    does, machine = cost.HOPPER_WORK, cost.Machine()
+    assert does.model_steps == 3_200 and does.updates == 20 and does.minibatches == pytest.approx(2.8)
+    alone, eight = (cost.predict(does, machine, n, 1_000) for n in (1, 8))
+    assert alone["imagine"] == pytest.approx(8 * eight["imagine"])
+    assert alone["improve"] == pytest.approx(1_000 * 20 * machine.update)  # bound by latency there
+    assert eight["improve"] - alone["improve"] == pytest.approx(1_000 * 20 * 5 * machine.near)
+    slow = dataclasses.replace(machine, improve=1e9, update=0.0)
+    assert cost.predict(does, slow, 1, 1_000)["improve"] == pytest.approx(1_000 * 20 * does.update_flops / 1e9)
+
+
+def test_a_worker_prepares_once_and_answers_over_a_pipe(tmp_path):
+    script = """
+from benchmarks.peers.worker import Paused, serve
+
+def loop(settings):
+    seen = []
+    def run(paused):
+        for i in range(settings["to"]):
+            print("noise on standard output")
+            seen.append(i)
+            paused.pause()
+        raise ValueError("the loop is over")
+    paused = Paused(run)
+    return lambda: (paused.go(), {"seen": list(seen)})[1]
+
+serve({"loop": loop}, {"versions": {}})
+"""
+    asked = [{"prepare": "loop", "settings": {"to": 2}}, *[{"once": "loop"}] * 3, {"once": "other"}]
+    lines = "\n".join(map(json.dumps, asked))
+    done = subprocess.run([sys.executable, "-c", script], input=lines, capture_output=True, text=True, check=True)
+    about, ready, first, second, over, unknown = map(json.loads, done.stdout.splitlines())
+    assert about == {"versions": {}} and ready["seconds"] >= 0
+    assert first["seen"] == [0] and second["seen"] == [0, 1]
+    assert "the loop is over" in over["error"] and "KeyError" in unknown["error"]
+
+
+def test_the_floor_of_each_comparison_counts_what_it_does():
+    from benchmarks.peers.__main__ import comparisons, floor
+
+    each = comparisons()
+    update = 256 * flops.sac_row(*HOPPER, SACConfig())
+    for name in ("sac", "sb3_sac", "sbx_sac", "brax_sac"):
+        assert floor("sac", each[name].settings, each[name].work, {}) == 50 * update
+    loop = each["loop"]
+    one, two = (floor("loop", loop.settings, loop.work, {"fit_sample_members": n}) for n in (1, 2))
+    assert two - one == flops.model_fit(4, 1, ModelConfig())
+
+
+class Library:
+    """A worker whose calls take the seconds that it was given, one after the other."""
+
+    about: typing.ClassVar = {"threads": 2, "versions": {"toy": "1"}}
+
+    def __init__(self, *seconds):
+        self.seconds = list(seconds)
+
+    def ask(self, **request):
+        if request.get("once") == "ceiling":
+            return {"seconds": 1.0, "gflops": 100.0}
+        if "once" in request:
+            return {"seconds": self.seconds.pop(0), "fit_sample_members": 1_000, "return": 960.0, "env_steps": 250}
+        return {"seconds": 0.0}
+
+
+def test_a_comparison_is_the_median_over_turns_and_a_share_of_the_ceiling(capsys):
+    from benchmarks.peers import __main__ as peers
+
+    each = peers.comparisons()["loop"]
+    row = peers.compare(Library(1.0, 2.0, 1.0), Library(2.0, 3.0, 4.0), each, rounds=3)
+    assert row["ratios"] == [2.0, 1.5, 4.0] and row["ratio"] == 2.0 and row["ratio_of_sums"] == 9 / 4
+    done = 3 * peers.floor("loop", each.settings, each.work, {"fit_sample_members": 1_000})
+    assert row["branchax"]["of_matmul_ceiling"] == pytest.approx(done / 4 / 100e9)
+    peers.show({"loop": row, "solve": peers.solved(Library(1.0, 2.0), Library(3.0), seeds=2)})
+    assert "x2.00" in capsys.readouterr().out
+
+
+def test_what_is_not_solved_within_the_limit_is_given_up(monkeypatch):
+    from benchmarks.peers import __main__ as peers
+
+    assert peers.solve(Library(5.0), 0, {})["solved"]
+    monkeypatch.setattr(peers, "SOLVED", 1_000.0)
+    given_up = peers.solve(Library(200.0, 200.0, 1.0), 0, {})
+    assert not given_up["solved"] and given_up["seconds"] == 400.0 and given_up["env_steps"] == 250

@@ -68,6 +68,16 @@ def test_train_help_names_every_field_with_the_defaults_of_the_preset(capsys):
     assert "(default: 200 200 200 200)" in " ".join(output.replace("│", "").split())
 
 
+def test_paper_shows_the_paper_s_sizes_as_defaults_and_is_refused_where_there_are_none(capsys, tmp_path):
+    assert cli.main(["train", "mbpo", "--paper", "--help"]) == 0
+    assert "(default: 200 200 200 200)" in " ".join(capsys.readouterr().out.replace("│", "").split())
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps(to_dict(PRESETS["mbpo"])))
+    for arguments in (["v2.5", "--paper"], ["--config", str(file), "--paper"]):
+        assert cli.main(["train", *arguments]) == 2
+        assert capsys.readouterr().err.startswith("branchax: paper: ")
+
+
 def test_list(capsys):
     assert cli.main(["list"]) == 0
     output = capsys.readouterr().out
@@ -152,7 +162,7 @@ def test_flags_win_over_the_preset_and_both_spellings_work(started):
 def test_the_worlds_own_settings_are_defaults_that_flags_win_over(started, monkeypatch):
     import dataclasses
 
-    def fake(name, world=None):
+    def fake(name, world=None, paper=False):
         config = preset(name)
         return config if world is None else dataclasses.replace(config, world=world, updates_per_step=3.0, seeds=2)
 

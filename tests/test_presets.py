@@ -3,7 +3,7 @@
 import pytest
 
 from branchax import presets
-from branchax.config import ConfigError, check
+from branchax.config import CRITIC_AGENTS, Config, ConfigError, SACConfig, check
 from branchax.worlds.catalog import WORLDS
 
 
@@ -52,3 +52,23 @@ def test_a_task_s_settings_serve_brax_and_gymnasium():
     for name, world in (("mbpo", "gym/Pendulum-v1"), ("mbpo", "classic/pendulum"), ("mve", "gym/Hopper-v5")):
         assert presets.preset(name, world).rollout.horizon_end is None
     assert presets.preset("dyna", "gym/Hopper-v5").agent == presets.PRESETS["dyna"].agent  # DQN has no target entropy
+
+
+def test_the_paper_s_sizes_are_the_defaults_and_leave_the_method_alone():
+    assert presets.preset("mbpo", paper=True) == presets.preset("mbpo_paper") == Config()
+    assert presets.preset("mbpo_paper", "brax/hopper") == presets.preset("mbpo", "brax/hopper", paper=True)
+    gated, small = presets.preset("m2ac", paper=True), presets.preset("m2ac")
+    assert gated.model.members == 7 and gated.rollouts == 400 * 250 and gated.agent.hidden == (256, 256)
+    assert (gated.rollout.horizon, gated.rollout.gate, gated.model.uncertainty) == (5, "rank", "one_vs_rest")
+    assert presets.preset("sac", paper=True).model_free and small.model.members == 5
+    many = presets.preset("redq", paper=True).agent
+    assert isinstance(many, SACConfig) and many.critic.members == 10 and many.hidden == (256, 256)
+
+
+@pytest.mark.parametrize("name", presets.PRESETS)
+def test_is_valid_at_the_paper_s_sizes_or_says_that_it_has_none(name):
+    if isinstance(presets.PRESETS[name].agent, CRITIC_AGENTS):
+        check(presets.preset(name, paper=True))
+    else:
+        with pytest.raises(ConfigError, match=r"^paper: .*allowed: mbpo, "):
+            presets.preset(name, paper=True)

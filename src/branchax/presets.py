@@ -92,11 +92,38 @@ _PLAN = replace(
 )
 _ORACLE = ModelConfig(kind="oracle")
 
+
+def at_paper_sizes(config: Config) -> Config:
+    """A config at the sizes of MBPO's paper, the defaults of `Config`: 7 x (4 x 200), 2 x 256, 400 rollouts per step.
+
+    What makes the method is left as it is. Raises `ConfigError` for agents that the paper has no sizes for.
+    """
+    paper = Config()
+    assert isinstance(paper.agent, SACConfig)
+    if not isinstance(config.agent, CRITIC_AGENTS):
+        known = ", ".join(name for name, preset in PRESETS.items() if isinstance(preset.agent, CRITIC_AGENTS))
+        raise ConfigError(f"paper: MBPO's paper has no sizes for {config.agent.kind!r}; allowed: {known}")
+    model, rollout = config.model, config.rollout
+    if model.kind == "ensemble":
+        sizes = ("members", "elites", "hidden", "round_steps", "max_rounds")
+        model = replace(model, **{name: getattr(paper.model, name) for name in sizes})
+    if rollout.horizon:
+        rollout = replace(rollout, per_step=paper.rollout.per_step, groups=paper.rollout.groups)
+    return replace(
+        config,
+        env_steps=paper.env_steps,
+        explore_steps=paper.explore_steps,
+        model=model,
+        rollout=rollout,
+        agent=replace(config.agent, hidden=paper.agent.hidden, learning_rate=paper.agent.learning_rate),
+    )
+
+
 PRESETS: dict[str, Config] = {
     # Short branched rollouts (Janner et al. 2019, arXiv:1906.08253).
     "mbpo": _SMALL,
-    # The same at the sizes of the paper.
-    "mbpo_paper": Config(),
+    # The same at the sizes of the paper: `--paper` is for any of those that learn off-policy.
+    "mbpo_paper": at_paper_sizes(_SMALL),
     # The model-free baseline: the same code with nothing imagined.
     "sac": replace(_SMALL, rollout=RolloutConfig(horizon=0), real_fraction=1.0),
     # The simulator in place of the model: what is left of the error is not the model's.
@@ -258,11 +285,14 @@ WORLD_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str, world: str | None = None) -> Config:
-    """The config of a preset, with the world's own settings applied. Raises `ConfigError` for an unknown name."""
+def preset(name: str, world: str | None = None, paper: bool = False) -> Config:
+    """The config of a preset, at the paper's sizes if `paper`, with the world's own settings applied.
+
+    Raises `ConfigError` for an unknown name.
+    """
     if name not in PRESETS:
         raise ConfigError(f"preset: {name!r} is unknown{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
-    config = PRESETS[name]
+    config = at_paper_sizes(PRESETS[name]) if paper else PRESETS[name]
     applies = {
         "updates_per_step": isinstance(config.agent, CRITIC_AGENTS),
         "agent": isinstance(config.agent, SACConfig),

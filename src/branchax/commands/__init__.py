@@ -5,7 +5,7 @@ A new command is a file here and a line of `USAGE`; the command line finds it by
 
 USAGE = {
     "train": """\
-PRESET [--world NAME] [--seed N] [--seeds K] [--env-steps N] [--run DIR]
+PRESET [--world NAME] [--paper] [--seed N] [--seeds K] [--env-steps N] [--run DIR]
 PRESET --world NAME --dataset FILE
 --config FILE""",
     "resume": "DIR [--env-steps N]",

@@ -11,12 +11,12 @@ from pathlib import Path
 import tyro
 
 from branchax.commands.base import PREEMPTED, check_flags, check_needs
-from branchax.commands.train import TrainOptions, flags
+from branchax.commands.train import TrainOptions, flags, preset_of
 from branchax.config import Config, ConfigError, check
 from branchax.host import RunError, launch, sweep
 from branchax.host.distributed import Processes
 from branchax.host.signals import Preempted
-from branchax.presets import PRESETS, preset
+from branchax.presets import PRESETS
 
 ABOUT = """\
 Trains PRESET once for each point of a grid, into a directory each, and prints a table of the last evaluations. Any
@@ -120,9 +120,7 @@ def _grid(entries: list[str]) -> dict[str, list[str]]:
 
 def _config(name: str, rest: list[str], settings: dict[str, str]) -> Config:
     """The settings of a point, by way of the flags that `branchax train` would be given."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--world")
-    base = preset(name, settings.get("world") or early.parse_known_args(rest)[0].world)
+    base = preset_of(name, rest, settings.get("world"))
     added = []
     for field, value in settings.items():
         try:

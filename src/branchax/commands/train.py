@@ -26,6 +26,8 @@ class TrainOptions:
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
     """Settings instead of a preset: a JSON file, such as the config.json of another run."""
+    paper: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """The preset at the sizes of MBPO's paper: 7 x (4 x 200), SAC 2 x 256, 400 rollouts per step."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of the run, by default a new one under runs/. When it holds a run of these settings, that goes on."""
     force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -37,14 +39,15 @@ def run(arguments: list[str]) -> None:
     """Checks the settings, then trains."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--world")
     early.add_argument("--config", type=Path)
     known, _ = early.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
     if named is not None and known.config is not None:
         raise ConfigError(f"config: name a preset ({named}) or a file ({known.config}), not both")
     if named is not None:
-        base = preset(named, known.world)
+        base = preset_of(named, arguments[1:])
     elif known.config is not None:
+        if "--paper" in arguments:
+            raise ConfigError(f"paper: is for a preset, and {known.config} has its own sizes")
         base = read(known.config)
     elif "-h" in arguments or "--help" in arguments:
         base = PRESETS["mbpo"]
@@ -65,7 +68,16 @@ def run(arguments: list[str]) -> None:
 
 def flags(config: Config) -> list[str]:
     """What `branchax train` takes when a preset or a file has given these settings."""
-    return [*flat(to_dict(config)), *(f.name for f in dataclasses.fields(Processes)), "config", "run", "force"]
+    return [*flat(to_dict(config)), *(f.name for f in dataclasses.fields(Processes)), "config", "paper", "run", "force"]
+
+
+def preset_of(name: str, flags: list[str], world: str | None = None) -> Config:
+    """The preset that the flags of a command are set on: `--world` and `--paper` decide what its defaults are."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    early.add_argument("--world")
+    early.add_argument("--paper", action="store_true")
+    known, _ = early.parse_known_args([flag for flag in flags if flag not in ("-h", "--help")])
+    return preset(name, world or known.world, known.paper)
 
 
 def launch(

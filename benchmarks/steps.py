@@ -1,0 +1,99 @@
+"""What the optimisations are worth: each with and without, in turns; predictions and verdicts are in `NOTES.md`.
+
+    groups       100,000 rollouts of one step, in 50 groups against all at once
+    one_member   10,000 rollouts of 5 steps, group after group (plain products) against 5 side by side (batched ones)
+    one_program  50 SAC updates as one scan against 50 calls of one update
+    donated      10 SAC updates and a model buffer of 10^6 rows, the state donated against copied
+
+    python -m benchmarks steps
+
+Writes `results/bench/steps.json`.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks import improve, linear
+from benchmarks.cost import Call
+from benchmarks.harness import RESULTS, Case, prepared
+from benchmarks.imagine import config_of
+from benchmarks.mbpo_paper import seconds
+from branchax.config import RolloutConfig
+from branchax.host import rundir
+from branchax.presets import preset
+
+TURNS = 9
+
+
+def imagining(batch: int, horizon: int, **rollout: Any) -> Call:
+    """Imagines by a config whose groups are set."""
+    config = config_of(batch, horizon)
+    function, state = linear.imagined(replace(config, rollout=replace(config.rollout, **rollout)))
+    return Call(Case({}, function, (state, jnp.int32(horizon)), 1, carried=True))
+
+
+def one_by_one(often: int) -> Callable[[], float]:
+    """Single updates, each a call."""
+    call = Call(improve.case((256, 256), 256, 2, updates=1))
+    return lambda: sum(call() for _ in range(often))
+
+
+def with_buffer(donate: bool) -> Callable[[], float]:
+    """10 updates beside a model buffer of 10^6 rows."""
+    config = replace(preset("mbpo_paper"), updates_per_step=10, rollout=RolloutConfig(per_step=4_000))
+    program, state = prepared(config)
+    assert program.parts is not None
+    function = program.parts.improve
+    jitted = jax.jit(lambda s: function(s, None, jnp.int32(1))[0], donate_argnums=0 if donate else ())
+    filled = state._replace(imagined=state.imagined._replace(size=jnp.int32(10_000)))  # type: ignore[union-attr]
+    compiled, holder = jitted.lower(filled).compile(), [filled]
+
+    def once() -> float:
+        elapsed, holder[0] = seconds(compiled, holder[0])
+        return elapsed
+
+    once()
+    return once
+
+
+STEPS: dict[str, tuple[Callable[[], Callable[[], float]], Callable[[], Callable[[], float]]]] = {
+    "groups": (lambda: imagining(100_000, 1, groups=50), lambda: imagining(100_000, 1, groups=1)),
+    "one_member": (
+        lambda: imagining(10_000, 5, groups=5),
+        lambda: imagining(10_000, 5, groups=5, parallel_groups=5),
+    ),
+    "one_program": (lambda: Call(improve.case((256, 256), 256, 2, updates=50)), lambda: one_by_one(50)),
+    "donated": (lambda: with_buffer(True), lambda: with_buffer(False)),
+}
+
+
+def main() -> None:
+    """Measures and writes."""
+    rows = []
+    table = Table("step", "with", "without", "gain", "of each turn", title="what the optimisations are worth")
+    for name, (make_with, make_without) in STEPS.items():
+        sides = make_with(), make_without()
+        turns = [(sides[0](), sides[1]()) for _ in range(TURNS)]
+        gains = [without / with_it for with_it, without in turns]
+        with_s, without_s = (statistics.median(side) for side in zip(*turns, strict=True))
+        rows.append({"step": name, "with_s": with_s, "without_s": without_s, "gain": statistics.median(gains)})
+        rows[-1]["gains"] = gains
+        spread = f"{min(gains):.2f} to {max(gains):.2f}"
+        gain = f"x{rows[-1]['gain']:.2f}"
+        table.add_row(name, f"{with_s * 1e3:.1f} ms", f"{without_s * 1e3:.1f} ms", gain, spread)
+    made = {"command": "python -m benchmarks steps", "environment": rundir.environment()}
+    rundir.write_json(RESULTS / "steps.json", {"benchmark": "steps", "rows": rows, "made": made})
+    Console(width=120).print(table)
+
+
+if __name__ == "__main__":
+    main()
