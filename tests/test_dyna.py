@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from conftest import replace
 
 from branchax import replay
@@ -99,6 +100,7 @@ def test_the_table_is_the_maximum_likelihood_model():
     assert float(dynamics.doubt(empty, t.obs[0], t.action[0])) == 1.0
 
 
+@pytest.mark.slow
 def test_a_budget_of_divergence_bounds_what_an_epoch_changes():
     config = replace(preset("mbppo", "classic/pendulum"), explore_steps=100, epoch_steps=100, collect_steps=100)
     config = replace(

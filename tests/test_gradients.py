@@ -585,6 +585,7 @@ def test_the_bias_of_mixtures_falls_as_1_over_samples(make_estimator, expected, 
     assert biases[1] == pytest.approx(biases[0] / 4, abs=3 * errors[1] + errors[0])
 
 
+@pytest.mark.slow
 def test_the_weight_of_inverse_variance_is_that_of_numpy():
     """On the estimates that it draws: one pathwise a key, and the terms of one batch of the likelihood ratio."""
     system, gain = system_of(2, 1)

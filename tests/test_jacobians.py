@@ -115,6 +115,7 @@ def test_crossing_says_where_a_product_explodes_and_vanishes():
         np.testing.assert_array_equal(found[1 - which], [-1, -1])
 
 
+@pytest.mark.slow
 def test_the_double_pendulum_is_chaotic_and_conservative():
     """Free motion preserves volume and has an inverse in time: the exponents are l, 0, 0, -l (Hamiltonian pairs)."""
     world = make("classic/double_pendulum")

@@ -37,7 +37,7 @@ CONFIGS = {
     "dqn_mve": (DQNConfig(double=False, critic=replace(MVE, members=1, td_k=False), **FASTER), True),
     "sac_discrete": (replace(SAC, **FASTER), True),
 }
-SLOW = ("td3_steve", "dqn_mve", "redq", "mve")  # their parts are tested on their own below
+SLOW = ("td3_steve", "dqn_mve", "redq", "mve", "svg", "sac_discrete")  # their parts are tested on their own below
 
 
 def discretised(world: World) -> World:

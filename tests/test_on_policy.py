@@ -47,9 +47,10 @@ def compiled(program):
     return jax.jit(jax.vmap(program.init)), jax.jit(jax.vmap(program.epoch, in_axes=(0, None)), donate_argnums=0)
 
 
-@pytest.mark.parametrize(
-    "agent", [TINY.agent, PathwiseConfig(hidden=(8,), value_hidden=(8,), window=2)], ids=["ppo", "pathwise"]
-)
+PATHWISE = PathwiseConfig(hidden=(8,), value_hidden=(8,), window=2)
+
+
+@pytest.mark.parametrize("agent", [TINY.agent, pytest.param(PATHWISE, marks=pytest.mark.slow)], ids=["ppo", "pathwise"])
 def test_counts_are_exact_and_a_seed_does_not_see_the_others(agent):
     config = dataclasses.replace(TINY, agent=agent)
     init, epoch = compiled(build(config))
@@ -85,6 +86,7 @@ def probe_agent(record):
     )
 
 
+@pytest.mark.slow
 def test_an_epoch_that_collects_once_fits_what_it_has_just_collected():
     world = worlds.make("classic/lqr")
     dynamics = oracle(world)._replace(init=lambda key: jnp.int32(0), fit=lambda key, model, ring: (ring.size, {}))

@@ -106,6 +106,7 @@ def test_first_update_equals_numpy():
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), after.targets, mixed)
 
 
+@pytest.mark.slow
 def test_knobs_are_leaves_that_vmap_sweeps():
     params = AGENT.init(jax.random.key(0))
     rates = jnp.array([0.0, 1e-3, 1e-2])

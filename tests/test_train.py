@@ -167,6 +167,7 @@ def test_model_free_builds_no_model():
     assert state.model == () and state.imagined == () and not any(m.startswith(("model/", "imagine/")) for m in metrics)
 
 
+@pytest.mark.slow
 def test_the_oracle_imagines_the_simulators_own_steps():
     config = dataclasses.replace(
         TINY,
@@ -185,6 +186,7 @@ def test_the_oracle_imagines_the_simulators_own_steps():
     np.testing.assert_allclose(rows.reward, -(angle**2 + 0.1 * speed**2 + 0.001 * torque**2), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_world_gone_nan_is_named_and_never_stored():
     """Obs entry 0 counts up and turns NaN at 5; then the world starts afresh."""
 
@@ -234,6 +236,7 @@ def test_faulty_rows_are_blank_cut_and_of_no_weight():
     assert gae(clean, x, x + 1, 1.0, 1.0)[:, 0].tolist() == [2 + 0 + 1 - 0, 1 + 2 - 1, 0, 3 + 4 - 3]
 
 
+@pytest.mark.slow
 def test_groups_side_by_side_imagine_what_groups_in_turn_do(tiny):
     init, epoch, *_ = tiny
     config = dataclasses.replace(TINY, rollout=dataclasses.replace(TINY.rollout, parallel_groups=4))

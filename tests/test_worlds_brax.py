@@ -61,6 +61,7 @@ def test_next_obs_is_the_true_one_across_terminations(walk):
     assert len(np.unique(begins, axis=0)) == len(begins)  # every reset from a key of its own
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Brax System")  # it says at every build that it is no longer maintained
 def test_next_obs_follows_from_obs_and_action_on_every_row(walk):
     """The physics rebuilt from the observation alone, in Brax's own environment."""
