@@ -16,8 +16,8 @@ from branchax.host import cache
 
 
 def pytest_configure(config):
-    """The fast tests spend their time in compilation: without optimisation, and with the older way to emit fusions, code
-    is ready in a fifth of the time (an epoch of mbpo: 29 s of processor time, and 5.6)."""
+    """The fast tests spend their time in compilation: without optimisation, and with the older way to emit fusions,
+    code is ready in a fifth of the time (an epoch of mbpo: 29 s of processor time, and 5.6)."""
     if config.option.markexpr == "not slow":
         quick = "--xla_backend_optimization_level=0"
         if metadata.version("jaxlib").startswith("0.10."):  # later ones know that way no more, and die of the flag
