@@ -1,7 +1,6 @@
 """What all tests share: the CPU, one compilation cache that outlives them, and a run small enough for unit tests."""
 
 import os
-from importlib import metadata
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -19,10 +18,7 @@ def pytest_configure(config):
     """The fast tests spend their time in compilation: without optimisation, and with the older way to emit fusions,
     code is ready in a fifth of the time (an epoch of mbpo: 29 s of processor time, and 5.6)."""
     if config.option.markexpr == "not slow":
-        quick = "--xla_backend_optimization_level=0"
-        if metadata.version("jaxlib").startswith("0.10."):  # later ones know that way no more, and die of the flag
-            quick += " --xla_cpu_use_fusion_emitters=false"
-        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {quick}".strip()
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {cache.as_flags(cache.ready_sooner(0))}".strip()
     cache.enable()
 
 

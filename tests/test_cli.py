@@ -211,9 +211,9 @@ def test_trains_resumes_and_evaluates(capsys, monkeypatch, tmp_path):
     output = capsys.readouterr().out
     assert "seed 0 after 80 env steps: return " in output
     assert "over 3 episodes" in output
-    assert cli.main(["evaluate", "run", "--step", "70"]) == 0
-    assert "after 70 env steps" in capsys.readouterr().out
-    refuse(capsys, ["evaluate", "run", "--step", "61"], "step: 61 is not saved in run; allowed: 70, 80")
+    assert cli.main(["evaluate", "run", "--step", "60"]) == 0
+    assert "after 60 env steps" in capsys.readouterr().out
+    refuse(capsys, ["evaluate", "run", "--step", "61"], "step: 61 is not saved in run; allowed: 60, 80")
 
 
 def test_a_world_fault_is_one_line_and_exit_code_1(capsys, monkeypatch):

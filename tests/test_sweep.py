@@ -11,6 +11,7 @@ import pytest
 from conftest import replace, toy_program
 
 from branchax import build, cli
+from branchax.config import to_dict
 from branchax.host import checkpoint, launch, lockstep, rundir, runlog, sweep
 from branchax.host import run as host
 from branchax.host.signals import Preempted
@@ -189,6 +190,36 @@ def test_a_run_that_comes_to_nothing_leaves_the_others(tmp_path, monkeypatch, to
     cells = [line.split() for line in lines]
     assert cells[-5][:3] == ["0.9", "failed:", "40"] and cells[-4] == ["obs", "not", "finite,"]
     assert cells[-3] == ["seed", "0,", "step", "45"] and lines[-1].startswith("agent.tau=0.9: classic/lqr returned")
+
+
+def test_a_run_that_is_ahead_does_not_begin_again(tmp_path, toy_config):
+    """As after `branchax resume` of one point: no step that both have."""
+
+    def saved(name, *steps):
+        run = lockstep.Run(toy_config, tmp_path / name)
+        for step in steps:
+            checkpoint.save(run.checkpoints, step, {"x": jax.numpy.ones(1)}, {})
+        return run
+
+    none, first, again, ahead = saved("none"), saved("first", 20, 30), saved("again", 30), saved("ahead", 50, 60)
+    assert lockstep.abreast([first, again]) == [[first, again]]  # from 30 on, both
+    assert lockstep.abreast([none, saved("other")])[0][0] is none
+    assert lockstep.abreast([none, first, again, ahead]) == [[none], [first, again], [ahead]]
+    for run in (first, ahead):
+        rundir.write_json(run.directory / rundir.CONFIG, to_dict(toy_config))
+    with pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint in common"):
+        lockstep.train_together([first, ahead], ["agent.tau"])
+    assert checkpoint.steps(first.checkpoints) == [20, 30] and checkpoint.steps(ahead.checkpoints) == [50, 60]
+
+
+def test_a_run_that_has_all_its_steps_but_was_not_ended_is_not_over(tmp_path, toy_config):
+    checkpoint.save(tmp_path / rundir.CHECKPOINTS, toy_config.env_steps, {"x": jax.numpy.ones(1)}, {})
+    row = {"seed": 0, "epoch": 4, "env_steps": 60, "wall_s": 1.0, runlog.RETURN: 1.0}
+    (tmp_path / rundir.METRICS).write_text(json.dumps(row) + "\n")
+    rundir.write_status(tmp_path, "preempted", 60, "stopped while drawing")
+    assert not sweep.is_over(tmp_path, toy_config)
+    rundir.write_status(tmp_path, "done", 60)
+    assert sweep.is_over(tmp_path, toy_config)
 
 
 def test_a_table_of_runs_that_are_not_done(tmp_path, toy_config, capsys):

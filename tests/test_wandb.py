@@ -28,7 +28,7 @@ class Server:
         self.opened.append(options)
         history = self.runs.setdefault(options["id"], {})
 
-        def log(numbers, step):
+        def log(numbers, step, commit):
             assert step >= run.step
             history[step], run.step = numbers, step + 1
 

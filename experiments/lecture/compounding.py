@@ -53,6 +53,7 @@ CLAIM = Claim(
     "errors; less so with more data and more members, more so under another policy. Where errors are never repaired "
     "the cost of being wrong with probability ε a step is ε T²/2.",
     intervals="bootstrap over models (medians over 64 starts); the chain is exact",
+    note="Three models, so that an interval reaches from the least to the greatest of them.",
     predictions={
         "growth, pendulum": Prediction("pendulum: the error after 200 steps is at least 10 times that after 1", 10.0),
         "growth, hopper": Prediction("hopper: the error after 200 steps is at least 10 times that after 1", 10.0),

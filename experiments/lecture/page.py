@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import html
+import importlib
 import sys
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def part(name: str, result: dict[str, Any] | None, picture: Path) -> str:
 <section><div class="words"><p class="claim">{html.escape(result["claim"])}</p>
 <table><tr><th>prediction, stated beforehand</th><th>measured [95 %]</th><th>verdict</th></tr>
 {rows(result)}</table>
+<p>{html.escape(importlib.import_module(f"experiments.lecture.{name}").CLAIM.note)}</p>
 <p class="small">Intervals: {html.escape(result["intervals"])}.<br>{html.escape(origin)}</p></div>
 <img alt="{title}" src="data:image/png;base64,{data}"></section>"""
 
@@ -70,7 +72,7 @@ def build(results: dict[str, dict[str, Any] | None], pictures: Path, full: bool)
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Model-based reinforcement learning, claim by claim</title><style>{STYLE}</style></head><body>
 <h1>Model-based reinforcement learning, claim by claim</h1>
-<p>{len(counts)} predictions, each a number with a threshold written down before it was measured: {said}.
+<p>{len(counts)} predictions, each a number with a threshold that was written down first: {said}.
 {"Full" if full else "Quick"} settings. A prediction holds if the whole interval lies on its side of the threshold, and
 is undecided if the threshold lies inside.</p>
 <p>{links}</p>

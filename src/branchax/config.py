@@ -445,7 +445,7 @@ class Config:
     """Epochs between evaluations."""
     eval_episodes: Count = 16
     """Episodes per evaluation, run side by side with the policy's mode."""
-    checkpoint_every: Count = 5
+    checkpoint_every: Count = 10
     """Epochs between checkpoints; the last epoch is always saved."""
     checkpoints_kept: Count = 2
     """So many of the newest checkpoints stay on disk."""

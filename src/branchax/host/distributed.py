@@ -159,11 +159,11 @@ def together() -> Iterator[None]:
 
 
 def _of_runtime(error: BaseException) -> bool:
-    """Whether the runtime raised it: where an array is read, that is a `ValueError` that begins with a status."""
+    """Whether the runtime lost a process: where an array is read, that is a `ValueError` that begins with a status."""
     import jax
 
-    if isinstance(error, jax.errors.JaxRuntimeError):
-        return True
+    if isinstance(error, jax.errors.JaxRuntimeError):  # these two are a process' own
+        return not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
     return (
         isinstance(error, ValueError) and re.match("(UNKNOWN|UNAVAILABLE|ABORTED|INTERNAL): ", str(error)) is not None
     )

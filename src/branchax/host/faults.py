@@ -74,7 +74,7 @@ def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.n
         )
         if members or steps:
             mask = int(metrics["model/nonfinite_which"][i])
-            which = ", ".join(str(member) for member in range(config.model.members) if mask >> member & 1)
+            which = ", ".join(str(i) for i in range(config.model.members) if mask >> i & 1) or "32 or above"
             what = f"the model {seed} was not finite in member {which}: {members} rolled back"
             what += f", {steps} gradient steps left out"
             found.append(Found("model", i, what, brief("model"), config.faults.model == "stop"))

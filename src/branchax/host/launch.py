@@ -1,8 +1,8 @@
 """Where the processes of a sweep run: on this machine, or as jobs of a cluster's scheduler.
 
-Each command is a run in a directory of its own, and the same command again goes on where that run stopped. So nothing
-is kept about jobs: a sweep whose launcher was stopped, or whose jobs were preempted, is launched again. A launcher that
-is stopped stops what it has started, and waits until that has saved.
+Each command is a group of runs, each in a directory of its own, and the same command again goes on where they stopped.
+So nothing is kept about jobs: a sweep whose launcher was stopped, or whose jobs were preempted, is launched again. A
+launcher that is stopped stops what it has started, and waits until that has saved.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from branchax import build
 from branchax.config import Config, value_at
-from branchax.host import cache, dataset, sweep
+from branchax.host import cache, checkpoint, dataset, sweep
 from branchax.host.faults import NonFinite
 from branchax.host.run import Floats, Run, program_of, train_together
 from branchax.worlds.base import World
@@ -29,7 +29,7 @@ def run_group(directory: Path, points: list[sweep.Point]) -> None:
     Raises as `run.train` does.
     """
     cache.enable()
-    points = [point for point in points if not (directory / point.name / sweep.FAILED).exists()]
+    points = [point for point in points if not sweep.is_over(directory / point.name, point.config)]
     fields = [f for f in points[0].settings if len({value_at(p.config, f) for p in points}) > 1] if points else []
     swept: list[str] = []
     if fields:
@@ -39,8 +39,19 @@ def run_group(directory: Path, points: list[sweep.Point]) -> None:
     for point in points:
         parts.setdefault(tuple(value_at(point.config, f) for f in fields if f not in swept), []).append(point)
     for part in parts.values():
-        runs = [Run(p.config, directory / p.name, f"branchax sweep ({p.name})") for p in part]
-        train_together(runs, swept if len(part) > 1 else (), give_up=_note)
+        for runs in abreast([Run(p.config, directory / p.name, f"branchax sweep ({p.name})") for p in part]):
+            train_together(runs, swept if len(runs) > 1 else (), give_up=_note)
+
+
+def abreast(runs: list[Run]) -> list[list[Run]]:
+    """The runs, apart by how far they are where no step was saved in all of them: none has to begin again."""
+    saved = [checkpoint.steps(run.checkpoints) for run in runs]
+    if set.intersection(*map(set, saved)) or not any(saved):
+        return [runs]
+    apart: dict[int, list[Run]] = {}
+    for run, steps in zip(runs, saved, strict=True):
+        apart.setdefault(max(steps, default=0), []).append(run)
+    return list(apart.values())
 
 
 def _note(run: Run, error: NonFinite) -> None:

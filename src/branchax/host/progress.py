@@ -97,7 +97,11 @@ class Progress:
 
     def _row(self, rows: list[Row]) -> str:
         mean, error = self._latest
-        spread = rows[0][RETURN_SPREAD] if len(rows) == 1 else float(np.std([r[RETURN] or np.nan for r in rows]))
+        spread = (
+            rows[0][RETURN_SPREAD]
+            if len(rows) == 1
+            else float(np.std([np.nan if r[RETURN] is None else r[RETURN] for r in rows]))
+        )
         return (
             f"  {self._env_steps:9,d}   {rows[0]['horizon']:7d}   {_number(mean):>12} ± {_number(spread):<14}"
             f"  {_number(_mean(rows, LENGTH)):>7}   {_number(error):>11}   {_clock(rows[0]['wall_s']):>7}"

@@ -156,11 +156,12 @@ def train_together(
         except BaseException as error:
             asked = isinstance(error, (Preempted, KeyboardInterrupt))
             for run in runs:
-                if not run.given_up and (run.directory / rundir.CONFIG).exists():  # else it never began
+                began = (run.directory / rundir.CONFIG).exists()
+                if began and not run.given_up and not rundir.is_done(run.directory):
                     with contextlib.suppress(OSError):  # the reason may be a full disk
                         _status(run, "preempted" if asked else "failed", str(error) or type(error).__name__)
             raise
-        if leads and len(runs) == 1:
+        if leads and len(runs) == 1 and not runs[0].given_up:
             _summary(runs[0].directory, view)
 
 
@@ -170,14 +171,19 @@ def _where(runs: list[Run]) -> str:
 
 
 def _saved(runs: list[Run], view: Progress) -> int | None:
-    """The newest step whose checkpoint is sound in all runs."""
+    """The newest step whose checkpoint is sound in all runs; None if nothing is saved in any.
+
+    Raises `CheckpointError` when they have none in common, as going on would begin again with what some have reached.
+    """
     for run in runs:
         checkpoint.sweep(run.checkpoints)
     say, last = functools.partial(view.say, style="yellow"), None
     while True:
         found = {checkpoint.newest(run.checkpoints, say, last) for run in runs}
-        if len(found) == 1 or None in found:
-            return None if None in found else found.pop()
+        if len(found) == 1 and (last is None or None not in found):
+            return found.pop()
+        if None in found:
+            raise checkpoint.CheckpointError(f"the runs in {_where(runs)} have no sound checkpoint in common")
         last = min(step for step in found if step is not None)
 
 

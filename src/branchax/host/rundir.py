@@ -7,7 +7,7 @@ status.json         running, preempted, failed or done, and the last good checkp
 metrics.jsonl       one row per epoch and seed
 tb/                 the same for TensorBoard
 wandb/              the same for Weights & Biases, with `--wandb`
-checkpoints/N/      the whole train state after N env steps (the last two)
+checkpoints/N/      the whole train state after N env steps (the newest, `checkpoints_kept` of them)
 faults/             what was not finite, for `branchax doctor`
 evaluations/N.json  what `branchax evaluate` measured after N env steps
 plots/              learning_curve.png

@@ -87,14 +87,14 @@ def load(directory: Path) -> list[Point]:
 
 def commands(directory: Path, points: list[Point]) -> list[list[str]]:
     """One command for each group that is not done."""
-    open_groups = sorted({point.group for point in points if not _over(directory / point.name, point.config)})
+    open_groups = sorted({point.group for point in points if not is_over(directory / point.name, point.config)})
     return [[sys.executable, "-m", "branchax", "sweep", GROUP, str(directory), str(group)] for group in open_groups]
 
 
-def _over(directory: Path, config: Config) -> bool:
-    """Whether the run has reached its end, or came to nothing."""
+def is_over(directory: Path, config: Config) -> bool:
+    """Whether the run is done, or came to nothing."""
     found = result(directory)
-    return "failed" in found or found.get("finished", 0) >= config.env_steps
+    return "failed" in found or (found.get("finished", 0) >= config.env_steps and rundir.is_done(directory))
 
 
 def result(directory: Path) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def result(directory: Path) -> dict[str, Any]:
     failed = directory / FAILED
     found: dict[str, Any] = {"failed": failed.read_text(encoding="utf-8").strip()} if failed.exists() else {}
     status = rundir.status(directory)
-    if not found and status.get("state") in ("preempted", "failed"):
+    if not found and status.get("state") in ("preempted", "failed"):  # "done" has no reason
         found["stopped"] = status["reason"]
     rows = [row for row in runlog.read(directory / rundir.METRICS) if row.get(runlog.RETURN) is not None]
     if not rows:

@@ -63,7 +63,7 @@ class Wandb:
             self._runs[seed] = run
             rundir.write_json(path, ids)
             say(f"  wandb      {f'wandb sync {Path(run.dir).parent} sends it' if run.offline else run.url}")
-            if new:  # else they are there
+            if new or not run.offline:  # a process that was killed may not have sent the last
                 self.write([row for row in rows if row["seed"] == seed])
 
     def write(self, rows: Iterable[Row]) -> None:
@@ -71,7 +71,11 @@ class Wandb:
         for row in rows:
             run, step = self._runs[row["seed"]], clock(row)
             if step >= run.step:
-                run.log({name: x for name, x in row.items() if name not in SKIPPED and x is not None}, step=step)
+                run.log(
+                    {name: x for name, x in row.items() if name not in SKIPPED and x is not None},
+                    step=step,
+                    commit=True,
+                )
 
     def close(self) -> None:
         """Waits until everything is sent, or on the disk."""

@@ -31,6 +31,7 @@ from jax.flatten_util import ravel_pytree
 
 from branchax.gradients.base import Estimator, EstimatorError, Problem
 from branchax.gradients.pathwise import pathwise
+from branchax.host import cache
 from branchax.types import Key, Params
 
 Maker = Callable[[Problem, int], Estimator]  # (problem, samples); raises EstimatorError where it cannot be had
@@ -40,8 +41,6 @@ TARGET = 0.1  # the relative error that the cost is given for
 SIGNIFICANT = 3.0  # standard errors
 CLEAR = 0.25  # a truth with a larger relative standard error is none
 WARM = 5  # timed calls at least, after the first
-# On a processor: a third of the compile time, for programs that are up to a fifth slower, all alike.
-QUICK: dict[str, Any] = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 HEAVY = 0.5  # a share of the variance in one estimate that makes the variance itself unreliable
 
 
@@ -130,7 +129,7 @@ def compiled(estimator: Estimator, params: Params, settings: Settings) -> Progra
     lowered = jax.jit(run).lower(jax.random.split(jax.random.key(0), settings.chunk), params)
     if jax.default_backend() == "cpu":
         with contextlib.suppress(jax.errors.JaxRuntimeError):  # another version may not know these options
-            return lowered.compile(compiler_options=QUICK)
+            return lowered.compile(compiler_options=cache.ready_sooner(1))
     return lowered.compile()
 
 
