@@ -95,11 +95,8 @@ class Watched(NamedTuple):
     batch: list[Row]  # what it drew from the replay buffers, [B, ...]; empty if it draws nothing
 
 
-def watched(agent: Agent, batch: list[Row]) -> Agent:
-    """`agent` with a `Watched` state, once it has begun.
-
-    `batch` holds one like what an update draws. If it is empty, nothing is watched and it is told the shapes of that.
-    """
+def watched(agent: Agent, told: list[Row]) -> Agent:
+    """`agent` with a `Watched` state, once it has begun; `told` hears of the shapes of what its updates draw."""
 
     def update(key: Key, state: Watched, sources: Sources) -> tuple[Watched, Metrics]:
         drawn: list[Row] = []
@@ -109,8 +106,8 @@ def watched(agent: Agent, batch: list[Row]) -> Agent:
             return drawn[-1]
 
         after, metrics = agent.update(key, state.agent, sources._replace(replay=noted))
-        if not batch:
-            batch.extend(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), row) for row in drawn)
+        told.extend(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), row) for row in drawn)
+        if len(state.batch) < len(drawn[:1]):  # the look at the shapes
             return state._replace(agent=after), metrics
         skips = [x for name, x in metrics.items() if name.endswith(faults.SKIPPED)]
         skipped = jnp.asarray(sum(skips, 0.0))
@@ -162,8 +159,10 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     skipped = np.array([faults.skipped_of(row, 1)[0] for row in rows] or [0.0] * config.seeds)
     epoch = jax.jit(jax.vmap(program.epoch, in_axes=(0, None)), donate_argnums=0)
 
-    def watched_epoch(batch: list[Row]) -> Callable[..., Any]:
-        return jax.vmap(build.assemble(config, world, lambda agent: watched(agent, batch)).epoch, in_axes=(0, None))
+    shapes: list[Row] = []
+
+    def watched_epoch() -> Callable[..., Any]:
+        return jax.vmap(build.assemble(config, world, lambda agent: watched(agent, shapes)).epoch, in_axes=(0, None))
 
     metrics: dict[str, Any] = {}
     while done < about["epoch"]:
@@ -171,10 +170,9 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
         if metrics:
             skipped = faults.skipped_of(metrics, config.seeds)
         if done == about["epoch"] - 1 and about["kind"] == "agent":
-            shapes: list[Row] = []
-            jax.eval_shape(watched_epoch(shapes), _watching(state, skipped, []), horizon)
+            jax.eval_shape(watched_epoch(), _watching(state, skipped, []), horizon)
             blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[:1])
-            state, metrics = jax.jit(watched_epoch(blank))(_watching(state, skipped, blank), horizon)
+            state, metrics = jax.jit(watched_epoch())(_watching(state, skipped, blank), horizon)
         else:
             state, metrics = epoch(state, horizon)
         metrics, done = {name: np.asarray(x) for name, x in metrics.items()}, done + 1
@@ -187,7 +185,7 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
         one = jax.tree.map(lambda x: x[about["seed"] - config.seed], state.agent)
         if bool(one.found):
             faults.save_arrays(file, {"before": one.before, "batch": one.batch[0] if one.batch else ()})
-            said += f"; {file} has the update's batch and the agent before it"
+            said += f"; {file} has the agent before the update{' and its batch' if one.batch else ''}"
     return Finding("replay", said, good=again)
 
 

@@ -96,7 +96,7 @@ def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 
 
 def _epoch_seconds(rows: Sequence[Row], seed: int) -> float | None:
-    """The median of what the latest epochs took, of those that were written by one process."""
+    """The median of what the latest epochs took; one after a resume holds the compilation as well, as an outlier."""
     at = [(row["epoch"], row["wall_s"]) for row in rows if row["seed"] == seed][-21:]
     taken = [after[1] - before[1] for before, after in itertools.pairwise(at) if after[0] == before[0] + 1]
     return float(np.median(taken)) if len(taken) >= 3 else None
