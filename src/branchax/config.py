@@ -576,10 +576,10 @@ def _parse_mesh(text: str) -> tuple[int, int]:
     return sizes["seed"], sizes["batch"]
 
 
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """`" (did you mean a or b?)"` for the known names closest to `name`, or `""` when none is close."""
-    close = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" (did you mean {' or '.join(close)}?)" if close else ""
+def nearest(name: str, known: typing.Iterable[str], most: int = 3, prefix: str = "") -> str:
+    """`" (did you mean a or b?)"` for the `most` known names closest to `name`, or `""` when none is close."""
+    close = difflib.get_close_matches(name, list(known), n=most, cutoff=0.5)
+    return f" (did you mean {' or '.join(prefix + x for x in close)}?)" if close else ""
 
 
 def value_at(config: Any, path: str) -> Any:

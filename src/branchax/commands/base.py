@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import importlib.machinery
 import importlib.util
 import os
@@ -12,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from branchax.config import Config, ConfigError
+from branchax.config import Config, ConfigError, nearest
 from branchax.host import rundir
 
 # Exit codes. PREEMPTED: a run was asked to end and did so well; INTERRUPTED: at once. `RunError`s bring their own.
@@ -31,8 +30,7 @@ def check_flags(arguments: Sequence[str], known: Iterable[str], command: str) ->
         flag = argument.partition("=")[0].replace("_", "-")
         name = flag.removeprefix("--")
         if name not in names and re.sub(r"(^|\.)no-", r"\1", name) not in names:
-            close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-            near = f" (did you mean --{close[0]}?)" if close else ""
+            near = nearest(name, names, most=1, prefix="--")
             raise ConfigError(f"{flag}: unknown flag{near}; {command} --help shows all")
 
 
