@@ -3,13 +3,19 @@
 import subprocess
 import sys
 import warnings
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import replace
 
+from branchax.build import build
 from branchax.config import Config, ConfigError, check
+from branchax.host import mesh, run
 from branchax.rollout import rollout
 from branchax.worlds import brax as module
 from branchax.worlds import make, terminations
@@ -114,6 +120,23 @@ def test_the_environment_is_traced_once(monkeypatch):
             jax.random.key(0), state, action
         )
     assert len(count) == 1
+
+
+def test_a_run_traces_the_environment_once(toy_config, monkeypatch):
+    """Exploring, epochs and evaluation share the trace of `step`, and that of `reset` with building the world."""
+    from brax.envs.fast import Fast
+
+    count = Counter()
+    for name in ("reset", "step"):
+        function = getattr(Fast, name)
+        monkeypatch.setattr(Fast, name, lambda *args, n=name, f=function: count.update([n]) or f(*args))
+    config = replace(toy_config, world="brax/fast", agent__hidden=(4,))
+    program = build(config)
+    with ThreadPoolExecutor(1) as pool:
+        lanes = lambda: ({}, run.seed_keys(config))  # noqa: E731
+        made = run.compile_program(lambda floats: program, lanes, config, mesh.make(config), mock.Mock(), pool)
+        assert made.epoch.result() and made.evaluate.result()
+    assert count == {"reset": 1, "step": 1}
 
 
 def test_the_catalog_is_brax_s_registry():

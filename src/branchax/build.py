@@ -38,8 +38,9 @@ def build(config: Config, world: World | None = None) -> Program:
 
 
 def make_world(config: Config) -> World:
-    """The world that a config names."""
-    return worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
+    """The world that a config names; what it traces as it is built serves the program, whose precision it has."""
+    with jax.default_matmul_precision(config.precision):
+        return worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
 
 
 def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = lambda agent: agent) -> Program:

@@ -11,12 +11,13 @@ One device is the mesh of size one; there is no other way to run.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from branchax.config import Config, ConfigError
 from branchax.replay import Ring
@@ -58,25 +59,38 @@ def says(mesh: Mesh) -> str:
     return f"{some}{there} x {kind} (seed {mesh.shape[SEED]}, batch {mesh.shape[BATCH]})"
 
 
-def everywhere(mesh: Mesh) -> NamedSharding:
+def everywhere(mesh: Mesh) -> Sharding:
     """Of what is whole on every device, as the host must be able to read it in every process."""
-    return NamedSharding(mesh, PartitionSpec())
+    return _over(mesh)
 
 
-def by_seed(mesh: Mesh) -> NamedSharding:
+def by_seed(mesh: Mesh) -> Sharding:
     """Of arrays whose leading axis [K] is the seeds'."""
-    return NamedSharding(mesh, PartitionSpec(SEED))
+    return _over(mesh, SEED)
+
+
+def _over(mesh: Mesh, *axes: str) -> Sharding:
+    """Leading axes spread over those of the mesh. One device is itself, as for arrays that never saw a mesh: JAX tells
+    the two apart, and what was traced for the one (a world, as it was built) would be traced again for the other."""
+    if mesh.devices.size == 1:
+        return SingleDeviceSharding(mesh.devices.flat[0])
+    return NamedSharding(mesh, PartitionSpec(*axes))
+
+
+def entered(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
+    """The context in which a program for `mesh` is traced; for one device none, as in `_over`."""
+    return jax.set_mesh(mesh) if mesh.devices.size > 1 else contextlib.nullcontext()
 
 
 def placed(template: TrainState, mesh: Mesh) -> TrainState:
     """The template [K, ...] as `ShapeDtypeStruct`s that say where each leaf lies."""
 
-    def put(tree: Any, sharding: NamedSharding) -> Any:
+    def put(tree: Any, sharding: Sharding) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
 
     state = put(template, by_seed(mesh))
     if isinstance(template.imagined, Ring):
-        rows = put(template.imagined.data, NamedSharding(mesh, PartitionSpec(SEED, BATCH)))
+        rows = put(template.imagined.data, _over(mesh, SEED, BATCH))
         state = state._replace(imagined=state.imagined._replace(data=rows))
     whole = everywhere(mesh)
     return state._replace(counts=put(template.counts, whole), fault=put(template.fault, whole))

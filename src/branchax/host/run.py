@@ -23,7 +23,7 @@ from rich.console import Console
 
 from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict, value_at, with_field
-from branchax.host import cache, checkpoint, dataset, distributed, faults, memory, plots, rundir, runlog
+from branchax.host import cache, checkpoint, dataset, distributed, faults, memory, rundir, runlog
 from branchax.host import mesh as meshes
 from branchax.host.curves import Curves, open_curves
 from branchax.host.progress import Progress
@@ -151,6 +151,8 @@ def train_together(
             for run in runs if leads else ():
                 if not run.given_up and not rundir.is_done(run.directory):
                     view.phase("drawing")
+                    from branchax.host import plots  # here, because Matplotlib takes longest to load
+
                     plots.curve([run.directory], run.directory / rundir.CURVE)
                     _status(run, "done")
         except BaseException as error:
@@ -253,7 +255,7 @@ def _train(
             state = restored
             if force and hasattr(state.agent, "knobs"):  # the agent's floats, which may be among what has changed
                 lie = meshes.shardings(compiled.template.agent.knobs)
-                knobs = jax.vmap(lambda floats, key: program(floats).init(key).agent.knobs)
+                knobs = over_lanes(lambda floats, key: program(floats).init(key).agent.knobs, wide.seeds)
                 knobs = jax.jit(knobs, out_shardings=lie)(*compiled.lanes)
                 state = state._replace(agent=state.agent._replace(knobs=knobs))
         keep = -1 if saved is None else int(state.counts.epochs[0])
@@ -394,6 +396,26 @@ def seed_keys(config: Config) -> Key:
     return jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
 
 
+def over_lanes(function: Callable[..., Any], count: int, axes: int | tuple[int | None, ...] = 0) -> Callable[..., Any]:
+    """`function` for `count` lanes side by side, [K, ...] in and out; `axes` as `vmap` has them, 0 or None.
+
+    One lane alone is run as it is. Under `vmap` each of its operations would be traced twice, its branches would
+    compute both sides, and its loops would copy what they carry at every turn.
+    """
+    if count > 1:
+        return jax.vmap(function, axes, spmd_axis_name=SEED)
+
+    def alone(*arguments: Any) -> Any:
+        each = axes if isinstance(axes, tuple) else (axes,) * len(arguments)
+        lane = [
+            x if axis is None else jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), x)
+            for x, axis in zip(arguments, each, strict=True)
+        ]
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*lane))
+
+    return alone
+
+
 def _lanes(configs: list[Config], swept: Sequence[str]) -> tuple[Floats, Key]:
     """For each seed of each run: the values of what is swept, and the root key; [K]."""
     seeds = configs[0].seeds
@@ -427,7 +449,7 @@ def compile_program(
     restored: bool = False,
     ready: Callable[[TrainState], None] = lambda template: None,
 ) -> Compiled:
-    """Compiles the functions of `program`, vmapped over `lanes` and laid out on `mesh`, side by side in `pool`;
+    """Compiles the functions of `program`, over all `lanes` and laid out on `mesh`, side by side in `pool`;
     `init` not if `restored`. As many lanes as `config` has seeds.
 
     `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when it
@@ -437,7 +459,7 @@ def compile_program(
     def submit(name: str, function: Any, *arguments: Any) -> Future:
         def work() -> Any:
             start = time.perf_counter()
-            with jax.set_mesh(mesh):  # of this thread
+            with meshes.entered(mesh):  # of this thread
                 compiled = function.lower(*arguments).compile()
             view.compiled(name, time.perf_counter() - start)
             return compiled
@@ -446,13 +468,13 @@ def compile_program(
         return pool.submit(work)
 
     view.phase("tracing")
-    each = functools.partial(jax.vmap, spmd_axis_name=SEED)
+    each = functools.partial(over_lanes, count=config.seeds)
     whole = meshes.everywhere(mesh)
     floats, keys = jax.jit(lanes, out_shardings=meshes.by_seed(mesh))()
     all_init = each(lambda floats, key: program(floats).init(key))
-    all_epoch = each(lambda floats, *state: program(floats).epoch(*state), in_axes=(0, 0, None))
+    all_epoch = each(lambda floats, *state: program(floats).epoch(*state), axes=(0, 0, None))
     all_evaluate = each(lambda floats, *agent: evaluate_at(program(floats))(*agent))
-    with jax.set_mesh(mesh):  # as below, so that it is traced once
+    with meshes.entered(mesh):  # as below, so that it is traced once
         template = meshes.placed(jax.eval_shape(jax.jit(all_init), floats, keys), mesh)
     ready(template)
     planned = memory.plan(config, template, mesh)
@@ -554,7 +576,7 @@ def restore(
     if step is None:
         raise ConfigError(f"run: {directory} holds no checkpoint yet")
     config = from_dict(Config, checkpoint.note(folder, step)["config"])
-    template = jax.eval_shape(jax.vmap(build.build(config).init), seed_keys(config))
+    template = jax.eval_shape(over_lanes(build.build(config).init, config.seeds), seed_keys(config))
     return config, load(directory, step, config, template)
 
 
