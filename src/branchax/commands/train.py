@@ -59,6 +59,7 @@ def run(arguments: list[str]) -> None:
         default=TrainOptions(base),
         args=arguments[1:] if named is not None else arguments,
         prog="branchax train PRESET",
+        config=(tyro.conf.HelptextFromCommentsOff,),  # each field has a docstring; reading the source twice takes time
         description=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below.",
     )
     directory = options.run or _next_directory(named or Path(str(known.config)).stem, options.config)
