@@ -137,7 +137,9 @@ def test_a_nan_world_stops_the_run_and_leaves_what_was_saved(tmp_path, monkeypat
     assert not checkpoint.steps(tmp_path / "run" / rundir.CHECKPOINTS)
 
 
-EACH_PATH = ("mbpo", "m2ac", "mbpo_td3", "steve", "svg", "dyna_q", "v2.5", "mbppo", "shac", "pets")
+# Those whose paths no other fast test takes: `mbpo` runs above, and test_dyna, test_on_policy, test_planner and
+# test_phases have the others'.
+EACH_PATH = ("m2ac", "mbpo_td3", "steve", "svg", "mbppo", "shac")
 
 
 @pytest.mark.parametrize("name", [n if n in EACH_PATH else pytest.param(n, marks=pytest.mark.slow) for n in PRESETS])

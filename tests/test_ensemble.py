@@ -48,9 +48,14 @@ def imagine(members, model=None, horizon=3, batch=2_000, termination=None, confi
         return ensemble.as_world(model, member, constant_net(), config or ModelConfig(), real, termination)
 
     world = world_of(None) if members is None else world_of
-    start = jax.vmap(lambda _: ensemble.branch(jnp.zeros(2)))(jnp.arange(batch))
     act = lambda key, obs: (jnp.zeros(1), ())  # noqa: E731
-    return rollout(jax.random.key(0), world, act, start, horizon, context=members)[1]
+
+    @jax.jit
+    def run():
+        start = jax.vmap(lambda _: ensemble.branch(jnp.zeros(2)))(jnp.arange(batch))
+        return rollout(jax.random.key(0), world, act, start, horizon, context=members)[1]
+
+    return jax.tree.map(np.asarray, run())
 
 
 def test_likelihood_equals_scipy():
@@ -96,7 +101,8 @@ def test_mean_propagation_is_the_elites_mean_without_noise():
 @pytest.mark.parametrize("propagation", ["ts1", "tsinf"])
 def test_assignment_uses_elites_only_evenly_and_as_its_name_says(propagation):
     elites = jnp.array([6, 2, 4, 0, 5])
-    tables = np.stack([assign_members(jax.random.key(k), elites, 10, 8, propagation) for k in range(200)])
+    assign = jax.jit(jax.vmap(lambda key: assign_members(key, elites, 10, 8, propagation)))
+    tables = np.asarray(assign(jax.vmap(jax.random.key)(np.arange(200))))
     assert tables.shape == (200, 10, 8) and set(tables.ravel()) == set(elites.tolist())
     assert all((np.bincount(tables[0, :, h], minlength=7)[np.asarray(elites)] == 2).all() for h in range(8))
     changes = (tables[:, :, 1:] != tables[:, :, :-1]).mean()
@@ -109,7 +115,7 @@ def test_each_step_evaluates_only_the_member_assigned():
     """FLOPs of an imagined step with one member are those of one network, not of the ensemble."""
     config = ModelConfig(members=7, elites=5, hidden=(64, 64))
     net = ensemble.network(SPEC, config.hidden)
-    params = jax.vmap(lambda k: ensemble.init_member(k, net, SPEC))(jax.random.split(jax.random.key(0), 7))
+    params = jax.jit(jax.vmap(lambda k: ensemble.init_member(k, net, SPEC)))(jax.random.split(jax.random.key(0), 7))
     model = mock_model()._replace(params=params)
 
     def step(member, obs, action):
@@ -137,16 +143,17 @@ def test_termination_known_learned_and_stored_up_to_the_end():
 def test_one_step_is_differentiable_in_state_and_action():
     """The reparameterised step's Jacobian against finite differences."""
     net = ensemble.network(SPEC, (16,))
-    params = jax.vmap(lambda k: ensemble.init_member(k, net, SPEC))(jax.random.split(jax.random.key(0), MEMBERS))
-    model = mock_model()._replace(params=params)
+    init = jax.jit(jax.vmap(lambda k: ensemble.init_member(k, net, SPEC)))
+    model = mock_model()._replace(params=init(jax.random.split(jax.random.key(0), MEMBERS)))
     config = ModelConfig()
 
+    @jax.jit
     def step(z):
         return ensemble.sample(jax.random.key(1), model, net, config, None, z[:2], z[2:], jnp.int32(1)).next_obs
 
-    z, eps = jnp.array([0.3, -0.2, 0.5]), 1e-2
-    numeric = np.stack([(step(z.at[i].add(eps)) - step(z.at[i].add(-eps))) / (2 * eps) for i in range(3)], -1)
-    np.testing.assert_allclose(jax.jacobian(step)(z), numeric, atol=2e-3)
+    z, eps = np.array([0.3, -0.2, 0.5], np.float32), np.float32(1e-2)
+    numeric = np.stack([(step(z + e) - step(z - e)) / (2 * eps) for e in eps * np.eye(3, dtype=np.float32)], -1)
+    np.testing.assert_allclose(jax.jit(jax.jacobian(step))(z), numeric, atol=2e-3)
 
 
 def test_targets_are_deltas_or_next_observations():

@@ -66,9 +66,13 @@ def ahead_of(world: World, horizon: int) -> Ahead:
 
 
 def experience(world: World, worlds=32, steps=16) -> Row:
-    start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), worlds))
-    _, out = rollout(jax.random.key(1), world, uniform(world.spec), start, steps, restart=True)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), Row(out.transition, out.state))
+    @jax.jit
+    def collect():
+        start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), worlds))
+        _, out = rollout(jax.random.key(1), world, uniform(world.spec), start, steps, restart=True)
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), Row(out.transition, out.state))
+
+    return collect()
 
 
 def stacked(worlds: list[World]) -> World:
@@ -129,9 +133,14 @@ def test_dqn_reaches_the_exact_q_of_the_gridworld():
     states, actions = expected.shape
     obs = jnp.repeat(jnp.eye(states), actions, 0)
     action = jnp.tile(jnp.eye(actions), (states, 1))
-    start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), states * actions))
-    start = start._replace(obs=obs, inner=obs.argmax(-1).astype(start.inner.dtype))
-    _, t = jax.vmap(world.step)(jax.random.split(jax.random.key(1), states * actions), start, action)
+
+    @jax.jit
+    def from_each_pair():
+        start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), states * actions))
+        start = start._replace(obs=obs, inner=obs.argmax(-1).astype(start.inner.dtype))
+        return jax.vmap(world.step)(jax.random.split(jax.random.key(1), states * actions), start, action)[1]
+
+    t = from_each_pair()
     live = np.repeat(expected.any(1), actions)  # nothing starts from the goal
     ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], Row(t)), states * actions), Row(t), jnp.asarray(live))
     sources = Sources(lambda k: replay.sample(k, ring, 128), None)  # type: ignore[arg-type]
@@ -146,7 +155,7 @@ def test_dqn_reaches_the_exact_q_of_the_gridworld():
         return agent.update(x[0], params, sources)[0], None
 
     keys = jax.random.split(jax.random.key(2), rates.shape[0])
-    params = jax.jit(lambda p: jax.lax.scan(step, p, (keys, rates))[0])(agent.init(jax.random.key(3)))
+    params = jax.jit(lambda p: jax.lax.scan(step, p, (keys, rates))[0])(jax.jit(agent.init)(jax.random.key(3)))
     critic = make_discrete_critic(world.spec, config.hidden, config.critic)
     found = action_values(critic, params.critics.params, jnp.eye(states), actions)[0]
     np.testing.assert_allclose(found[expected.any(1)], expected[expected.any(1)], atol=0.01)

@@ -19,7 +19,8 @@ def observations(count=5, seed=0):
 
 def acts(policy, params, obs, count):
     """`count` actions [count, A] and their zeta at one observation."""
-    return jax.vmap(lambda key: policy.act(params)(key, jnp.asarray(obs)))(jax.random.split(jax.random.key(1), count))
+    act = jax.jit(jax.vmap(lambda key: policy.act(params)(key, jnp.asarray(obs))))
+    return jax.tree.map(np.asarray, act(jax.random.split(jax.random.key(1), count)))
 
 
 def test_a_linear_policy_is_its_gain_and_its_noise():
@@ -50,7 +51,7 @@ def test_without_noise_a_linear_policy_has_no_density():
 
 def test_a_gaussian_policy_starts_as_noise_alone_and_its_deviation_does_not_depend_on_the_observation():
     policy, obs = gaussian_policy(SPEC, (16,), init_std=0.5), observations(200)
-    params = policy.init(jax.random.key(0))
+    params = jax.jit(policy.init)(jax.random.key(0))
     assert np.abs(policy.mode(params, obs)).max() < 0.05
     zeta = np.asarray(policy.apply(params, obs))
     assert zeta.shape == (200, policy.distribution.size(2))
@@ -74,11 +75,11 @@ def test_the_action_is_differentiable_in_all_parameters_and_the_observation():
     policy, obs = gaussian_policy(SPEC, (4,), init_std=0.5), jnp.asarray(observations()[0])
     params, key = policy.init(jax.random.key(0)), jax.random.key(3)
     act = lambda params, obs: policy.act(params)(key, obs)[0]  # noqa: E731
-    by_params, by_obs = jax.jacobian(act, (0, 1))(params, obs)
-    noise = act(params, obs) - policy.mode(params, obs)
-    assert (jnp.abs(noise) > 1e-3).all()
+    by_params, by_obs = jax.jit(jax.jacobian(act, (0, 1)))(params, obs)
+    noise = np.asarray(act(params, obs)) - np.asarray(policy.mode(params, obs))
+    assert (np.abs(noise) > 1e-3).all()
     np.testing.assert_allclose(by_params["log_std"], np.diag(noise), rtol=1e-5)
-    of_mean, of_obs = jax.jacobian(policy.mode, (0, 1))(params, obs)
+    of_mean, of_obs = jax.jit(jax.jacobian(policy.mode, (0, 1)))(params, obs)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), by_params["mean"], of_mean["mean"])
     np.testing.assert_allclose(by_obs, of_obs, rtol=1e-5)
     assert np.abs(of_obs).max() > 0

@@ -11,15 +11,19 @@ ROW = {"x": jax.ShapeDtypeStruct((3,), jnp.float32), "n": jax.ShapeDtypeStruct((
 
 
 def rows(first, count):
-    n = jnp.arange(first, first + count, dtype=jnp.int32)
-    return {"x": jnp.stack([n, 2 * n, -n], -1).astype(jnp.float32), "n": n}
+    n = np.arange(first, first + count, dtype=np.int32)
+    return {"x": np.stack([n, 2 * n, -n], -1).astype(np.float32), "n": n}
+
+
+add = jax.jit(lambda *arguments: replay.add(*arguments))  # one program where each operation alone would be one
+sample = jax.jit(lambda *arguments: replay.sample(*arguments), static_argnums=2)
 
 
 def test_equals_a_numpy_ring_over_random_masked_writes():
     rng = np.random.default_rng(0)
     capacity, batch = 23, 7
     ring = replay.init(ROW, capacity)
-    add = jax.jit(lambda *arguments: replay.add(*arguments))  # a cache of its own: others jit `replay.add` too
+    add = jax.jit(lambda *arguments: replay.add(*arguments))  # a cache of its own
     kept: list[int] = []
     for write in range(60):
         mask = rng.random(batch) < rng.choice([0.0, 0.3, 1.0])
@@ -35,35 +39,36 @@ def test_equals_a_numpy_ring_over_random_masked_writes():
 
 
 def test_leaves_keep_their_dtypes_and_shapes():
-    ring = replay.add(replay.init(ROW, 5), rows(0, 3))
+    ring = add(replay.init(ROW, 5), rows(0, 3))
     assert ring.data["n"].dtype == jnp.int32 and ring.data["x"].dtype == jnp.float32
     assert replay.capacity(ring) == 5 and ring.data["x"].shape == (5, 3)
 
 
 def test_samples_only_rows_that_were_written_and_all_of_them():
-    ring = replay.add(replay.init(ROW, 100), rows(1, 10))
-    drawn = np.asarray(replay.sample(jax.random.key(0), ring, 2_000)["n"])
+    ring = add(replay.init(ROW, 100), rows(1, 10))
+    drawn = np.asarray(sample(jax.random.key(0), ring, 2_000)["n"])
     counts = np.bincount(drawn, minlength=11)
     assert counts[0] == 0 and len(counts) == 11  # nothing unwritten
     assert abs(counts[1:] - 200).max() < 5 * np.sqrt(200)  # uniform to five deviations
 
 
 def test_mixed_batches_hold_exact_counts():
-    real, imagined = (replay.add(replay.init(ROW, 50), rows(first, 50)) for first in (0, 1_000))
+    real, imagined = (add(replay.init(ROW, 50), rows(first, 50)) for first in (0, 1_000))
+    draw = jax.jit(lambda key: replay.sample_mixed(key, real, imagined, 13, 256))
     for seed in range(5):
-        batch = replay.sample_mixed(jax.random.key(seed), real, imagined, 13, 256)
+        batch = draw(jax.random.key(seed))
         assert int((batch["n"] < 1_000).sum()) == 13 and batch["n"].shape == (256,)
 
 
 def test_keeping_the_latest_rows_only():
     ring = replay.init(ROW, 10)
     for first in (0, 6):
-        ring = replay.add(ring, rows(first, 6))  # 12 rows into 10 slots: 2 to 11 are stored
+        ring = add(ring, rows(first, 6))  # 12 rows into 10 slots: 2 to 11 are stored
     ring = replay.keep_latest(ring, jnp.int32(4))
-    drawn = replay.sample(jax.random.key(0), ring, 500)["n"]
+    drawn = sample(jax.random.key(0), ring, 500)["n"]
     assert set(drawn.tolist()) == {8, 9, 10, 11}
-    ring = replay.add(replay.keep_latest(ring, jnp.int32(0)), rows(20, 3))
-    assert set(replay.sample(jax.random.key(0), ring, 500)["n"].tolist()) == {20, 21, 22}
+    ring = add(replay.keep_latest(ring, jnp.int32(0)), rows(20, 3))
+    assert set(sample(jax.random.key(0), ring, 500)["n"].tolist()) == {20, 21, 22}
 
 
 def test_more_rows_than_slots_are_refused():
@@ -87,14 +92,17 @@ def test_a_row_is_train_or_holdout_for_as_long_as_it_is_stored():
     every, capacity = 5, 20
     ring = replay.init(ROW, capacity)
     fate: dict[int, str] = {}
-    for write in range(12):
-        ring = replay.add(ring, rows(write * 3, 3))
-        train, held = (int(n) for n in replay.split_sizes(ring, every))
-        for name, slots in (
-            ("train", replay.train_slot(jnp.arange(train), every)),
-            ("held", replay.holdout_slot(jnp.arange(held), every)),
-        ):
-            for value in np.asarray(replay.take(ring, slots)["n"]):
+
+    @jax.jit
+    def write(ring, rows):
+        ring, slot = replay.add(ring, rows), jnp.arange(capacity)
+        sets = [replay.take(ring, place(slot, every))["n"] for place in (replay.train_slot, replay.holdout_slot)]
+        return ring, sets, replay.split_sizes(ring, every)
+
+    for i in range(12):
+        ring, sets, sizes = write(ring, rows(i * 3, 3))
+        for name, values, size in zip(("train", "held"), sets, sizes, strict=True):
+            for value in np.asarray(values)[: int(size)]:
                 assert fate.setdefault(int(value), name) == name
     assert {"train", "held"} == set(fate.values())
 

@@ -13,8 +13,13 @@ from branchax.config import RolloutConfig
 from branchax.dynamics import uncertainty
 from branchax.types import Trajectory, Transition
 
-MEAN = jnp.array([[0.3], [-0.5], [1.1]])
-LOG_VAR = jnp.array([[-0.2], [0.4], [-1.0]])
+MEAN = np.float32([[0.3], [-0.5], [1.1]])
+LOG_VAR = np.float32([[-0.2], [0.4], [-1.0]])
+
+# Each a program, where each of its operations alone would be one.
+MEASURES = {name: jax.jit(measure) for name, measure in uncertainty.MEASURES.items()}
+calibration, gate = jax.jit(uncertainty.calibration), jax.jit(uncertainty.gate, static_argnums=3)
+jensen_shannon, one_vs_rest = jax.jit(uncertainty.jensen_shannon), jax.jit(uncertainty.one_vs_rest)
 
 
 def divergence(p, q):
@@ -39,10 +44,10 @@ def test_geometric_jensen_shannon_equals_quadrature():
         total = integrate.quad(root, -12, 12)[0]
         middle = lambda x: root(x) / total  # noqa: B023, E731
         found.append(0.5 * divergence(p, middle) + 0.5 * divergence(q, middle))
-    assert float(uncertainty.jensen_shannon(MEAN, LOG_VAR)) == pytest.approx(np.mean(found), rel=1e-4)
-    twice = jnp.repeat(MEAN, 2, 1), jnp.repeat(LOG_VAR, 2, 1)  # independent entries add up
-    assert float(uncertainty.jensen_shannon(*twice)) == pytest.approx(2 * np.mean(found), rel=1e-4)
-    assert float(uncertainty.jensen_shannon(MEAN[:1], LOG_VAR[:1])) == 0.0
+    assert float(jensen_shannon(MEAN, LOG_VAR)) == pytest.approx(np.mean(found), rel=1e-4)
+    twice = np.repeat(MEAN, 2, 1), np.repeat(LOG_VAR, 2, 1)  # independent entries add up
+    assert float(jensen_shannon(*twice)) == pytest.approx(2 * np.mean(found), rel=1e-4)
+    assert float(jensen_shannon(MEAN[:1], LOG_VAR[:1])) == 0.0
 
 
 def test_one_against_the_rest_equals_quadrature():
@@ -50,10 +55,10 @@ def test_one_against_the_rest_equals_quadrature():
     for e in range(3):
         others = [f for f in range(3) if f != e]
         mean = np.mean([float(MEAN[f, 0]) for f in others])
-        square = np.mean([float(jnp.exp(LOG_VAR[f, 0]) + MEAN[f, 0] ** 2) for f in others])
+        square = np.mean([float(np.exp(LOG_VAR[f, 0]) + MEAN[f, 0] ** 2) for f in others])
         found.append(divergence(normal(e), density(mean, np.sqrt(square - mean**2))))
-    assert float(uncertainty.one_vs_rest(MEAN, LOG_VAR)) == pytest.approx(max(found), rel=1e-4)
-    assert float(uncertainty.one_vs_rest(MEAN[:1], LOG_VAR[:1])) == 0.0
+    assert float(one_vs_rest(MEAN, LOG_VAR)) == pytest.approx(max(found), rel=1e-4)
+    assert float(one_vs_rest(MEAN[:1], LOG_VAR[:1])) == 0.0
 
 
 def test_the_simple_measures():
@@ -66,7 +71,7 @@ def test_the_simple_measures():
 
 @pytest.mark.parametrize("name", uncertainty.MEASURES)
 def test_each_measure_grows_as_members_part_or_noise_grows(name):
-    measure = uncertainty.MEASURES[name]
+    measure = MEASURES[name]
     noise = name == "max_std"
     each = [float(measure(MEAN * (1 if noise else s), LOG_VAR + (s if noise else 0))) for s in (0.5, 1.0, 2.0)]
     assert each == sorted(each) and each[0] < each[-1]
@@ -78,16 +83,17 @@ def imagined(horizon=4, groups=2, batch=25, stop=3):
     ended = rng.random(shape) < 0.2
     alive = np.concatenate([np.ones((groups, 1, batch), bool), np.cumprod(~ended, 1)[:, :-1].astype(bool)], 1)
     valid = alive & (np.arange(horizon) < stop)[:, None]
-    zero = jnp.zeros((*shape, 1))
-    reward = jnp.asarray(rng.normal(size=shape), jnp.float32)
-    t = Transition(zero, zero, reward, zero, jnp.asarray(ended), jnp.zeros(shape, bool))
-    doubt = jnp.asarray(rng.exponential(size=shape), jnp.float32)
-    return Trajectory(t, jnp.asarray(valid), None, None), doubt, stop
+    zero = np.zeros((*shape, 1), np.float32)
+    reward = np.asarray(rng.normal(size=shape), np.float32)
+    t = Transition(zero, zero, reward, zero, ended, np.zeros(shape, bool))
+    doubt = np.asarray(rng.exponential(size=shape), np.float32)
+    return Trajectory(t, valid, None, None), doubt, stop
 
 
 def test_the_rank_gate_keeps_the_least_doubtful_share_of_each_step():
     trajectory, doubt, stop = imagined()
-    out = uncertainty.gate(trajectory, doubt, jnp.int32(stop), RolloutConfig(gate="rank", gate_share=0.8))
+    out = gate(trajectory, doubt, jnp.int32(stop), RolloutConfig(gate="rank", gate_share=0.8))
+    out = jax.tree.map(np.asarray, out)
     for h in range(4):
         was, now, u = (np.asarray(x)[:, h].ravel() for x in (trajectory.valid, out.valid, doubt))
         count = int(0.8 * (stop - h) / (stop + 1) * was.sum()) if h < stop else 0
@@ -101,7 +107,7 @@ def test_the_rank_gate_keeps_the_least_doubtful_share_of_each_step():
 def test_the_threshold_gate_ends_rollouts_for_good():
     trajectory, doubt, stop = imagined()
     config = RolloutConfig(gate="threshold", gate_quantile=0.8, gate_scale=1.2)
-    out = np.asarray(uncertainty.gate(trajectory, doubt, jnp.int32(stop), config).valid)
+    out = np.asarray(gate(trajectory, doubt, jnp.int32(stop), config).valid)
     most = 1.2 * np.quantile(np.asarray(doubt)[:, 0], 0.8)
     for g in range(2):
         for b in range(25):
@@ -113,7 +119,7 @@ def test_the_threshold_gate_ends_rollouts_for_good():
 
 def test_the_penalty_lowers_rewards_and_masks_nothing():
     trajectory, doubt, stop = imagined()
-    out = uncertainty.gate(trajectory, doubt, jnp.int32(stop), RolloutConfig(penalty=2.0))
+    out = gate(trajectory, doubt, jnp.int32(stop), RolloutConfig(penalty=2.0))
     np.testing.assert_allclose(out.transition.reward, trajectory.transition.reward - 2.0 * doubt, rtol=1e-6)
     np.testing.assert_array_equal(out.valid, trajectory.valid)
 
@@ -121,21 +127,22 @@ def test_the_penalty_lowers_rewards_and_masks_nothing():
 def test_calibration_of_a_mixture_that_made_the_data_and_of_one_too_sure():
     rng = np.random.default_rng(0)
     count = 20_000
-    mean = jnp.asarray(rng.normal(size=(3, count, 2)), jnp.float32)
-    log_var = jnp.asarray(rng.normal(size=(3, count, 2)), jnp.float32)
+    mean = np.asarray(rng.normal(size=(3, count, 2)), np.float32)
+    log_var = np.asarray(rng.normal(size=(3, count, 2)), np.float32)
     member = rng.integers(0, 3, count)
     at = np.arange(count)
-    y = mean[member, at] + jnp.exp(0.5 * log_var[member, at]) * jnp.asarray(rng.normal(size=(count, 2)), jnp.float32)
-    keep = jnp.asarray(at % 3 > 0)
-    good = uncertainty.calibration(mean, log_var, y, keep)
+    noise, other = np.float32(rng.normal(size=(2, count, 2)))
+    y = mean[member, at] + np.exp(0.5 * log_var[member, at]) * noise
+    keep = at % 3 > 0
+    good = calibration(mean, log_var, y, keep)
     assert float(good["model/ece"]) < 0.01 and float(good["model/coverage_90"]) == pytest.approx(0.9, abs=0.01)
     density = np.mean([stats.norm.pdf(y, mean[e], np.exp(0.5 * log_var[e])).prod(-1) for e in range(3)], 0)
-    np.testing.assert_allclose(good["model/nll"], -np.log(density)[np.asarray(keep)].mean() / 2, rtol=1e-4)
+    np.testing.assert_allclose(good["model/nll"], -np.log(density)[keep].mean() / 2, rtol=1e-4)
     # Doubt that is too large in one entry and too small in the other does not cancel.
-    apart = log_var[:1] + jnp.array([4.0, -4.0])
-    y_one = mean[0] + jnp.exp(0.5 * log_var[0]) * jnp.asarray(rng.normal(size=(count, 2)), jnp.float32)
-    assert float(uncertainty.calibration(mean[:1], apart, y_one, keep)["model/ece"]) > 0.15
-    sure = uncertainty.calibration(mean[:1], log_var[:1] - 4.0, y, keep)
+    apart = log_var[:1] + np.float32([4.0, -4.0])
+    y_one = mean[0] + np.exp(0.5 * log_var[0]) * other
+    assert float(calibration(mean[:1], apart, y_one, keep)["model/ece"]) > 0.15
+    sure = calibration(mean[:1], log_var[:1] - 4.0, y, keep)
     assert float(sure["model/ece"]) > 0.1 and float(sure["model/coverage_90"]) < 0.6
 
 

@@ -1,5 +1,7 @@
 """The analytic worlds against NumPy; the linear-quadratic closed forms against SciPy, NumPy and the simulated world."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -155,7 +157,7 @@ def test_every_row_obeys_the_reference(name):
             np.testing.assert_allclose(t.next_obs[step, row], obs, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(t.reward[step, row], reward, rtol=1e-4, atol=1e-4)
             assert t.terminated[step, row] == terminated
-    predicted = jax.vmap(jax.vmap(world.spec.termination))(t.obs, t.action, t.next_obs)
+    predicted = jax.jit(jax.vmap(jax.vmap(world.spec.termination)))(t.obs, t.action, t.next_obs)
     np.testing.assert_array_equal(predicted, t.terminated)
     assert (world.spec.termination is never) == (not t.terminated.any())  # cartpole falls within 70 random steps
     assert not (t.terminated & t.truncated).any() and (t.terminated | t.truncated).any()
@@ -174,7 +176,7 @@ def test_cartpole_terminates_at_the_rail_too():
 def test_the_derivative_of_a_step_is_the_reference_s(name):
     with jax.enable_x64(True):
         world = make(f"classic/{name}")
-        state = world.reset(jax.random.key(3))
+        state = jax.jit(world.reset)(jax.random.key(3))
         action = np.full(world.spec.action_size, 0.3)
         jacobian = jax.jit(jax.jacobian(lambda a: world.step(jax.random.key(0), state, a)[1].next_obs))(action)
     obs, eps = np.asarray(state.obs, np.float64), 1e-6
@@ -189,8 +191,8 @@ def test_reverse_mode_through_three_steps_equals_finite_differences(name):
     with jax.enable_x64(True):
         world = make(name)
         assert world.spec.differentiable
-        weights = jax.random.normal(jax.random.key(1), (world.spec.obs_size,))
-        start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 4))
+        weights = np.random.default_rng(1).normal(size=world.spec.obs_size)
+        start = jax.jit(jax.vmap(world.reset))(jax.random.split(jax.random.key(0), 4))
 
         def total(offset):
             act = lambda key, obs: (0.3 * jax.random.uniform(key, offset.shape, minval=-1.0) + offset, ())  # noqa: E731
@@ -199,6 +201,7 @@ def test_reverse_mode_through_three_steps_equals_finite_differences(name):
 
         offset, eps = jnp.full(world.spec.action_size, 0.1), 1e-6
         value, gradient = jax.jit(total), jax.jit(jax.grad(total))(offset)
+        offset = np.asarray(offset)
         differences = [(value(offset + e) - value(offset - e)) / (2 * eps) for e in eps * np.eye(len(offset))]
     np.testing.assert_allclose(gradient, differences, rtol=1e-6, atol=1e-8)
     assert (np.abs(gradient) > 0).all() == (not name.startswith("probe/") or name == "probe/action")
@@ -210,7 +213,7 @@ def test_reverse_mode_through_three_steps_equals_finite_differences(name):
 def swing(steps, action=(0.0, 0.0), batch=32, start=None):
     """The obs [steps, batch, 6] before each step of the double pendulum under a constant action."""
     world = make("classic/double_pendulum")
-    start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), batch)) if start is None else start
+    start = jax.jit(jax.vmap(world.reset))(jax.random.split(jax.random.key(0), batch)) if start is None else start
     act = lambda key, obs: (jnp.asarray(action), ())  # noqa: E731
     return jax.jit(lambda s: rollout(jax.random.key(0), world, act, s, steps)[1])(start)
 
@@ -239,7 +242,7 @@ def test_free_swinging_is_chaotic():
     """
     with jax.enable_x64(True):
         world = make("classic/double_pendulum")
-        start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 16))
+        start = jax.jit(jax.vmap(world.reset))(jax.random.split(jax.random.key(0), 16))
         high = start.inner * jnp.array([0.5, 0.5, 1.0, 1.0])
         inner = jnp.concatenate([high, high.at[:, 0].add(1e-11)])
         twice = jax.tree.map(lambda x: jnp.concatenate([x, x]), start)._replace(inner=inner)
@@ -252,13 +255,13 @@ def test_free_swinging_is_chaotic():
 
 def test_the_double_pendulum_s_reward_has_a_bounded_gradient():
     world = make("classic/double_pendulum")
-    state = world.reset(jax.random.key(0))
+    state = jax.jit(world.reset)(jax.random.key(0))
 
     def reward(inner):
         return world.step(jax.random.key(0), state._replace(inner=inner), jnp.zeros(2))[1].reward
 
     fast = jnp.array([[0.3, -2.0, 1e3, -1e3], [1.0, 2.0, 0.0, 0.0]])
-    gradient = jax.vmap(jax.grad(reward))(fast)
+    gradient = jax.jit(jax.vmap(jax.grad(reward)))(fast)
     assert np.isfinite(gradient).all() and (np.abs(gradient) <= 1.0).all()
 
 
@@ -310,6 +313,7 @@ def test_a_finite_horizon_has_numpy_s_backward_recursion():
         np.testing.assert_allclose(value, -np.einsum("bi,ij,bj->b", x, p, x) - c, rtol=1e-9)
 
 
+@functools.partial(jax.jit, static_argnums=(2, 3))
 def simulate(system, gain, horizon, discount, start, kicks):
     """The discounted return of u = -K x + kick in the world itself, from a given start; K is [A, D] or [T, A, D]."""
     world = lqr(system, horizon)
@@ -333,7 +337,7 @@ def test_the_optimal_policy_earns_the_optimal_value_and_any_other_less():
         still = jnp.zeros((horizon, 2))
         value = lqr_value(system, x, horizon, discount)
         np.testing.assert_allclose(simulate(system, gains, horizon, discount, x, still), value, rtol=1e-10)
-        slope = jax.grad(lambda g: simulate(system, g, horizon, discount, x, still))(gains)
+        slope = jax.jit(jax.grad(lambda g: simulate(system, g, horizon, discount, x, still)))(gains)
         np.testing.assert_allclose(slope, 0.0, atol=1e-9)
         assert simulate(system, gains + 0.05, horizon, discount, x, still) < value
 
@@ -353,7 +357,7 @@ def test_return_and_gradient_are_those_of_the_simulated_world():
 
             return jax.vmap(one)(points).mean()
 
-        value, slope = jax.value_and_grad(expected)(gain)
+        value, slope = jax.jit(jax.value_and_grad(expected))(gain)
         np.testing.assert_allclose(lqr_return(system, gain, horizon, discount, std), value, rtol=1e-10)
         gradient = lqr_gradient(system, gain, horizon, discount, std)
         np.testing.assert_allclose(gradient, slope, rtol=1e-9, atol=1e-9)
@@ -376,7 +380,7 @@ def test_return_with_process_noise_and_a_fixed_start():
             p = q + k.T @ r @ k + discount * (a - b @ k).T @ p @ (a - b @ k)
         value = lqr_return(system, gain, horizon, discount, 0.5, moment)
         np.testing.assert_allclose(value, -x @ p @ x - c, rtol=1e-10)
-        slope = jax.grad(lambda g: lqr_return(system, g, horizon, discount, 0.5, moment))(gain)
+        slope = jax.jit(jax.grad(lambda g: lqr_return(system, g, horizon, discount, 0.5, moment)))(gain)
         np.testing.assert_allclose(lqr_gradient(system, gain, horizon, discount, 0.5, moment), slope, rtol=1e-9)
 
 

@@ -36,9 +36,14 @@ def wander(world, steps, batch=64):
 
 def one_step_each(world, inner, actions):
     """The world after one step from each of `inner [B, ...]` under each index of `actions [B]`, and the transitions."""
-    keys = jax.random.split(jax.random.key(1), len(actions))
-    start = jax.vmap(world.reset)(keys)._replace(inner=inner)
-    return jax.jit(jax.vmap(world.step))(keys, start, jax.nn.one_hot(actions, world.spec.action_size))
+
+    @jax.jit
+    def run(inner, actions):
+        keys = jax.random.split(jax.random.key(1), len(actions))
+        start = jax.vmap(world.reset)(keys)._replace(inner=inner)
+        return jax.vmap(world.step)(keys, start, jax.nn.one_hot(actions, world.spec.action_size))
+
+    return run(inner, actions)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -49,14 +54,16 @@ def test_every_row_agrees_with_the_specification(name):
     assert t.obs.shape == t.next_obs.shape == (70, 64, spec.obs_size) and t.action.shape == (70, 64, spec.action_size)
     assert t.obs.dtype == t.next_obs.dtype == t.reward.dtype == np.float32
     assert t.terminated.dtype == t.truncated.dtype == bool
-    np.testing.assert_array_equal(jax.vmap(jax.vmap(spec.termination))(t.obs, t.action, t.next_obs), t.terminated)
+    np.testing.assert_array_equal(
+        jax.jit(jax.vmap(jax.vmap(spec.termination)))(t.obs, t.action, t.next_obs), t.terminated
+    )
     over = t.terminated | t.truncated
     assert over.any() and not (t.terminated & t.truncated).any()
     np.testing.assert_array_equal(t.next_obs[:-1][~over[:-1]], t.obs[1:][~over[:-1]])
     if spec.tabular:
         assert (t.obs.sum(-1) == 1).all() and (t.obs.max(-1) == 1).all()
-    state = world.reset(jax.random.key(0))
-    after, _ = world.step(jax.random.key(0), state, jnp.eye(spec.action_size)[0])
+    state = jax.eval_shape(world.reset, jax.random.key(0))
+    after, _ = jax.eval_shape(world.step, jax.random.key(0), state, jax.ShapeDtypeStruct((spec.action_size,), float))
     look = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree)  # noqa: E731
     assert look(after) == look(state)
 
@@ -105,7 +112,7 @@ def test_episodes_start_as_gymnasium_s_do(name):
     gymnasium = pytest.importorskip("gymnasium")
     env = gymnasium.make(GYMNASIUM[name][0])
     theirs = np.array([env.reset(seed=seed)[0] for seed in range(500)])
-    ours = np.asarray(jax.vmap(make(f"classic/{name}").reset)(jax.random.split(jax.random.key(0), 500)).obs)
+    ours = np.asarray(jax.jit(jax.vmap(make(f"classic/{name}").reset))(jax.random.split(jax.random.key(0), 500)).obs)
     spread = np.ptp(theirs, axis=0)
     for statistic in (np.min, np.max, np.mean):
         np.testing.assert_array_less(np.abs(statistic(ours, 0) - statistic(theirs, 0)), 0.08 * spread + 1e-6)
@@ -224,11 +231,12 @@ def test_the_chain_is_strens_s():
 def test_the_probe_rewards_the_action_that_fits_the_observation():
     probe = DISCRETE_PROBES["choice"]
     world = probe.world()
-    starts = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 32))
+    starts = jax.jit(jax.vmap(world.reset))(jax.random.split(jax.random.key(0), 32))
+    step = jax.jit(jax.vmap(world.step))
     assert set(np.asarray(starts.obs).ravel()) == {-1.0, 1.0}
     for action in np.eye(2, dtype=np.float32):
         actions = jnp.tile(action, (32, 1))
-        _, t = jax.vmap(world.step)(jax.random.split(jax.random.key(1), 32), starts, actions)
+        _, t = step(jax.random.split(jax.random.key(1), 32), starts, actions)
         np.testing.assert_array_equal(t.reward, t.obs[:, 0] == (1 if action[1] else -1))
         np.testing.assert_array_equal(probe.q(t.obs, actions, 0.9), t.reward)  # no bootstrap: every step terminates
         assert t.terminated.all() and not t.truncated.any()
