@@ -75,7 +75,8 @@ def test_the_table_is_the_maximum_likelihood_model():
     t = Transition(eye(s, 5), eye(a, 2), jnp.asarray(mdp.reward[s, a, n], jnp.float32), eye(n, 5), none, none)
     ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], Row(t)), count + 7), Row(t))
     dynamics = make_table(world)
-    table, metrics = dynamics.fit(jax.random.key(0), dynamics.init(jax.random.key(0)), ring)
+    empty = jax.jit(dynamics.init)(jax.random.key(0))
+    table, metrics = jax.jit(dynamics.fit)(jax.random.key(0), empty, ring)
     visits = np.asarray(table.visits)
     np.testing.assert_allclose(visits / visits.sum(-1, keepdims=True), mdp.transition, atol=0.03)
     assert int(metrics["model/pairs"]) == 10
@@ -83,15 +84,14 @@ def test_the_table_is_the_maximum_likelihood_model():
     estimate = mdp._replace(transition=visits / visits.sum(-1, keepdims=True))
     np.testing.assert_allclose(optimal_q(estimate, 0.9), optimal_q(mdp, 0.9), rtol=0.05)
     imagined = dynamics.world(table, None)
-    start = jax.vmap(dynamics.branch)(Row(t))
-    _, out = jax.vmap(imagined.step)(jax.random.split(jax.random.key(1), count), start, t.action)
+    step = jax.jit(lambda key, row: jax.vmap(imagined.step)(key, jax.vmap(dynamics.branch)(row), row.transition.action))
+    _, out = step(jax.random.split(jax.random.key(1), count), Row(t))
     again = out.next_obs.argmax(-1)
     np.testing.assert_allclose(out.reward, mdp.reward[s, a, np.asarray(again)], rtol=1e-5)
     for i in range(5):
         share = np.bincount(np.asarray(again)[(s == i) & (a == 0)], minlength=5) / ((s == i) & (a == 0)).sum()
         np.testing.assert_allclose(share, mdp.transition[i, 0], atol=0.05)
     assert float(dynamics.doubt(table, t.obs[0], t.action[0])) == 0.0
-    empty = dynamics.init(jax.random.key(0))
     after, stays = dynamics.world(empty, None).step(
         jax.random.key(0), dynamics.branch(Row(jax.tree.map(lambda x: x[0], t))), t.action[0]
     )

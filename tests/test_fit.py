@@ -44,11 +44,11 @@ def ring_of(transition, capacity=500):
 
 
 DYNAMICS = make_ensemble(linear_world(never), CONFIG)
-FIT = jax.jit(DYNAMICS.fit)
+INIT, FIT = jax.jit(DYNAMICS.init), jax.jit(DYNAMICS.fit)
 
 
 def test_learns_dynamics_and_reward_of_very_different_scales():
-    model, metrics = FIT(jax.random.key(0), DYNAMICS.init(jax.random.key(1)), ring_of(data()))
+    model, metrics = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data()))
     assert float(metrics["model/holdout_error"]) < 0.01  # in variances of the targets
     assert float(metrics["model/skipped_steps"]) == 0
     world = DYNAMICS.world(model, model.elites[0])
@@ -62,7 +62,7 @@ def test_learns_dynamics_and_reward_of_very_different_scales():
 
 def test_predicted_deviation_is_that_of_the_noise():
     noise = 0.2
-    model, _ = FIT(jax.random.key(0), DYNAMICS.init(jax.random.key(1)), ring_of(data(noise)))
+    model, _ = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data(noise)))
     t = data(noise)
     world = DYNAMICS.world(model, model.elites[0])
     draws = jax.vmap(
@@ -80,7 +80,7 @@ def test_held_out_rows_are_never_trained_on():
     scales = fitting.measure(ring, CONFIG.target)
     original, fitting.measure = fitting.measure, lambda *_: scales  # else the NaN would enter through the scales
     try:
-        start = DYNAMICS.init(jax.random.key(1))
+        start = INIT(jax.random.key(1))
         model, metrics = jax.jit(make_ensemble(linear_world(never), CONFIG).fit)(
             jax.random.key(0), start, ring._replace(data=Row(poisoned))
         )
@@ -92,7 +92,7 @@ def test_held_out_rows_are_never_trained_on():
 
 
 def test_a_member_gone_nan_leaves_the_others_bit_equal():
-    start = DYNAMICS.init(jax.random.key(1))
+    start = INIT(jax.random.key(1))
     broken = start._replace(params=jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), start.params))
     ring = ring_of(data())
     well, _ = FIT(jax.random.key(0), start, ring)
@@ -104,7 +104,7 @@ def test_a_member_gone_nan_leaves_the_others_bit_equal():
 
 def test_a_member_that_diverges_is_rolled_back_alone_and_counted():
     """Huge weights overflow to infinity: what the member had before the fit stays, the others never notice."""
-    start = DYNAMICS.init(jax.random.key(1))
+    start = INIT(jax.random.key(1))
     huge = start._replace(params=jax.tree.map(lambda leaf: leaf.at[1].multiply(1e20), start.params))
     ring = ring_of(data())
     well, before = FIT(jax.random.key(0), start, ring)
@@ -118,7 +118,7 @@ def test_a_member_that_diverges_is_rolled_back_alone_and_counted():
 
 def test_members_draw_their_own_minibatches():
     """Members that start alike end apart."""
-    start = DYNAMICS.init(jax.random.key(1))
+    start = INIT(jax.random.key(1))
     alike = start._replace(params=jax.tree.map(lambda leaf: jnp.broadcast_to(leaf[:1], leaf.shape), start.params))
     model, _ = FIT(jax.random.key(0), alike, ring_of(data()))
     w = np.asarray(model.params["net"]["layer_0"]["kernel"])
@@ -152,7 +152,7 @@ def test_slow_gains_add_up():
 
 
 def test_elites_are_the_members_with_the_lowest_error_and_fits_stop_early():
-    model, metrics = FIT(jax.random.key(0), DYNAMICS.init(jax.random.key(1)), ring_of(data(noise=0.3)))
+    model, metrics = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data(noise=0.3)))
     assert float(metrics["model/fit_rounds"]) < CONFIG.max_rounds  # noise cannot be learned
     assert float(metrics["model/holdout_error"]) <= float(metrics["model/holdout_error_worst"])
     assert len(set(model.elites.tolist())) == 2

@@ -634,8 +634,8 @@ def swing(horizon):
     """A small network on the pendulum, whose parameters are a nested dictionary."""
     world = make("classic/pendulum")
     policy = gaussian_policy(world.spec, (4,), 0.1)
-    params = policy.init(jax.random.key(1))
-    moved = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
+    rng, params = np.random.default_rng(1), jit(policy.init)(jax.random.key(1))
+    moved = jax.tree.map(lambda x: jnp.asarray(x + 0.1 * rng.normal(size=x.shape), x.dtype), params)
     return Problem(world, policy, initial(world), horizon, 0.95), moved
 
 
@@ -654,7 +654,7 @@ def test_rematerialising_saves_memory():
     """What is remembered between the two passes is the states, not the activations of the policy's network."""
     world = make("classic/pendulum")
     policy = gaussian_policy(world.spec, (64, 64), 0.1)
-    problem, params = Problem(world, policy, initial(world), 50), policy.init(jax.random.key(0))
+    problem, params = Problem(world, policy, initial(world), 50), jit(policy.init)(jax.random.key(0))
     plain, again = (
         jit(pathwise(problem, 16, remat=remat)).lower(jax.random.key(0), params).compile() for remat in (False, True)
     )

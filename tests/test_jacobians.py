@@ -29,7 +29,7 @@ def closed_loop(radius, noise_std=0.1):
 
 
 def starts(world, batch=2, seed=0):
-    return jax.vmap(world.reset)(jax.random.split(jax.random.key(seed), batch))
+    return jax.jit(jax.vmap(world.reset))(jax.random.split(jax.random.key(seed), batch))
 
 
 def logs_of(world, act, start, horizon):
@@ -135,7 +135,7 @@ def test_a_pendulum_s_product_equals_finite_differences_of_its_state():
         start = starts(world, 1)
         act = lambda key, obs: (0.2 * jnp.sin(obs[:1]) * obs[2], ())  # noqa: E731
         logs = logs_of(world, act, start, horizon)
-        after = rollout(key, world, act, start, 1)[0]
+        after = jax.jit(lambda: rollout(key, world, act, start, 1)[0])()
 
         @jax.jit
         def states(inner):
@@ -155,7 +155,7 @@ def test_a_learned_world_s_product_equals_finite_differences_of_its_steps(member
     real = make("classic/pendulum")
     real = real._replace(spec=real.spec._replace(differentiable=False))
     model = make_ensemble(real, ModelConfig(members=3, elites=2, hidden=(16, 16)))
-    params = model.init(jax.random.key(5))
+    params = jax.jit(model.init)(jax.random.key(5))
     world, key, horizon = model.world(params, member), jax.random.key(3), 5
     assert world.spec.differentiable  # whatever the real world is
     start = starts(world)
@@ -167,7 +167,7 @@ def test_a_learned_world_s_product_equals_finite_differences_of_its_steps(member
     def states(obs):
         return rollout(key, world, act, start._replace(obs=obs), horizon + 1)[1].transition.next_obs
 
-    columns = [(states(start.obs + e) - states(start.obs - e)) / 2e-2 for e in 1e-2 * jnp.eye(3)]
+    columns = [(states(start.obs + e) - states(start.obs - e)) / 2e-2 for e in 1e-2 * np.eye(3, dtype=np.float32)]
     total = np.stack(columns, -1).astype(np.float64)  # [H + 1, B, 3, 3]
     expected = np.linalg.svd(total[1:] @ np.linalg.inv(total[0]), compute_uv=False)
     np.testing.assert_allclose(np.exp(logs), expected, rtol=2e-2, atol=2e-3)

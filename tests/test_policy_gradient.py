@@ -71,7 +71,8 @@ def train(config, updates=400, batch=64, length=6):
         return jax.lax.scan(lambda p, k: agent.update(k, p, sources), agent.init(key), keys)
 
     keys = jax.random.split(jax.random.key(0), len(PROBES))
-    return agent, *jax.jit(jax.vmap(run))(jnp.arange(len(PROBES)), keys)
+    faster = {"xla_backend_optimization_level": 1}  # it runs for longer than it compiles
+    return agent, *jax.jit(jax.vmap(run), compiler_options=faster)(jnp.arange(len(PROBES)), keys)
 
 
 SLOW = ("reinforce", "a2c", "ppo", "ppo_penalty", "deterministic")  # what the others have as well
@@ -99,9 +100,9 @@ def test_probes_reach_the_analytic_answers(name):
 
 def random_trajectory(seed=0, length=5, batch=4):
     rng = np.random.default_rng(seed)
-    f = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    terminated = jnp.asarray(rng.random((length, batch)) < 0.2)
-    valid = jnp.cumsum(terminated, 0) - terminated == 0
+    f = lambda *shape: np.asarray(rng.normal(size=shape), np.float32)  # noqa: E731
+    terminated = rng.random((length, batch)) < 0.2
+    valid = np.cumsum(terminated, 0) - terminated == 0
     t = Transition(
         f(length, batch, 1), f(length, batch, 1), f(length, batch), f(length, batch, 1), terminated, terminated & False
     )
@@ -114,7 +115,7 @@ def test_the_first_update_of_ppo_equals_numpy():
         hidden=(8,), value_hidden=(8,), clip=0.2, learning_rate=1e-2, passes=2, discount=0.9, gae_lambda=0.7
     )
     agent = make_policy_gradient(SPEC, config)
-    before = agent.init(jax.random.key(3))
+    before = jax.jit(agent.init)(jax.random.key(3))
     trajectory = random_trajectory()
     update = jax.jit(lambda p: agent.update(jax.random.key(1), p, Sources(None, lambda k, act, window: trajectory)))
     after_two, metrics = update(before)
@@ -166,7 +167,7 @@ def test_at_the_old_policy_the_gradient_is_the_likelihood_ratio_one():
         hidden=(8,), value_hidden=(8,), weight="to_go", normalise=False, learning_rate=1e-2, discount=0.9
     )
     agent = make_policy_gradient(SPEC, config)
-    before = agent.init(jax.random.key(3))
+    before = jax.jit(agent.init)(jax.random.key(3))
     trajectory = random_trajectory(1)
     after, _ = jax.jit(lambda p: agent.update(jax.random.key(1), p, Sources(None, lambda k, act, window: trajectory)))(
         before
@@ -190,7 +191,7 @@ def test_the_penalty_and_the_early_stop_act():
     )
     agent, trajectory = make_policy_gradient(SPEC, config), random_trajectory()
     update = jax.jit(lambda p: agent.update(jax.random.key(1), p, Sources(None, lambda k, act, window: trajectory)))
-    after, metrics = update(agent.init(jax.random.key(0)))
+    after, metrics = update(jax.jit(agent.init)(jax.random.key(0)))
     assert 0.0 < float(metrics["policy/steps_taken"]) < 1.0
     assert float(after.kl_weight) == 2.0
 
@@ -214,7 +215,7 @@ def exploding(length=40, rate=1e8):
 
 def test_a_pathwise_gradient_that_is_not_finite_is_skipped_counted_and_located():
     agent = make_pathwise(SPEC, PathwiseConfig(critic=False, squash=False, hidden=(8,)))
-    before = agent.init(jax.random.key(0))
+    before = jax.jit(agent.init)(jax.random.key(0))
     after, metrics = jax.jit(lambda p: agent.update(jax.random.key(1), p, Sources(None, exploding())))(before)
     jax.tree.map(np.testing.assert_array_equal, after.policy.params, before.policy.params)
     assert float(metrics["policy/skipped_steps"]) == 1

@@ -4,14 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from test_off_policy import experience
 
 from branchax import nn, replay
 from branchax.agents.base import Sources
 from branchax.agents.sac import make_sac
 from branchax.config import CriticConfig, SACConfig
 from branchax.distributions import mean_and_log_std
-from branchax.rollout import rollout
-from branchax.train import uniform
 from branchax.types import Row, Transition
 from branchax.worlds.probes import PROBES
 
@@ -21,9 +20,11 @@ CONFIG = SACConfig(
 )
 SPEC = PROBES["action"].world().spec
 AGENT = make_sac(SPEC, CONFIG)
+INIT = jax.jit(AGENT.init)
 Q_NET = nn.mlp(2, CONFIG.hidden, 1)
 
 
+@jax.jit
 def q_of(critics, obs, action):
     """[2, B]"""
     return jax.vmap(lambda p: Q_NET.apply(p, jnp.concatenate([obs, action], -1))[:, 0])(critics)
@@ -40,16 +41,9 @@ def train(key, data: Transition):
     return jax.lax.scan(lambda p, k: AGENT.update(k, p, sources), params, keys)
 
 
-def experience(name):
-    world = PROBES[name].world()
-    start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 64))
-    _, out = rollout(jax.random.key(1), world, uniform(world.spec), start, 16, restart=True)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), out.transition)
-
-
 @pytest.mark.parametrize("name", list(PROBES))
 def test_probes_reach_the_analytic_q(name):
-    data = experience(name)
+    data = experience(PROBES[name].world(), worlds=64).transition
     params, _ = train(jax.random.key(0), data)
     expected = PROBES[name].q(data.obs, data.action, DISCOUNT)
     np.testing.assert_allclose(q_of(params.critics.params, data.obs, data.action), np.stack([expected] * 2), atol=0.1)
@@ -61,11 +55,11 @@ def test_first_update_equals_numpy():
     """Losses, entropy and the Polyak step, from the equations in the module's docstring."""
     config = SACConfig(hidden=(8,), discount=0.9, tau=0.1, init_temperature=0.3, target_entropy=-1.0)
     agent = make_sac(SPEC, config)
-    params = agent.init(jax.random.key(3))
+    params = jax.jit(agent.init)(jax.random.key(3))
     rng = np.random.default_rng(0)
-    f = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
-    ended = jnp.arange(16) % 3 == 0
-    batch = Transition(f(16, 1), jnp.tanh(f(16, 1)), f(16), f(16, 1), ended, ~ended)
+    f = lambda *shape: np.asarray(rng.normal(size=shape), np.float32)  # noqa: E731
+    ended = np.arange(16) % 3 == 0
+    batch = Transition(f(16, 1), np.tanh(f(16, 1)), f(16), f(16, 1), ended, ~ended)
     key = jax.random.key(7)
     after, metrics = jax.jit(lambda p: agent.update(key, p, Sources(lambda k: Row(batch), None)))(params)
 
@@ -108,10 +102,10 @@ def test_first_update_equals_numpy():
 
 @pytest.mark.slow
 def test_knobs_are_leaves_that_vmap_sweeps():
-    params = AGENT.init(jax.random.key(0))
+    params = INIT(jax.random.key(0))
     rates = jnp.array([0.0, 1e-3, 1e-2])
     swept = jax.vmap(lambda rate: params._replace(knobs=params.knobs._replace(learning_rate=rate)))(rates)
-    batch = jax.tree.map(lambda x: x[:32], experience("action"))
+    batch = jax.tree.map(lambda x: x[:32], experience(PROBES["action"].world()).transition)
     update = jax.vmap(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: Row(batch), None))[0])
     after = jax.jit(update)(swept)
     moved = [
@@ -125,16 +119,17 @@ def test_knobs_are_leaves_that_vmap_sweeps():
 
 
 def test_targets_start_equal_to_the_critics_and_layer_norm_is_an_option():
-    params = AGENT.init(jax.random.key(0))
+    params = INIT(jax.random.key(0))
     jax.tree.map(np.testing.assert_array_equal, params.critics.params, params.targets)
     assert not np.allclose(*params.critics.params["layer_0"]["kernel"])  # the twins differ
-    normed = make_sac(SPEC, SACConfig(hidden=(8,), critic=CriticConfig(layer_norm=True))).init(jax.random.key(0))
+    normed = make_sac(SPEC, SACConfig(hidden=(8,), critic=CriticConfig(layer_norm=True)))
+    normed = jax.eval_shape(normed.init, jax.random.key(0))
     assert "norm_0" in normed.critics.params and "norm_0" not in normed.actor.params
 
 
 def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
-    params = AGENT.init(jax.random.key(0))
-    batch = jax.tree.map(lambda x: x[:32], experience("action"))
+    params = INIT(jax.random.key(0))
+    batch = jax.tree.map(lambda x: x[:32], experience(PROBES["action"].world()).transition)
     batch = batch._replace(reward=batch.reward.at[3].set(jnp.nan))
     after, metrics = jax.jit(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: Row(batch), None)))(params)
     jax.tree.map(np.testing.assert_array_equal, after.critics.params, params.critics.params)
