@@ -39,8 +39,8 @@ def data(noise=0.0):
 
 
 def ring_of(transition, capacity=500):
-    rows = Row(transition)
-    return replay.add(replay.init(jax.tree.map(lambda x: x[0], rows), capacity), rows)
+    rows = Row(jax.tree.map(np.asarray, transition))
+    return jax.jit(replay.add)(replay.init(jax.tree.map(lambda x: x[0], rows), capacity), rows)
 
 
 DYNAMICS = make_ensemble(linear_world(never), CONFIG)
@@ -51,13 +51,17 @@ def test_learns_dynamics_and_reward_of_very_different_scales():
     model, metrics = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data()))
     assert float(metrics["model/holdout_error"]) < 0.01  # in variances of the targets
     assert float(metrics["model/skipped_steps"]) == 0
-    world = DYNAMICS.world(model, model.elites[0])
     t = data()
-    keys = jax.random.split(jax.random.key(2), COUNT)
-    _, out = jax.vmap(world.step)(keys, jax.vmap(DYNAMICS.branch)(Row(t)), t.action)
+
+    @jax.jit
+    def imagine(model):
+        step, starts = jax.vmap(DYNAMICS.world(model, model.elites[0]).step), jax.vmap(DYNAMICS.branch)(Row(t))
+        return step(jax.random.split(jax.random.key(2), COUNT), starts, t.action)[1]
+
+    out, t = jax.tree.map(np.asarray, (imagine(model), t))
     for got, want in ((out.next_obs - out.obs, t.next_obs - t.obs), (out.reward, t.reward)):
         assert float(((got - want) ** 2).mean() / want.var()) < 0.02
-    assert not bool(out.terminated.any())  # `never`
+    assert not out.terminated.any()  # `never`
 
 
 def test_predicted_deviation_is_that_of_the_noise():
@@ -65,9 +69,8 @@ def test_predicted_deviation_is_that_of_the_noise():
     model, _ = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data(noise)))
     t = data(noise)
     world = DYNAMICS.world(model, model.elites[0])
-    draws = jax.vmap(
-        lambda k: world.step(k, DYNAMICS.branch(jax.tree.map(lambda x: x[0], Row(t))), t.action[0])[1].next_obs
-    )
+    start = DYNAMICS.branch(jax.tree.map(lambda x: x[0], Row(t)))
+    draws = jax.jit(jax.vmap(lambda k: world.step(k, start, t.action[0])[1].next_obs))
     spread = draws(jax.random.split(jax.random.key(0), 2_000)).std(0)
     np.testing.assert_allclose(spread, noise, rtol=0.35)
 
@@ -164,10 +167,10 @@ def test_a_world_without_a_predicate_learns_one(termination, mode):
         members=2, elites=1, hidden=(32,), round_steps=50, max_rounds=20, termination=mode, learning_rate=3e-3
     )
     dynamics = make_ensemble(linear_world(termination), config)
-    model, _ = jax.jit(dynamics.fit)(jax.random.key(0), dynamics.init(jax.random.key(1)), ring_of(data()))
+    model, _ = jax.jit(dynamics.fit)(jax.random.key(0), jax.jit(dynamics.init)(jax.random.key(1)), ring_of(data()))
     t = data()
     keys = jax.random.split(jax.random.key(2), COUNT)
-    step = jax.vmap(dynamics.world(model, model.elites[0]).step)
+    step = jax.jit(jax.vmap(dynamics.world(model, model.elites[0]).step))
     ended = step(keys, jax.vmap(dynamics.branch)(Row(t)), t.action)[1].terminated
     clear = jnp.abs(t.obs[:, 0]) > 0.3  # nearer to the border the head is unsure, and its draws say so
     assert float((ended == t.terminated)[clear].mean()) > 0.97

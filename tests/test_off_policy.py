@@ -1,5 +1,6 @@
 """Every off-policy agent on the probe worlds, against analytic values: one update rule for all, by its config."""
 
+import functools
 from dataclasses import replace
 
 import jax
@@ -37,6 +38,8 @@ CONFIGS = {
     "dqn_mve": (DQNConfig(double=False, critic=replace(MVE, members=1, td_k=False), **FASTER), True),
     "sac_discrete": (replace(SAC, **FASTER), True),
 }
+# What runs for longer than it compiles.
+long_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
 SLOW = ("td3_steve", "dqn_mve", "redq", "mve", "svg", "sac_discrete")  # their parts are tested on their own below
 
 
@@ -91,9 +94,9 @@ def train(config, worlds, updates=800):
     agent, world = AGENTS[config.kind](worlds[0].spec, config), stacked(worlds)
     data = [experience(w) for w in worlds]
     for i, row in enumerate(data):
-        index = jnp.full(row.transition.reward.shape, i)
+        index = np.full(row.transition.reward.shape, i, np.int32)
         data[i] = row._replace(state=row.state._replace(inner=(index, row.state.inner)))
-    rows = jax.tree.map(lambda *x: jnp.stack(x), *data)
+    rows = jax.tree.map(lambda *x: np.stack(x), *data)
 
     def run(key, rows):
         ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], rows), 512), rows)
@@ -101,7 +104,7 @@ def train(config, worlds, updates=800):
         keys = jax.random.split(jax.random.fold_in(key, 1), updates)
         return jax.lax.scan(lambda p, k: agent.update(k, p, sources), agent.init(key), keys)[0]
 
-    return agent, jax.jit(jax.vmap(run))(jax.random.split(jax.random.key(0), len(worlds)), rows), rows.transition
+    return agent, long_jit(jax.vmap(run))(jax.random.split(jax.random.key(0), len(worlds)), rows), rows.transition
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS])
@@ -114,13 +117,15 @@ def test_probes_reach_the_analytic_q(name):
     agent, params, rows = train(config, worlds, updates=1_500 if discrete else 800)
     make = make_discrete_critic if discrete else lambda spec, *a, **k: make_critic(2, *a)
     critic = make(worlds[0].spec, config.hidden, config.critic, dueling=getattr(config, "dueling", False))
+    values, mode = jax.jit(critic.values), jax.jit(agent.mode)
+    params, rows = jax.tree.map(np.asarray, (params, rows))
     for i, (probe, q) in enumerate(probes.items()):
         one, t = jax.tree.map(lambda x: x[i], params), jax.tree.map(lambda x: x[i], rows)  # noqa: B023
         action = t.action if q.world().spec.discrete == discrete else t.action[:, 1:] * 2 - 1
         expected = q.q(t.obs, action, DISCOUNT)
-        found = critic.values(one.critics.params, t.obs, t.action)
+        found = values(one.critics.params, t.obs, t.action)
         np.testing.assert_allclose(found, np.stack([expected] * found.shape[0]), atol=0.1, err_msg=probe)
-        best = agent.mode(one, t.obs[0])
+        best = mode(one, t.obs[0])
         if probe == "action":
             assert float(best[-1]) == pytest.approx(1.0 if discrete else 0.5, abs=0.1)
         if probe == "choice":
@@ -155,7 +160,7 @@ def test_dqn_reaches_the_exact_q_of_the_gridworld():
         return agent.update(x[0], params, sources)[0], None
 
     keys = jax.random.split(jax.random.key(2), rates.shape[0])
-    params = jax.jit(lambda p: jax.lax.scan(step, p, (keys, rates))[0])(jax.jit(agent.init)(jax.random.key(3)))
+    params = long_jit(lambda p: jax.lax.scan(step, p, (keys, rates))[0])(jax.jit(agent.init)(jax.random.key(3)))
     critic = make_discrete_critic(world.spec, config.hidden, config.critic)
     found = action_values(critic, params.critics.params, jnp.eye(states), actions)[0]
     np.testing.assert_allclose(found[expected.any(1)], expected[expected.any(1)], atol=0.01)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy import stats
+from test_off_policy import long_jit
 
 from branchax import nn
 from branchax.agents.base import Sources
@@ -71,8 +72,7 @@ def train(config, updates=400, batch=64, length=6):
         return jax.lax.scan(lambda p, k: agent.update(k, p, sources), agent.init(key), keys)
 
     keys = jax.random.split(jax.random.key(0), len(PROBES))
-    faster = {"xla_backend_optimization_level": 1}  # it runs for longer than it compiles
-    return agent, *jax.jit(jax.vmap(run), compiler_options=faster)(jnp.arange(len(PROBES)), keys)
+    return agent, *long_jit(jax.vmap(run))(jnp.arange(len(PROBES)), keys)
 
 
 SLOW = ("reinforce", "a2c", "ppo", "ppo_penalty", "deterministic")  # what the others have as well

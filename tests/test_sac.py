@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_off_policy import experience
+from test_off_policy import experience, long_jit
 
 from branchax import nn, replay
 from branchax.agents.base import Sources
@@ -30,7 +30,7 @@ def q_of(critics, obs, action):
     return jax.vmap(lambda p: Q_NET.apply(p, jnp.concatenate([obs, action], -1))[:, 0])(critics)
 
 
-@jax.jit
+@long_jit
 def train(key, data: Transition):
     """1,500 updates from scratch; one compiled program for every probe."""
     rows = Row(data)
