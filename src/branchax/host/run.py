@@ -209,10 +209,9 @@ def _train(
     start = time.perf_counter()
     cache.enable()
     config = runs[0].config
-    wide = dataclasses.replace(config, seeds=len(runs) * config.seeds)  # a seed to a lane
     last = config.seed + config.seeds - 1
     seeds = f"seed {config.seed}" if config.seeds == 1 else f"seeds {config.seed} to {last}"
-    mesh = meshes.make(wide)
+    mesh = meshes.make(dataclasses.replace(config, seeds=len(runs) * config.seeds))  # a seed to a lane
     view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {meshes.says(mesh)}", "bold")
     if len(runs) > 1:
         view.say(f"  {len(runs)} runs in one program, which differ in {', '.join(swept)}")
@@ -233,7 +232,7 @@ def _train(
     pool = ThreadPoolExecutor(3)
     try:
         lanes = functools.partial(_lanes, [run.config for run in runs], swept)
-        compiled = compile_program(program, lanes, wide, mesh, view, pool, restored=saved is not None, ready=fits)
+        compiled = compile_program(program, lanes, config, mesh, view, pool, restored=saved is not None, ready=fits)
         restored = None
         if saved is not None:  # before anything is written: it may not fit
             view.phase("restoring")
@@ -428,7 +427,7 @@ def compile_program(
     ready: Callable[[TrainState], None] = lambda template: None,
 ) -> Compiled:
     """Compiles the functions of `program`, vmapped over `lanes` and laid out on `mesh`, side by side in `pool`;
-    `init` not if `restored`. As many lanes as `config` has seeds.
+    `init` not if `restored`. As many lanes as `config` has seeds, or as several runs of that shape have.
 
     `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when it
     cannot fit into memory.
@@ -457,7 +456,8 @@ def compile_program(
     ready(template)
     planned = memory.plan(config, template, mesh)
     view.say(f"  {memory.says(planned)}", "dim")
-    memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind)
+    runs = keys.shape[0] // config.seeds
+    memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind, runs)
     lie = meshes.shardings(template)
     init = jax.jit(all_init, out_shardings=lie)
     epoch = jax.jit(all_epoch, donate_argnums=1, out_shardings=(lie, whole))
