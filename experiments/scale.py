@@ -86,6 +86,7 @@ def one(devices: int, axis: str) -> dict[str, Any]:
     from branchax.host import mesh
     from branchax.host.run import seed_keys
     from branchax.presets import preset
+    from branchax.sharding import over_seeds
 
     along = {name: devices if name == axis else 1 for name in ("seed", "batch")}
     config = preset("mbpo", "classic/pendulum")
@@ -97,7 +98,6 @@ def one(devices: int, axis: str) -> dict[str, Any]:
     assert program.parts is not None
     parts = program.parts
     lie = mesh.shardings(mesh.placed(jax.eval_shape(jax.vmap(program.init), seed_keys(config)), over))
-    each = partial(jax.vmap, spmd_axis_name="seed")
 
     def one_sum(x: jax.Array) -> jax.Array:
         total = partial(jax.lax.psum, axis_name="batch")
@@ -114,11 +114,11 @@ def one(devices: int, axis: str) -> dict[str, Any]:
         return found[2:]
 
     with jax.set_mesh(over):
-        state = jax.jit(each(program.init), out_shardings=lie)(seed_keys(config))
-        imagine = jax.jit(each(parts.imagine, in_axes=(0, None)), out_shardings=(lie, None))
+        state = jax.jit(over_seeds(program.init), out_shardings=lie)(seed_keys(config))
+        imagine = jax.jit(over_seeds(parts.imagine, (0, None)), out_shardings=(lie, None))
         imagine = imagine.lower(state, horizon).compile()
         filled = imagine(state, horizon)[0]
-        improve = jax.jit(each(lambda s, h: parts.improve(s, None, h), in_axes=(0, None)), out_shardings=(lie, None))
+        improve = jax.jit(over_seeds(lambda s, h: parts.improve(s, None, h), (0, None)), out_shardings=(lie, None))
         improve = improve.lower(filled, horizon).compile()
         gradient = np.zeros(2 * 64 * 64, np.float32)
         sums = jax.jit(lambda x: jax.lax.scan(lambda x, _: (one_sum(x), None), x, length=100)[0])
@@ -166,13 +166,14 @@ def memory() -> list[dict[str, Any]]:
     from branchax.host import memory, mesh
     from branchax.host.run import seed_keys
     from branchax.presets import preset
+    from branchax.sharding import over_seeds
 
     rows = []
     for name, (method, seeds) in PLANNED.items():
         config = replace(preset(method, "classic/pendulum"), seeds=seeds, devices=1)
         over, program = mesh.make(config), build(config)
         template = mesh.placed(jax.eval_shape(jax.vmap(program.init), seed_keys(config)), over)
-        epoch = jax.jit(jax.vmap(program.epoch, (0, None)), donate_argnums=0)
+        epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
         found: Any = epoch.lower(template, jnp.int32(config.rollout.horizon)).compile().memory_analysis()
         planned = sum(part.size for part in memory.plan(config, template, over))
         reserved = found.argument_size_in_bytes + found.temp_size_in_bytes

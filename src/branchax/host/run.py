@@ -29,7 +29,7 @@ from branchax.host.curves import Curves, open_curves
 from branchax.host.progress import Progress
 from branchax.host.signals import Preempted, Stop
 from branchax.replay import Ring
-from branchax.sharding import SEED
+from branchax.sharding import over_seeds
 from branchax.train import Program, TrainState
 from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 from branchax.worlds.base import World
@@ -445,12 +445,11 @@ def compile_program(
         return pool.submit(work)
 
     view.phase("tracing")
-    each = functools.partial(jax.vmap, spmd_axis_name=SEED)
     whole = meshes.everywhere(mesh)
     floats, keys = jax.jit(lanes, out_shardings=meshes.by_seed(mesh))()
-    all_init = each(lambda floats, key: program(floats).init(key))
-    all_epoch = each(lambda floats, *state: program(floats).epoch(*state), in_axes=(0, 0, None))
-    all_evaluate = each(lambda floats, *agent: evaluate_at(program(floats))(*agent))
+    all_init = over_seeds(lambda floats, key: program(floats).init(key))
+    all_epoch = over_seeds(lambda floats, *state: program(floats).epoch(*state), in_axes=(0, 0, None))
+    all_evaluate = over_seeds(lambda floats, *agent: evaluate_at(program(floats))(*agent))
     with jax.set_mesh(mesh):  # as below, so that it is traced once
         template = meshes.placed(jax.eval_shape(jax.jit(all_init), floats, keys), mesh)
     ready(template)
