@@ -17,6 +17,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -93,6 +94,26 @@ STEPS: dict[str, tuple[Callable[[], Callable[[], float]], Callable[[], Callable[
 }
 
 
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """The gain of each step, and its range over the turns."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 0.9 + 0.28 * len(rows)), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for i, row in enumerate(rows):
+        axes.barh(i, row["gain"], color="#0072B2", height=0.65)
+        axes.plot([min(row["gains"]), max(row["gains"])], [i, i], color="#000000", linewidth=1.5)
+    axes.axvline(1, color="#555555", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row["step"] for row in rows], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds without / seconds with; the line is the range over the turns", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
+
+
 def main() -> None:
     """Measures and writes."""
     rows = []
@@ -110,6 +131,7 @@ def main() -> None:
         table.add_row(name, f"{with_s * 1e3:.1f} ms", f"{without_s * 1e3:.1f} ms", gain, spread)
     made = {"command": "python -m benchmarks steps", "environment": rundir.environment()}
     rundir.write_json(RESULTS / "steps.json", {"benchmark": "steps", "rows": rows, "made": made})
+    draw(rows, RESULTS / "steps.png")
     Console(width=120).print(table)
 
 

@@ -238,3 +238,18 @@ def test_solved_is_three_evaluations_in_a_row_and_what_is_past_the_cap_is_given_
     monkeypatch.setattr(peers, "SOLVED", 1_000.0)
     given_up = peers.solve(Library(200.0, 200.0, 1.0), 0, {}, cap=300.0)
     assert not given_up["solved"] and given_up["seconds"] == 400.0 and given_up["env_steps"] == 250
+
+
+def test_time_is_shared_out_by_kind_and_counted_once():
+    from benchmarks import limits
+
+    def function(w, x):
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w) + x.T, None), x, length=3)[0]
+
+    x = jnp.ones((64, 64))
+    kinds = limits.operations(jax.jit(function).lower(x, x).compile().as_text())
+    assert {kind for kind, _ in kinds.values()} >= {"products", "elementwise", "loops"}
+    assert any(kind == "products" and moved == 3 * 64 * 64 * 4 for kind, moved in kinds.values())
+    event = lambda name, ts, dur, tid=0: {"name": name, "ts": ts, "dur": dur, "pid": 0, "tid": tid}  # noqa: E731
+    events = [event("dot", 1e6, 2e6), event("while", 0, 6e6), event("add", 4e6, 1e6), event("dot", 2e6, 5e6, tid=1)]
+    assert limits.own_seconds(events) == {"while": 3.0, "dot": 7.0, "add": 1.0}
