@@ -18,7 +18,7 @@ import json
 import math
 import re
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -63,9 +63,9 @@ def operations(text: str) -> dict[str, tuple[str, int]]:
     return kinds
 
 
-def own_seconds(events: list[dict[str, Any]]) -> Counter[str]:
+def own_seconds(events: list[dict[str, Any]]) -> dict[str, float]:
     """Seconds of each event by name, without those of the events within it."""
-    total: Counter[str] = Counter()
+    total: dict[str, float] = defaultdict(float)
     open_: dict[Any, list[dict[str, Any]]] = {}
     for event in sorted(events, key=lambda e: (e["ts"], -e["dur"])):
         stack = open_.setdefault((event["pid"], event["tid"]), [])
@@ -75,7 +75,7 @@ def own_seconds(events: list[dict[str, Any]]) -> Counter[str]:
             total[stack[-1]["name"]] -= event["dur"]
         total[event["name"]] += event["dur"]
         stack.append(event)
-    return Counter({name: micro / 1e6 for name, micro in total.items()})
+    return {name: micro / 1e6 for name, micro in total.items()}
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -92,18 +92,19 @@ def measure(case: Case) -> dict[str, Any]:
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
     kinds = operations(compiled.as_text())
     mine = [event for event in events if event.get("ph") == "X" and event["name"] in kinds]
-    seconds: Counter[str] = Counter()
-    for name, own in own_seconds(mine).items():
-        seconds[kinds[name][0]] += own / CALLS
+    own = {name: total / CALLS for name, total in own_seconds(mine).items()}
+    seconds: dict[str, float] = defaultdict(float)
+    for name, each in own.items():
+        seconds[kinds[name][0]] += each
     read = sum(kinds[event["name"]][1] for event in mine if kinds[event["name"]][0] == "elementwise") / CALLS
-    longest = Counter({name: own / CALLS for name, own in own_seconds(mine).items()}).most_common(12)
+    longest = sorted(own, key=lambda name: -own[name])[:12]
     return {
         "settings": case.settings,
         "work": case.work,
         "seconds": dict(seconds),
         "gflops_of_products": (case.flops or 0.0) / seconds["products"] / 1e9,
         "gbs_of_elementwise": read / seconds["elementwise"] / 1e9,
-        "longest": [{"name": name, "kind": kinds[name][0], "seconds": own} for name, own in longest],
+        "longest": [{"name": name, "kind": kinds[name][0], "seconds": own[name]} for name in longest],
     }
 
 

@@ -126,10 +126,10 @@ def one(devices: int, axis: str) -> dict[str, Any]:
             "devices": devices,
             "axis": axis,
             "imagine_s": seconds(imagine, state, horizon),
-            "collectives_in_rollouts": in_loops(imagine.as_text()),
+            "collectives_in_rollouts": in_loops(imagine.as_text() or ""),
             "improve_s": seconds(improve, filled, horizon),
             "updates": config.updates_per_round,
-            "collectives_per_update": in_loops(improve.as_text()),
+            "collectives_per_update": in_loops(improve.as_text() or ""),
             "reduction_s": statistics.median(seconds(sums, gradient)) / 100 if along["batch"] > 1 else 0.0,
         }
 
