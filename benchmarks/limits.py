@@ -1,4 +1,4 @@
-"""What limits the two largest phases: where the time of updates and of a fit goes, by kind of operation.
+"""What limits the phases: where the time of updates, of a fit and of imagining goes, by kind of operation.
 
     products     matrix products, with what is fused into them: GFLOP/s beside the ceiling
     elementwise  activations, Adam, target networks, losses: GB/s, of arrays read and written, beside a copy's
@@ -26,7 +26,7 @@ import jax
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fit, improve
+from benchmarks import fit, imagine, improve
 from benchmarks.harness import RESULTS, WARM, Case, ceilings
 from branchax.host import rundir
 
@@ -90,7 +90,7 @@ def measure(case: Case) -> dict[str, Any]:
                 state = jax.block_until_ready(compiled(state, *rest))
         (file,) = Path(folder).glob("plugins/profile/*/*.trace.json.gz")
         events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
-    kinds = operations(compiled.as_text())
+    kinds = operations(compiled.as_text() or "")
     mine = [event for event in events if event.get("ph") == "X" and event["name"] in kinds]
     own = {name: total / CALLS for name, total in own_seconds(mine).items()}
     seconds: dict[str, float] = defaultdict(float)
@@ -114,6 +114,7 @@ def main() -> None:
     found = {
         "improve": measure(improve.case((256, 256), 256, 2, updates=10)),
         "fit": measure(fit.case("7 x (4 x 200)", rounds=1)),
+        "imagine": measure(imagine.case(10_000, 1)),
     }
     top = {key: max(value, after) for (key, value), after in zip(before.items(), ceilings().values(), strict=True)}
     table = Table("phase", "products", "elementwise", "moved", "loops", "of both ceilings", title="where the time goes")
