@@ -117,3 +117,25 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     assert where["gradients_of_an_update"] == 2  # of the critics and of the actor, which has to wait for them
     # Beside them: the imagined rows of the batch, floats and flags, and the largest Q among the metrics.
     assert where["in_an_update"] == ["all-reduce"] * 5
+
+
+def test_collectives_are_counted_in_loops_and_what_they_call():
+    from experiments.scale import in_loops
+
+    text = """HloModule m
+
+%called (x: f32[]) -> f32[] {
+  ROOT %r = f32[] all-reduce(%x), to_apply=%add
+}
+
+%body (x: f32[]) -> f32[] {
+  %g = f32[2] all-gather-start(%x), dimensions={0}
+  ROOT %c = f32[] call(%g), to_apply=%called
+}
+
+ENTRY %main (x: f32[]) -> f32[] {
+  %outside = f32[] all-reduce(%x), to_apply=%add
+  ROOT %w = f32[] while(%outside), condition=%cond, body=%body
+}
+"""
+    assert in_loops(text) == 2  # and not the one outside
