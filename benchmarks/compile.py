@@ -16,15 +16,16 @@ from branchax.build import build
 from branchax.host import cache
 from branchax.host.run import seed_keys
 from branchax.presets import preset
+from branchax.sharding import over_seeds
 import jax, jax.numpy as jnp
 cache.enable()
 begun = time.perf_counter()
 config = preset(sys.argv[1], sys.argv[2])
 program = build(config)
 built = time.perf_counter()
-init = jax.jit(jax.vmap(program.init))
+init = jax.jit(over_seeds(program.init))
 state = jax.eval_shape(init, seed_keys(config))
-lowered = jax.jit(jax.vmap(program.epoch, in_axes=(0, None)), donate_argnums=0).lower(state, jnp.int32(1))
+lowered = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0).lower(state, jnp.int32(1))
 traced = time.perf_counter()
 lowered.compile()
 done = time.perf_counter()

@@ -377,6 +377,7 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
     from branchax.host import cache, checkpoint, faults, rundir, runlog
     from branchax.host.run import seed_keys
     from branchax.presets import preset
+    from branchax.sharding import over_seeds
 
     cache.enable()
     config = preset("mbpo", "classic/pendulum")
@@ -387,11 +388,11 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
         return state, {name: x for name, x in metrics.items() if "nonfinite" not in name}
 
     keys, horizon = seed_keys(config), jnp.int32(1)
-    state = jax.jit(jax.vmap(program.init))(keys)
+    state = jax.jit(over_seeds(program.init))(keys)
     compiled, flags = {}, train.first_fault
     for name, function in (("with", program.epoch), ("without", bare)):
         train.first_fault = flags if name == "with" else lambda fault, *_: fault
-        compiled[name] = jax.jit(jax.vmap(function, in_axes=(0, None))).lower(state, horizon).compile()
+        compiled[name] = jax.jit(over_seeds(function, (0, None))).lower(state, horizon).compile()
     train.first_fault = flags
     seconds: dict[str, list[float]] = {name: [] for name in ("with", "without", "look", "save", "log")}
 

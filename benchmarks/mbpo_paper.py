@@ -23,6 +23,7 @@ from branchax.config import Config, to_dict, with_field
 from branchax.host import cache, rundir
 from branchax.host.run import seed_keys
 from branchax.presets import preset
+from branchax.sharding import over_seeds
 
 # name: (`model.good_error`, real steps). MBPO's own stop goes on for as long as the error falls by 1 % in 5 looks.
 STOPS = {"good_error": (3e-4, 1_000), "mbpo_stop": (0.0, 500)}
@@ -38,8 +39,8 @@ def seconds(function: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
 def measure(config: Config) -> dict[str, Any]:
     """Runs the learning steps of `config`; seconds per epoch and what was done in them."""
     program = build(config)
-    init = jax.jit(jax.vmap(program.init))
-    epoch = jax.jit(jax.vmap(program.epoch, in_axes=(0, None)), donate_argnums=0)
+    init = jax.jit(over_seeds(program.init))
+    epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
     horizon = jnp.int32(config.rollout.horizon)
     compile_s, compiled = seconds(lambda: epoch.lower(jax.eval_shape(init, seed_keys(config)), horizon).compile())
     state = jax.block_until_ready(init(seed_keys(config)))

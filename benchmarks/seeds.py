@@ -12,6 +12,7 @@ from benchmarks.harness import Case
 from branchax.build import build
 from branchax.host.run import seed_keys
 from branchax.presets import preset
+from branchax.sharding import over_seeds
 
 UNIT = "seed epochs"
 
@@ -23,6 +24,6 @@ def cases(full: bool) -> Iterator[Case]:
     for seeds in (1, 2, 4, 8, 16, 32) if full else (1, 4):
         config = replace(base, seeds=seeds)
         program = build(config)
-        state = jax.jit(jax.vmap(program.init))(seed_keys(config))
-        epoch = jax.vmap(program.epoch, in_axes=(0, None))
+        state = jax.jit(over_seeds(program.init))(seed_keys(config))
+        epoch = over_seeds(program.epoch, (0, None))
         yield Case({"seeds": seeds}, lambda s, h, f=epoch: f(s, h)[0], (state, jnp.int32(1)), seeds, carried=True)

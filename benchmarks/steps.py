@@ -4,6 +4,8 @@
     one_member   10,000 rollouts of 5 steps, group after group (plain products) against 5 side by side (batched ones)
     one_program  50 SAC updates as one scan against 50 calls of one update
     donated      10 SAC updates and a model buffer of 10^6 rows, the state donated against copied
+    alone        10 SAC updates of one seed, and the same as the only lane of a `vmap`
+    alone_fit    20 minibatches of the fit, likewise
 
     python -m benchmarks steps
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -22,7 +25,7 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import improve, linear
+from benchmarks import fit, improve, linear
 from benchmarks.cost import Call
 from benchmarks.harness import RESULTS, Case, prepared
 from benchmarks.imagine import config_of
@@ -39,6 +42,13 @@ def imagining(batch: int, horizon: int, **rollout: Any) -> Call:
     config = config_of(batch, horizon)
     function, state = linear.imagined(replace(config, rollout=replace(config.rollout, **rollout)))
     return Call(Case({}, function, (state, jnp.int32(horizon)), 1, carried=True))
+
+
+def only_lane(case: Case) -> Case:
+    """The same work under `vmap`, whose axis has one entry."""
+    state, *rest = case.arguments
+    function = jax.vmap(case.function, (0, *[None] * len(rest)))
+    return case._replace(function=function, arguments=(jax.tree.map(lambda x: x[None], state), *rest))
 
 
 def one_by_one(often: int) -> Callable[[], float]:
@@ -73,7 +83,35 @@ STEPS: dict[str, tuple[Callable[[], Callable[[], float]], Callable[[], Callable[
     ),
     "one_program": (lambda: Call(improve.case((256, 256), 256, 2, updates=50)), lambda: one_by_one(50)),
     "donated": (lambda: with_buffer(True), lambda: with_buffer(False)),
+    "alone": (
+        lambda: Call(improve.case((256, 256), 256, 2, updates=10)),
+        lambda: Call(only_lane(improve.case((256, 256), 256, 2, updates=10))),
+    ),
+    "alone_fit": (
+        lambda: Call(fit.case("7 x (4 x 200)", rounds=1)),
+        lambda: Call(only_lane(fit.case("7 x (4 x 200)", rounds=1))),
+    ),
 }
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """The gain of each step, and its range over the turns."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.0, 0.9 + 0.28 * len(rows)), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for i, row in enumerate(rows):
+        axes.barh(i, row["gain"], color="#0072B2", height=0.65)
+        axes.plot([min(row["gains"]), max(row["gains"])], [i, i], color="#000000", linewidth=1.5)
+    axes.axvline(1, color="#555555", linewidth=0.8)
+    axes.set_yticks(range(len(rows)), [row["step"] for row in rows], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel("seconds without / seconds with; the line is the range over the turns", fontsize=8)
+    axes.tick_params(axis="x", labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -89,9 +127,11 @@ def main() -> None:
         rows[-1]["gains"] = gains
         spread = f"{min(gains):.2f} to {max(gains):.2f}"
         gain = f"x{rows[-1]['gain']:.2f}"
+        print(f"{name}: {gain} ({spread})", flush=True)
         table.add_row(name, f"{with_s * 1e3:.1f} ms", f"{without_s * 1e3:.1f} ms", gain, spread)
     made = {"command": "python -m benchmarks steps", "environment": rundir.environment()}
     rundir.write_json(RESULTS / "steps.json", {"benchmark": "steps", "rows": rows, "made": made})
+    draw(rows, RESULTS / "steps.png")
     Console(width=120).print(table)
 
 

@@ -225,14 +225,31 @@ def test_a_comparison_is_the_median_over_turns_and_a_share_of_the_ceiling(capsys
     assert row["ratios"] == [2.0, 1.5, 4.0] and row["ratio"] == 2.0 and row["ratio_of_sums"] == 9 / 4
     done = 3 * peers.floor("loop", each.settings, each.work, {"fit_sample_members": 1_000})
     assert row["branchax"]["of_matmul_ceiling"] == pytest.approx(done / 4 / 100e9)
-    peers.show({"loop": row, "solve": peers.solved(Library(1.0, 2.0), Library(3.0), seeds=2)})
+    peers.show({"loop": row, "solve": peers.solved(Library(*[1.0] * 6), Library(*[3.0] * 6), seeds=2, cap=10.0)})
     assert "x2.00" in capsys.readouterr().out
 
 
-def test_what_is_not_solved_within_the_limit_is_given_up(monkeypatch):
+def test_solved_is_three_evaluations_in_a_row_and_what_is_past_the_cap_is_given_up(monkeypatch):
     from benchmarks.peers import __main__ as peers
 
-    assert peers.solve(Library(5.0), 0, {})["solved"]
+    row = peers.solved(Library(1.0, 2.0, 3.0, 4.0), Library(20.0, 20.0, 20.0, 20.0), seeds=1, cap=100.0)
+    assert row["branchax"][0]["seconds"] == 6.0 and row["branchax"][0]["returns"] == [960.0] * 3
+    assert row["ratio_of_medians"] == 10.0 and row["all_solved"] == {"branchax": True, "mbrl-lib": True}
     monkeypatch.setattr(peers, "SOLVED", 1_000.0)
-    given_up = peers.solve(Library(200.0, 200.0, 1.0), 0, {})
+    given_up = peers.solve(Library(200.0, 200.0, 1.0), 0, {}, cap=300.0)
     assert not given_up["solved"] and given_up["seconds"] == 400.0 and given_up["env_steps"] == 250
+
+
+def test_time_is_shared_out_by_kind_and_counted_once():
+    from benchmarks import limits
+
+    def function(w, x):
+        return jax.lax.scan(lambda x, _: (jnp.tanh(x @ w) + x.T, None), x, length=3)[0]
+
+    x = jnp.ones((64, 64))
+    kinds = limits.operations(jax.jit(function).lower(x, x).compile().as_text())
+    assert {kind for kind, _ in kinds.values()} >= {"products", "elementwise", "loops"}
+    assert any(kind == "products" and moved == 3 * 64 * 64 * 4 for kind, moved in kinds.values())
+    event = lambda name, ts, dur, tid=0: {"name": name, "ts": ts, "dur": dur, "pid": 0, "tid": tid}  # noqa: E731
+    events = [event("dot", 1e6, 2e6), event("while", 0, 6e6), event("add", 4e6, 1e6), event("dot", 2e6, 5e6, tid=1)]
+    assert limits.own_seconds(events) == {"while": 3.0, "dot": 7.0, "add": 1.0}

@@ -57,6 +57,16 @@ def test_what_cannot_fit_names_the_knob(changes, knob):
     memory.check(config, parts, None, "a device that does not say")
 
 
+def test_a_group_of_runs_names_what_the_user_set():
+    """Six lanes, that are two seeds of each of three runs."""
+    parts, _ = planned(dataclasses.replace(MBPO, seeds=6))
+    with pytest.raises(ConfigError, match=r"^rollout.per_step.* or of .*, values in --grid: of about"):
+        memory.check(MBPO, parts, 1000, "a device", runs=3)
+    networks = [part for part in parts if part.name == "networks"]
+    with pytest.raises(ConfigError, match=r"^seeds: 2 in each of 3 runs in one program is not possible; allowed: less"):
+        memory.check(MBPO, networks, 1000, "a device", runs=3)
+
+
 def test_it_is_said_before_compiling_and_leaves_no_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "limit_of", lambda mesh: 1000)
     monkeypatch.setattr(run, "ThreadPoolExecutor", mock.Mock())  # nothing is compiled

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from branchax.config import ConfigError, changes, check, with_field
 from branchax.host import mesh
 from branchax.presets import preset
-from branchax.sharding import over_batch
+from branchax.sharding import over_batch, over_seeds
 
 MBPO = preset("mbpo", "classic/pendulum")
 
@@ -53,6 +54,20 @@ def test_refused_before_jax_is_loaded(changes, said):
     with pytest.raises(ConfigError) as error:
         check(config)
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_over_seeds_is_vmap_and_a_seed_alone_goes_without_its_axis(seeds):
+    def draw(key, weights, scale):
+        return {"out": scale * jax.random.normal(key, (5, 2)) @ weights, "key": jax.random.split(key)}, scale
+
+    arguments = jax.vmap(jax.random.key)(jnp.arange(seeds)), jnp.ones((seeds, 2, 2)), jnp.float32(2)
+    found, expected = (over(draw, (0, 0, None))(*arguments) for over in (over_seeds, jax.vmap))
+    np.testing.assert_array_equal(*(jax.random.key_data(x[0]["key"]) for x in (found, expected)))
+    np.testing.assert_allclose(found[0]["out"], expected[0]["out"], rtol=1e-6)
+    np.testing.assert_array_equal(found[1], expected[1])
+    text = str(jax.make_jaxpr(over_seeds(draw, (0, 0, None)))(*arguments))
+    assert ("([0], [0])" in text) == (seeds > 1)  # the batch axes of the matrix product
 
 
 def test_the_numbers_that_are_named_are_allowed():
@@ -102,3 +117,25 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     assert where["gradients_of_an_update"] == 2  # of the critics and of the actor, which has to wait for them
     # Beside them: the imagined rows of the batch, floats and flags, and the largest Q among the metrics.
     assert where["in_an_update"] == ["all-reduce"] * 5
+
+
+def test_collectives_are_counted_in_loops_and_what_they_call():
+    from experiments.scale import in_loops
+
+    text = """HloModule m
+
+%called (x: f32[]) -> f32[] {
+  ROOT %r = f32[] all-reduce(%x), to_apply=%add
+}
+
+%body (x: f32[]) -> f32[] {
+  %g = f32[2] all-gather-start(%x), dimensions={0}
+  ROOT %c = f32[] call(%g), to_apply=%called
+}
+
+ENTRY %main (x: f32[]) -> f32[] {
+  %outside = f32[] all-reduce(%x), to_apply=%add
+  ROOT %w = f32[] while(%outside), condition=%cond, body=%body
+}
+"""
+    assert in_loops(text) == 2  # and not the one outside

@@ -3,7 +3,6 @@
 import json
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import replace, toy_program
@@ -92,24 +91,6 @@ def test_evaluation_does_not_touch_training(toy, toy_config, tmp_path):
     host.train(toy_config, tmp_path / "often")
     host.train(seldom, tmp_path / "seldom")
     assert final(tmp_path / "often", toy_config) == final(tmp_path / "seldom", seldom)
-
-
-def test_one_lane_alone_is_that_lane_among_others_with_branches_that_stay_branches():
-    def function(scale, key, limit):
-        drawn = jax.random.uniform(key)
-        doubled = jax.lax.while_loop(lambda x: x < limit, lambda x: 2 * x, scale["a"] * drawn)
-        return {"x": jax.lax.cond(drawn > 0.5, jnp.sin, jnp.cos, doubled), "constant": jnp.nan}, key
-
-    keys, axes = jax.random.split(jax.random.key(0), 3), (0, 0, None)
-    scale, one = {"a": jnp.arange(1.0, 4.0)}, host.over_lanes(function, 1, axes)
-    together, _ = jax.jit(host.over_lanes(function, 3, axes))(scale, keys, 9.0)
-    for lane in range(3):
-        mine = jax.tree.map(lambda x: x[lane : lane + 1], (scale, keys))  # noqa: B023
-        alone, key = jax.jit(one)(*mine, 9.0)
-        assert key.shape == alone["constant"].shape == (1,)
-        np.testing.assert_allclose(alone["x"], together["x"][lane : lane + 1], rtol=1e-6)
-    texts = [str(jax.make_jaxpr(f)(*mine, 9.0)) for f in (one, jax.vmap(function, axes))]
-    assert ["cond[" in text.replace("cond_jaxpr", "") for text in texts] == [True, False]
 
 
 @pytest.mark.parametrize("seeds", [1, 2])

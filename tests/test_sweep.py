@@ -11,7 +11,7 @@ import pytest
 from conftest import replace, toy_program
 
 from branchax import build, cli
-from branchax.config import to_dict
+from branchax.config import LARGEST, to_dict
 from branchax.host import checkpoint, launch, lockstep, rundir, runlog, sweep
 from branchax.host import run as host
 from branchax.host.signals import Preempted
@@ -210,6 +210,19 @@ def test_a_run_that_is_ahead_does_not_begin_again(tmp_path, toy_config):
     with pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint in common"):
         lockstep.train_together([first, ahead], ["agent.tau"])
     assert checkpoint.steps(first.checkpoints) == [20, 30] and checkpoint.steps(ahead.checkpoints) == [50, 60]
+
+
+def test_a_group_is_split_where_one_program_cannot_count_its_rows(tmp_path, monkeypatch):
+    """Two of three runs of two seeds have room."""
+    config = replace(preset("sac", "classic/lqr"), seeds=2, replay_capacity=LARGEST // 5)
+    points = sweep.plan({"agent.tau": ["0.1", "0.2", "0.3"]}, [replace(config, agent__tau=t) for t in (0.1, 0.2, 0.3)])
+    assert {point.group for point in points} == {0}
+    calls = []
+    monkeypatch.setattr(
+        lockstep, "train_together", lambda runs, swept, **_: calls.append((swept, [run.directory.name for run in runs]))
+    )
+    lockstep.run_group(tmp_path, points)
+    assert calls == [(["agent.tau"], ["agent.tau=0.1", "agent.tau=0.2"]), ((), ["agent.tau=0.3"])]
 
 
 def test_a_run_that_has_all_its_steps_but_was_not_ended_is_not_over(tmp_path, toy_config):

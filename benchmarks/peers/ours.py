@@ -17,6 +17,7 @@ from branchax.config import Config, with_field
 from branchax.host import cache, rundir
 from branchax.host.run import seed_keys
 from branchax.presets import preset
+from branchax.sharding import over_seeds
 
 
 def again(case: harness.Case) -> Once:
@@ -35,8 +36,8 @@ def again(case: harness.Case) -> Once:
 def epochs(config: Config) -> tuple[Any, Callable[[], dict[str, float]], list[Any]]:
     """The program of a run of one seed, what trains it for an epoch, and a list that holds its state."""
     program = build(config)
-    init = jax.jit(jax.vmap(program.init))
-    epoch = jax.jit(jax.vmap(program.epoch, in_axes=(0, None)), donate_argnums=0)
+    init = jax.jit(over_seeds(program.init))
+    epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
     horizon = jnp.int32(config.rollout.horizon)
     compiled = epoch.lower(jax.eval_shape(init, seed_keys(config)), horizon).compile()
     holder = [jax.block_until_ready(init(seed_keys(config)))]
@@ -61,7 +62,7 @@ def solve(settings: dict[str, Any]) -> Once:
     """An epoch of `mbpo` as it is, and an evaluation; the first one explores before."""
     config = replace(preset("mbpo", "brax/inverted_pendulum"), seed=settings["seed"], env_steps=20_000)
     program, epoch, holder = epochs(config)
-    evaluate = jax.jit(jax.vmap(program.evaluate)).lower(seed_keys(config), holder[0].agent).compile()
+    evaluate = jax.jit(over_seeds(program.evaluate)).lower(seed_keys(config), holder[0].agent).compile()
 
     def once() -> dict[str, float]:
         epoch()

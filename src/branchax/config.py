@@ -541,6 +541,11 @@ class Config:
         return self.rollouts * self.rollout.longest() * self.rollout.keep_epochs if self.stores_imagined else 0
 
     @property
+    def most_seeds(self) -> int:
+        """Seeds that one program has room for, be they of one run or of several: it counts rows across all of them."""
+        return LARGEST // max(self.real_capacity, self.imagined_capacity, 1)
+
+    @property
     def updates_per_round(self) -> int:
         """Updates after each `collect_steps` real steps."""
         return round(self.updates_per_step * self.collect_steps)
@@ -673,7 +678,7 @@ def _check_sizes(config: Config, need: Need) -> None:
         f"<= {LARGEST - config.seed + 1}, counted from seed = {config.seed}",
     )
     need(
-        config.seeds * max(config.real_capacity, config.imagined_capacity) <= LARGEST,
+        config.seeds <= config.most_seeds,
         "seeds",
         f"so few that buffers hold at most {LARGEST:,} rows in all; a seed's hold {config.real_capacity:,} real"
         f" and {config.imagined_capacity:,} imagined ones",

@@ -6,14 +6,38 @@ axis `batch` splits the work of one seed, so a program says what is spread over 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
 from branchax.config import MESH_AXES
 
 SEED, BATCH = MESH_AXES
+
+
+def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...] | int = 0) -> Callable[..., Any]:
+    """`function` of each seed: `jax.vmap` over the leading axis [K], spread over the mesh axis `seed`.
+
+    `in_axes` has a 0 or a `None` (the same for all) for each argument. A seed alone is taken out of its axis and put
+    back instead. Under a `vmap` of size one each operation would be traced twice and branches would compute both sides;
+    XLA would no longer fold transposes into matrix products, and copy weights, gradients and Adam's moments to and fro
+    in every step (`benchmarks/steps.py` has what that costs).
+    """
+
+    def each(*arguments: Any) -> Any:
+        axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
+        over = [axis == 0 for axis in axes]
+        count = jax.tree.leaves([x for x, is_over in zip(arguments, over, strict=True) if is_over])[0].shape[0]
+        if count > 1:
+            return jax.vmap(function, axes, spmd_axis_name=SEED)(*arguments)
+        one = lambda x: jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), x)  # noqa: E731
+        out = function(*(one(x) if is_over else x for x, is_over in zip(arguments, over, strict=True)))
+        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), out)
+
+    return each
 
 
 def over_batch(tree: Any, axis: int = 0) -> Any:

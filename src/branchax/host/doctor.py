@@ -15,7 +15,8 @@ from branchax import build
 from branchax.agents.base import Agent, Sources
 from branchax.config import ConfigError
 from branchax.host import RunError, cache, checkpoint, dataset, faults, lock, rundir, runlog
-from branchax.host.run import filled, load, over_lanes, seed_keys
+from branchax.host.run import filled, load, seed_keys
+from branchax.sharding import over_seeds
 from branchax.train import TrainState
 from branchax.types import Key, Metrics, Row
 
@@ -143,7 +144,7 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     cache.enable()
     world = build.make_world(config)
     program, folder, keys = build.build(config, world), directory / rundir.CHECKPOINTS, seed_keys(config)
-    init = jax.jit(over_lanes(program.init, config.seeds))
+    init = jax.jit(over_seeds(program.init))
     template = jax.eval_shape(init, keys)
     sound = [s for s in checkpoint.steps(folder) if s < about["env_steps"] and not checkpoint.problem(folder, s)]
     if sound:
@@ -157,13 +158,12 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     done = int(state.counts.epochs[0])
     rows = [row for row in runlog.read(directory / rundir.METRICS) if row["epoch"] == done] if done else []
     skipped = np.array([faults.skipped_of(row, 1)[0] for row in rows] or [0.0] * config.seeds)
-    epoch = jax.jit(over_lanes(program.epoch, config.seeds, axes=(0, None)), donate_argnums=0)
+    epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
 
     shapes: list[Row] = []
 
     def watched_epoch() -> Callable[..., Any]:
-        watching = build.assemble(config, world, lambda agent: watched(agent, shapes))
-        return over_lanes(watching.epoch, config.seeds, axes=(0, None))
+        return over_seeds(build.assemble(config, world, lambda agent: watched(agent, shapes)).epoch, (0, None))
 
     metrics: dict[str, Any] = {}
     while done < about["epoch"]:

@@ -14,7 +14,8 @@ import numpy as np
 from branchax import build
 from branchax.config import check
 from branchax.host import cache, rundir, runlog
-from branchax.host.run import evaluate_at, over_lanes, restore, seed_keys, summarise
+from branchax.host.run import evaluate_at, restore, seed_keys, summarise
+from branchax.sharding import over_seeds
 
 
 def evaluate(
@@ -44,7 +45,7 @@ def evaluate(
     config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
     check(config)
     program, keys, saved = build.build(config), seed_keys(config), int(state.counts.env_steps[0])
-    result = jax.jit(over_lanes(evaluate_at(program), config.seeds))(keys, state.counts.env_steps, state.agent)
+    result = jax.jit(over_seeds(evaluate_at(program)))(keys, state.counts.env_steps, state.agent)
     numbers = summarise(result)
     records = [
         {

@@ -44,14 +44,17 @@ def run_group(directory: Path, points: list[sweep.Point]) -> None:
 
 
 def abreast(runs: list[Run]) -> list[list[Run]]:
-    """The runs, apart by how far they are where no step was saved in all of them: none has to begin again."""
+    """The runs, apart by how far they are where no step was saved in all of them: none has to begin again.
+
+    Nor are more of them together than one program can count the rows of (`Config.most_seeds`).
+    """
     saved = [checkpoint.steps(run.checkpoints) for run in runs]
-    if set.intersection(*map(set, saved)) or not any(saved):
-        return [runs]
+    common = bool(set.intersection(*map(set, saved)))
     apart: dict[int, list[Run]] = {}
     for run, steps in zip(runs, saved, strict=True):
-        apart.setdefault(max(steps, default=0), []).append(run)
-    return list(apart.values())
+        apart.setdefault(0 if common else max(steps, default=0), []).append(run)
+    room = max(dataset.sized(runs[0].config).most_seeds // runs[0].config.seeds, 1)
+    return [some[i : i + room] for some in apart.values() for i in range(0, len(some), room)]
 
 
 def _note(run: Run, error: NonFinite) -> None:

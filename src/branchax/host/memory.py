@@ -29,8 +29,9 @@ class Part(NamedTuple):
 
 
 def plan(config: Config, template: TrainState, mesh: Mesh) -> list[Part]:
-    """The parts of a run's memory; `template` is what `mesh.placed` returns."""
-    seeds = config.seeds // mesh.shape[SEED]
+    """The parts of the memory of all lanes of a program, the seeds of one run or of several that share `config`'s
+    shapes; `template` is what `mesh.placed` returns."""
+    seeds = template.key.shape[0] // mesh.shape[SEED]
     real, rest = _bytes(template.real), (template.key, template.world, template.counts, template.fault)
     networks = _bytes((template.model, template.agent))
     parts = [Part("real buffer", real, "replay_capacity, seeds"), Part("networks", networks + _bytes(rest), "seeds")]
@@ -62,8 +63,11 @@ def says(parts: list[Part]) -> str:
     return f"memory per device: about {_short(sum(part.size for part in parts))} ({each})"
 
 
-def check(config: Config, parts: list[Part], limit: int | None, device: str) -> None:
-    """Raises `ConfigError`, which names the knob of the largest part, when the plan exceeds `limit` bytes."""
+def check(config: Config, parts: list[Part], limit: int | None, device: str, runs: int = 1) -> None:
+    """Raises `ConfigError`, which names the knob of the largest part, when the plan exceeds `limit` bytes.
+
+    `config` is that of each of the `runs` in one program, as the user set it.
+    """
     total = sum(part.size for part in parts)
     if limit is None or total <= limit:
         return
@@ -72,10 +76,11 @@ def check(config: Config, parts: list[Part], limit: int | None, device: str) -> 
     value: Any = config
     for name in knob.split("."):
         value = getattr(value, name)
-    others = worst.knobs.partition(", ")[2]
-    lower = f"less of it{f', or of {others}' if others else ''}"
+    others = ", ".join([*worst.knobs.split(", ")[1:], *(["values in --grid"] if runs > 1 else [])])
+    said = "its default" if value is None else f"{value:,}"
+    group = f" in each of {runs} runs in one program" if runs > 1 else ""
     raise ConfigError(
-        f"{knob}: {'its default' if value is None else f'{value:,}'} is not possible; allowed: {lower}: of about"
+        f"{knob}: {said}{group} is not possible; allowed: less of it{f', or of {others}' if others else ''}: of about"
         f" {_short(total)} per device, where {device} has {_short(limit)}, {worst.name} takes {_short(worst.size)}"
     )
 

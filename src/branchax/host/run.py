@@ -29,7 +29,7 @@ from branchax.host.curves import Curves, open_curves
 from branchax.host.progress import Progress
 from branchax.host.signals import Preempted, Stop
 from branchax.replay import Ring
-from branchax.sharding import SEED
+from branchax.sharding import over_seeds
 from branchax.train import Program, TrainState
 from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 from branchax.worlds.base import World
@@ -211,10 +211,9 @@ def _train(
     start = time.perf_counter()
     cache.enable()
     config = runs[0].config
-    wide = dataclasses.replace(config, seeds=len(runs) * config.seeds)  # a seed to a lane
     last = config.seed + config.seeds - 1
     seeds = f"seed {config.seed}" if config.seeds == 1 else f"seeds {config.seed} to {last}"
-    mesh = meshes.make(wide)
+    mesh = meshes.make(dataclasses.replace(config, seeds=len(runs) * config.seeds))  # a seed to a lane
     view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {meshes.says(mesh)}", "bold")
     if len(runs) > 1:
         view.say(f"  {len(runs)} runs in one program, which differ in {', '.join(swept)}")
@@ -235,7 +234,7 @@ def _train(
     pool = ThreadPoolExecutor(3)
     try:
         lanes = functools.partial(_lanes, [run.config for run in runs], swept)
-        compiled = compile_program(program, lanes, wide, mesh, view, pool, restored=saved is not None, ready=fits)
+        compiled = compile_program(program, lanes, config, mesh, view, pool, restored=saved is not None, ready=fits)
         restored = None
         if saved is not None:  # before anything is written: it may not fit
             view.phase("restoring")
@@ -255,7 +254,7 @@ def _train(
             state = restored
             if force and hasattr(state.agent, "knobs"):  # the agent's floats, which may be among what has changed
                 lie = meshes.shardings(compiled.template.agent.knobs)
-                knobs = over_lanes(lambda floats, key: program(floats).init(key).agent.knobs, wide.seeds)
+                knobs = over_seeds(lambda floats, key: program(floats).init(key).agent.knobs)
                 knobs = jax.jit(knobs, out_shardings=lie)(*compiled.lanes)
                 state = state._replace(agent=state.agent._replace(knobs=knobs))
         keep = -1 if saved is None else int(state.counts.epochs[0])
@@ -396,26 +395,6 @@ def seed_keys(config: Config) -> Key:
     return jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
 
 
-def over_lanes(function: Callable[..., Any], count: int, axes: int | tuple[int | None, ...] = 0) -> Callable[..., Any]:
-    """`function` for `count` lanes side by side, [K, ...] in and out; `axes` as `vmap` has them, 0 or None.
-
-    One lane alone is run as it is. Under `vmap` each of its operations would be traced twice, its branches would
-    compute both sides, and its loops would copy what they carry at every turn.
-    """
-    if count > 1:
-        return jax.vmap(function, axes, spmd_axis_name=SEED)
-
-    def alone(*arguments: Any) -> Any:
-        each = axes if isinstance(axes, tuple) else (axes,) * len(arguments)
-        lane = [
-            x if axis is None else jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[1:]), x)
-            for x, axis in zip(arguments, each, strict=True)
-        ]
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], function(*lane))
-
-    return alone
-
-
 def _lanes(configs: list[Config], swept: Sequence[str]) -> tuple[Floats, Key]:
     """For each seed of each run: the values of what is swept, and the root key; [K]."""
     seeds = configs[0].seeds
@@ -449,8 +428,8 @@ def compile_program(
     restored: bool = False,
     ready: Callable[[TrainState], None] = lambda template: None,
 ) -> Compiled:
-    """Compiles the functions of `program`, over all `lanes` and laid out on `mesh`, side by side in `pool`;
-    `init` not if `restored`. As many lanes as `config` has seeds.
+    """Compiles the functions of `program`, vmapped over `lanes` and laid out on `mesh`, side by side in `pool`;
+    `init` not if `restored`. As many lanes as `config` has seeds, or as several runs of that shape have.
 
     `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when it
     cannot fit into memory.
@@ -468,18 +447,18 @@ def compile_program(
         return pool.submit(work)
 
     view.phase("tracing")
-    each = functools.partial(over_lanes, count=config.seeds)
     whole = meshes.everywhere(mesh)
     floats, keys = jax.jit(lanes, out_shardings=meshes.by_seed(mesh))()
-    all_init = each(lambda floats, key: program(floats).init(key))
-    all_epoch = each(lambda floats, *state: program(floats).epoch(*state), axes=(0, 0, None))
-    all_evaluate = each(lambda floats, *agent: evaluate_at(program(floats))(*agent))
+    all_init = over_seeds(lambda floats, key: program(floats).init(key))
+    all_epoch = over_seeds(lambda floats, *state: program(floats).epoch(*state), in_axes=(0, 0, None))
+    all_evaluate = over_seeds(lambda floats, *agent: evaluate_at(program(floats))(*agent))
     with meshes.entered(mesh):  # as below, so that it is traced once
         template = meshes.placed(jax.eval_shape(jax.jit(all_init), floats, keys), mesh)
     ready(template)
     planned = memory.plan(config, template, mesh)
     view.say(f"  {memory.says(planned)}", "dim")
-    memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind)
+    runs = keys.shape[0] // config.seeds
+    memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind, runs)
     lie = meshes.shardings(template)
     init = jax.jit(all_init, out_shardings=lie)
     epoch = jax.jit(all_epoch, donate_argnums=1, out_shardings=(lie, whole))
@@ -576,7 +555,7 @@ def restore(
     if step is None:
         raise ConfigError(f"run: {directory} holds no checkpoint yet")
     config = from_dict(Config, checkpoint.note(folder, step)["config"])
-    template = jax.eval_shape(over_lanes(build.build(config).init, config.seeds), seed_keys(config))
+    template = jax.eval_shape(over_seeds(build.build(config).init), seed_keys(config))
     return config, load(directory, step, config, template)
 
 
