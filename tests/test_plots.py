@@ -65,7 +65,7 @@ def test_runs_with_other_seeds_are_one_curve_and_with_other_settings_another(tmp
     runs.append(make_run(tmp_path / "sac_s0_1", preset("sac", "classic/lqr"), model=False, epochs=3))
     plots.curve(runs, tmp_path / "curve.png")
     assert legend(drawn[0]) == ["mbpo: interquartile mean of 2 seeds", "sac: seed 0"]
-    assert drawn[0].axes[0].get_legend().get_title().get_text() == "bands: 95 % bootstrap interval"
+    assert drawn[0].axes[0].get_legend().get_title().get_text() == "bands: 95 % bootstrap interval, thin: each seed"
 
 
 def test_a_run_without_evaluations_draws_an_empty_plot(tmp_path, drawn):
