@@ -61,6 +61,8 @@ def test_before_training_it_says_what_is_being_done_and_for_how_long(view):
     view.compiling("epoch")
     clock.seconds += 7
     assert shown(view)[0].endswith("compiling epoch 0:07")
+    view.advanced([row(250, -100.0)])  # after exploring: at a speed that says nothing of training's
+    assert shown(view)[0].endswith("250/100,000 env steps")
 
 
 def test_live_lines_hold_phase_steps_time_left_speed_return_with_trend_error_and_horizon(view):
@@ -93,6 +95,7 @@ def test_at_its_widest_it_fits_80_columns_and_a_narrow_terminal_cuts_the_end_off
 
 def test_of_several_runs_each_has_its_own_trend_and_a_run_without_a_model_neither_error_nor_horizon(view):
     view, clock, _ = view
+    view.began(0)
     for i in range(3):
         clock.seconds += 1
         view.advanced([row(100 * i, 1.0 * i)], "a")
@@ -110,7 +113,11 @@ def test_plain_lines_where_there_is_no_terminal(view):
         view.advanced([row(30_000)])  # not evaluated
         view.advanced([row(40_000, -50.0)])
     lines = file.getvalue().splitlines()
-    assert len(lines) == 4 and lines[1].split()[:3] == ["env", "steps", "horizon"]
+    assert (
+        len(lines) == 4
+        and all(len(line) <= 80 for line in lines)
+        and lines[1].split()[:3] == ["env", "steps", "horizon"]
+    )
     assert [line.split()[:5] for line in lines[2:]] == [
         ["20,000", "5", "-100.0", "±", "1"],
         ["40,000", "5", "-50", "±", "1"],

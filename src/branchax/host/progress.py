@@ -1,4 +1,4 @@
-"""What a run shows: plain lines that stay, and on a terminal two live lines below them, 80 columns wide at most.
+"""What a run shows: plain lines that stay, and on a terminal two live lines below them; all fit 80 columns.
 
     ⠋ training ━━━━╌╌╌╌╌╌ 1,750/4,000 env steps · 1:32 left · 24 steps/s
       return 812.3 ▁▁▂▅▇█▇ · model error 0.0123 · horizon 5
@@ -48,7 +48,7 @@ class Progress:
         self._returns: dict[str, list[float]] = {}  # not changed but replaced: another thread draws the live lines
         self._model_error: float | None = None
         self._horizon = 0
-        self._recent: deque[tuple[int, float]] = deque([(0, self._since)], maxlen=RECENT + 1)
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT + 1)  # empty until training begins
         self._headed = False
         self._live = Live(get_renderable=self._lines, console=self._console, refresh_per_second=6, transient=True)
 
@@ -96,7 +96,7 @@ class Progress:
     def advanced(self, rows: list[Row], name: str = "") -> None:
         """One epoch is over, for all seeds of the run, `name` among several. Prints a line if it was evaluated."""
         self._env_steps, self._name, self._horizon = clock(rows[0]), name, rows[0]["horizon"]
-        if self._env_steps > self._recent[-1][0]:  # the first run to say so
+        if self._recent and self._env_steps > self._recent[-1][0]:  # the first run to say so
             self._recent.append((self._env_steps, self._now()))
         self._model_error = _mean(rows, MODEL_ERROR)
         if RETURN not in rows[0]:
@@ -106,9 +106,9 @@ class Progress:
         if not self._headed:
             self._headed = True
             spread = "seeds" if len(rows) > 1 else "episodes"
-            scores = f"return ± SD of {spread:<8}  length   model error   elapsed"
-            self.say(f"\n  {self._steps:>9}   horizon        {scores}", "bold")
-        self.say(f"{self._row(rows, mean)}   {name}".rstrip())
+            scores = f"return ± SD of {spread:<8}  length  model error  elapsed"
+            self.say(f"\n  {self._steps:>9}  horizon      {scores}", "bold")
+        self.say(f"{self._row(rows, mean)}  {name}".rstrip())
 
     def _row(self, rows: list[Row], mean: float | None) -> str:
         spread = (
@@ -117,8 +117,8 @@ class Progress:
             else float(np.std([np.nan if r[RETURN] is None else r[RETURN] for r in rows]))
         )
         return (
-            f"  {self._env_steps:9,d}   {self._horizon:7d}   {_number(mean):>12} ± {_number(spread):<14}"
-            f"  {_number(_mean(rows, LENGTH)):>7}   {_number(self._model_error):>11}   {_clock(rows[0]['wall_s']):>7}"
+            f"  {self._env_steps:9,d}  {self._horizon:7d}  {_number(mean):>10} ± {_number(spread):<14}"
+            f"  {_number(_mean(rows, LENGTH)):>6}  {_number(self._model_error):>11}  {_clock(rows[0]['wall_s']):>7}"
         )
 
     def _lines(self) -> Table:
@@ -137,8 +137,8 @@ class Progress:
             return [f"{doing} {_clock(now - self._since)}"]
         full = round(min(self._env_steps / total, 1.0) * BAR)
         parts = [f"{doing} {'━' * full}{'╌' * (BAR - full)} {self._env_steps:,}/{total:,} {self._steps}"]
-        (first, begun), (last, ended) = self._recent[0], self._recent[-1]
-        if last > first:
+        if len(self._recent) > 1:
+            (first, begun), (last, ended) = self._recent[0], self._recent[-1]
             rate = (last - first) / (ended - begun)
             speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
             parts += [f"{_clock(max(0.0, (total - last) / rate - (now - ended)))} left", f"{speed} steps/s"]
