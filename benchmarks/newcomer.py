@@ -83,9 +83,7 @@ def walk(step: Step, work: Path) -> float:
 def main() -> None:
     """Walks the path and writes `results/newcomer.json`."""
     found, load = [], os.getloadavg()[0]
-    (own,) = re.findall(
-        r"```python\n(.*?)```", WORLDS.read_text(encoding="utf-8").partition("## The contract")[0], re.S
-    )
+    (own,) = re.findall(r"```python\n(.*?)```", WORLDS.read_text(encoding="utf-8"), re.DOTALL)
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "hill.py").write_text(own, encoding="utf-8")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from benchmarks import cost, flops, imagine, linear
+from benchmarks import cost, flops, imagine, linear, newcomer
 from benchmarks.harness import HOPPER, Case, run
 from branchax import cli
 from branchax.agents.base import Sources
@@ -236,3 +236,31 @@ def test_what_is_not_solved_within_the_limit_is_given_up(monkeypatch):
     monkeypatch.setattr(peers, "SOLVED", 1_000.0)
     given_up = peers.solve(Library(200.0, 200.0, 1.0), 0, {})
     assert not given_up["solved"] and given_up["seconds"] == 400.0 and given_up["env_steps"] == 250
+
+
+def test_a_newcomer_s_step_has_to_do_what_is_expected(tmp_path):
+    step = newcomer.Step("python -c \"open('made', 'w'); print('done')\"", makes="made", says="done")
+    assert newcomer.walk(step, tmp_path) >= 0
+    for change, why in (
+        ({"makes": "other"}, "no other"),
+        ({"says": "more"}, "does not say"),
+        ({"code": 1}, "exit code"),
+    ):
+        with pytest.raises(AssertionError, match=why):
+            newcomer.walk(step._replace(**change), tmp_path)
+
+
+def test_a_newcomer_s_ctrl_c_comes_after_the_evaluations_that_were_asked_for(tmp_path):
+    row = "        250        1     -1629.7 ± 120.4             200       0.0123     0:05"
+    text = f"""import time
+for _ in range(9):
+    print({row!r}, flush=True)
+    try:
+        time.sleep(0.5)
+    except KeyboardInterrupt:
+        print("well")
+        exit(75)
+"""
+    (tmp_path / "script.py").write_text(text)
+    step = newcomer.Step("python script.py", interrupt=2, code=75, says="well")
+    assert newcomer.walk(step, tmp_path) < 3
