@@ -2,7 +2,7 @@
 
 Train and press Ctrl-C, resume, train another run, plot both, a report, a GIF, take the policy away and use it with
 NumPy alone, evaluate, diagnose; then a world of one's own, as `docs/worlds.md` has it, checked and trained in. Runs are
-as short as they can be: what is measured is the way, not the learning.
+as short and networks as small as can be: what is measured is the way, not the learning.
 
     make bench NAME=newcomer      # five minutes: results/newcomer.json
 
@@ -40,7 +40,8 @@ class Step(NamedTuple):
     folder: str = ""  # where
 
 
-TRAIN = "branchax train mbpo --world classic/pendulum --explore-steps 200 --epoch-steps 100"
+SMALL = "--explore-steps 200 --epoch-steps 100 --model.hidden 32 --agent.hidden 32 --updates-per-step 2"
+TRAIN = f"branchax train mbpo --world classic/pendulum {SMALL}"
 USE = "import numpy as np; from policy import load; print(load()(np.zeros((2, 3))).shape)"
 STEPS = (
     Step(f"{TRAIN} --env-steps 600 --run runs/A", interrupt=2, code=75, says="branchax resume runs/A"),
@@ -55,7 +56,10 @@ STEPS = (
     Step("branchax diagnose runs/A", says="model"),
     Step("branchax doctor runs/A", says="every file is what was written"),
     Step("branchax check-world hill:hill", says="ok  10"),
-    Step("branchax train mbpo --world hill:hill --env-steps 500 --run runs/hill", "runs/hill/plots/learning_curve.png"),
+    Step(
+        f"branchax train mbpo --world hill:hill {SMALL} --env-steps 400 --run runs/hill",
+        "runs/hill/plots/learning_curve.png",
+    ),
 )
 
 
