@@ -44,7 +44,7 @@ SMALL = "--explore-steps 200 --epoch-steps 100 --model.hidden 32 --agent.hidden 
 TRAIN = f"branchax train mbpo --world classic/pendulum {SMALL}"
 USE = "import numpy as np; from policy import load; print(load()(np.zeros((2, 3))).shape)"
 STEPS = (
-    Step(f"{TRAIN} --env-steps 600 --run runs/A", interrupt=2, code=75, says="branchax resume runs/A"),
+    Step(f"{TRAIN} --env-steps 1500 --run runs/A", interrupt=2, code=75, says="branchax resume runs/A"),
     Step("branchax resume runs/A", "runs/A/plots/learning_curve.png", "goes on after"),
     Step(f"{TRAIN} --env-steps 400 --seed 1 --agent.tau 0.02 --run runs/B", "runs/B/plots/learning_curve.png"),
     Step("branchax plot runs/A runs/B", "runs/plots/learning_curve.png"),
