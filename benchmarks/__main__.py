@@ -16,7 +16,16 @@ from benchmarks import harness
 from branchax.host import rundir
 
 NAMES = ("collect", "fit", "imagine", "improve", "epoch", "seeds", "compile")
-ALONE = ("gradients", "mbpo_paper", "cost", "linear", "steps", "limits", "first_steps")  # scripts of their own
+ALONE = (
+    "gradients",
+    "mbpo_paper",
+    "cost",
+    "linear",
+    "steps",
+    "limits",
+    "first_steps",
+    "newcomer",
+)  # scripts of their own
 
 
 def main() -> None:

@@ -88,26 +88,42 @@ def imagined(key: Key, measure: str, config: RolloutConfig) -> tuple[Trajectory,
     return gate(trajectory, doubt, jnp.int32(HORIZON), config), doubt, error
 
 
-def draw(found: dict[str, Trajectory], path: Any) -> None:
-    """The steps that count, in the plane of angle and velocity; the gap is shaded."""
+def draw(shown: dict[str, Trajectory], found: dict[str, dict[str, Any]], path: Any) -> None:
+    """The steps of the first seed by angle and velocity, the gap shaded; and for each seed the share in the gap."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9.0, 3.4), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
-    for axes, (name, trajectory) in zip(figure.subplots(1, 3, sharey=True), found.items(), strict=True):
+    *planes, shares = figure.subplots(1, len(shown) + 1)
+    for axes, (name, trajectory) in zip(planes, shown.items(), strict=True):
         obs, valid = np.asarray(trajectory.transition.next_obs), np.asarray(trajectory.valid)
         angle, velocity = np.degrees(np.arctan2(obs[..., 1], obs[..., 0]))[valid], obs[..., 2][valid]
         within = np.asarray(inside(obs))[valid]
         axes.axvspan(-60, 60, color="0.92", zorder=0)
         for keep, colour in ((~within, COLOURS[0]), (within, COLOURS[1])):
             axes.plot(angle[keep], velocity[keep], ".", color=colour, markersize=1.5, alpha=0.6)
-        axes.set_title(f"{name}: {within.mean():.1%} of {valid.sum():,} steps", fontsize=8, loc="left")
+        axes.set_title(f"{name}, seed {SEEDS[0]}:\n{valid.sum():,} steps, {within.mean():.1%} in the gap", **TITLE)
         axes.set(xlabel="angle from upright [degrees]", xlim=(-180, 180), xticks=(-180, -60, 60, 180))
+        axes.set_ylim(-9.5, 9.5)
+        axes.tick_params(labelleft=axes is planes[0])
+    planes[0].set_ylabel("velocity [rad/s]")
+    planes[0].text(0, 9.3, "no data", ha="center", va="top", fontsize=8, color="0.4")
+    for i, each in enumerate(found.values()):
+        spread = i + np.linspace(-0.2, 0.2, len(each["share_inside"]))
+        shares.plot(spread, 100 * np.array(each["share_inside"]), "o", color=COLOURS[1], markersize=4, alpha=0.7)
+        shares.plot([i - 0.3, i + 0.3], [100 * each["mean"]] * 2, color="black", linewidth=1.5)
+        shares.annotate(f"{each['mean']:.2%}", (i, 100 * max(each["share_inside"])), (0, 6), **LABEL)
+    shares.set_title(f"steps in the gap [%],\n{len(SEEDS)} seeds (dots) and their mean", **TITLE)
+    shares.set_xticks(range(len(found)), [name.replace(" (", "\n(") for name in found], fontsize=7)
+    shares.set(xlim=(-0.5, len(found) - 0.5), ylim=(-0.3, None))
+    for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
-    figure.axes[0].set_ylabel("velocity [rad/s]")
-    figure.axes[0].text(0, figure.axes[0].get_ylim()[1], "no data", ha="center", va="top", fontsize=8, color="0.4")
     figure.savefig(path)
+
+
+TITLE: dict[str, Any] = {"fontsize": 8, "loc": "left"}
+LABEL: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "fontsize": 8}
 
 
 def main() -> None:
@@ -126,7 +142,7 @@ def main() -> None:
             shown.setdefault(name, trajectory)
         found[name] = {"share_inside": shares, "mean": float(np.mean(shares)), "error": errors, "steps": counts}
         print(name, found[name])
-    draw(shown, RESULTS / "gates.png")
+    draw(shown, found, RESULTS / "gates.png")
     base = found["no gate"]["mean"]
     holds = all(found[name]["mean"] <= base / 2 for name in GATES if name != "no gate")
     data = {"gates": found, "seeds": list(SEEDS), "holds": bool(holds)}

@@ -35,25 +35,22 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
 
     figure = Figure(figsize=(6.4, 3.8), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    axes.axvspan(0, EXPLORED, color="0.93", linewidth=0)
-    axes.text(
-        EXPLORED / 2, LONGEST / 2, "random actions", rotation=90, ha="center", va="center", color="0.4", fontsize=8
-    )
+    axes, end = figure.subplots(), STEPS + 180
+    for left, right, about in (
+        (0, EXPLORED, "random actions"),
+        (STEPS, end, "evaluated at the end:\nmean of 4 episodes"),
+    ):
+        axes.axvspan(left, right, color="0.93", linewidth=0)
+        axes.text((left + right) / 2, 70, about, rotation=90, ha="center", va="bottom", color="0.4", fontsize=7.5)
     for i, (name, seeds) in enumerate(found.items()):
-        look: dict[str, Any] = {"color": COLOURS[i], "linestyle": DASHES[i]}
+        look: dict[str, Any] = {"color": COLOURS[i], "linestyle": DASHES[i], "marker": "os"[i], "markersize": 4.5}
         for j, each in enumerate(seeds.values()):
             label = f"{name}, {len(seeds)} seeds" if j == 0 else None
-            ends = np.cumsum(each["lengths"])
-            axes.plot(ends, each["lengths"], marker=".", markersize=5, linewidth=1.3, label=label, **look)
-            at = STEPS + 25 * (len(seeds) * i + j)  # side by side, as several seeds end at 500
-            axes.plot(at, each["last_return"], marker="os"[i], markersize=6, fillstyle="none", **look)
-    axes.plot(
-        [], [], "o", color="0.4", fillstyle="none", label=f"4 evaluation episodes after {STEPS:,} steps, each seed"
-    )
-    axes.set(
-        xlabel="real env steps, at the end of each training episode", xlim=(0, STEPS + 180), ylim=(0, 1.04 * LONGEST)
-    )
+            axes.plot(np.cumsum(each["lengths"]), each["lengths"], linewidth=1.3, label=label, **look)
+            at = STEPS + 15 + 30 * (len(seeds) * i + j)  # side by side, as several seeds end at 500
+            axes.plot(at, each["last_return"], **look)
+    axes.set(xlabel="real env steps, at the end of each training episode", xlim=(0, end), ylim=(0, 1.04 * LONGEST))
+    axes.set_xticks(range(0, STEPS, 200))
     axes.set_ylabel("steps that the pole stayed up")
     axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.0, 1.0), ncols=2)
     axes.spines[["top", "right"]].set_visible(False)

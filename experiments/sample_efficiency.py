@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 from branchax.config import Config
-from branchax.host import plots
+from branchax.host import plots, runlog
 from branchax.presets import preset
 from experiments.harness import RESULTS, curves, publish, run, steps_to
 
@@ -45,6 +45,39 @@ def runs(name: str, world: str, env_steps: int) -> list[Path]:
     return [run(replace(config, seed=seed), f"{short}_{name}_s{seed}_1") for seed in SEEDS]
 
 
+def draw(world: str, made: dict[str, list[Path]], solved: dict[str, list[float | None]], path: Path) -> None:
+    """Returns of both methods over real steps, and below them when each seed had solved the world, if it had."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    threshold, *budgets = WORLDS[world]
+    figure = Figure(figsize=(6.4, 4.8), layout="constrained", dpi=150)
+    FigureCanvasAgg(figure)
+    returns, seeds = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    returns.axhline(threshold, color="0.4", linewidth=1, linestyle=":", label=f"solved: {threshold:g}")
+    for i, (name, directories) in enumerate(made.items()):
+        look = {"color": plots.COLOURS[i], "linestyle": plots.DASHES[i]}
+        (group,) = plots.groups(directories)
+        plots.add(returns, group, runlog.RETURN, look, name=f"{name}: ")
+        reached = [at for at in solved[name] if at is not None]
+        missed = [budgets[i]] * (len(solved[name]) - len(reached))
+        for marker, at in (("|", reached), ("x", missed)):  # one above the other where several are at the same step
+            row = [i + 0.2 * (at[:j].count(x) - (at.count(x) - 1) / 2) for j, x in enumerate(at)]
+            seeds.plot(at, row, marker, color=look["color"], markersize=8 if marker == "|" else 5, markeredgewidth=1.8)
+        seeds.plot([0, budgets[i]], [i, i], color=look["color"], linewidth=0.8, alpha=0.4, zorder=0)
+    plots.tidy(returns, "return of an episode")
+    returns.set_title(f"{world}: bands are {plots.INTERVAL}s, thin lines seeds", fontsize=9, loc="left")
+    returns.legend(frameon=False, fontsize=8, loc="lower right")
+    plots.tidy(seeds, "")
+    seeds.set_title(
+        "bars: a seed has solved it; crosses: not within the budget (the line's end)", fontsize=8, loc="left"
+    )
+    seeds.grid(visible=False)
+    seeds.set_yticks(range(len(made)), list(made))
+    seeds.set(xlabel="real env steps", xlim=(0, 1.04 * max(budgets)), ylim=(len(made) - 0.4, -0.6))
+    plots.save(figure, path)
+
+
 def main() -> None:
     """Runs, compares, publishes."""
     if sys.argv[1:]:
@@ -53,16 +86,15 @@ def main() -> None:
         return
     found, configs, directories = {}, {}, []
     for world, (threshold, *budgets) in WORLDS.items():
-        solved, means, pair = {}, {}, []
+        made, solved, means = {}, {}, {}
         for name, budget in zip(("mbpo", "sac"), budgets, strict=True):
             configs[f"{world} {name}"] = config_of(name, world, budget)
-            made = runs(name, world, budget)
-            steps = [steps_to(*curves(directory)[seed], threshold) for seed, directory in enumerate(made)]
+            made[name] = runs(name, world, budget)
+            steps = [steps_to(*curves(directory)[seed], threshold) for seed, directory in enumerate(made[name])]
             solved[name] = steps
             means[name] = float(np.mean([budget if s is None else s for s in steps]))
-            pair += made
-        plots.curve(pair, RESULTS / f"sample_efficiency_{world.replace('/', '-')}.png")
-        directories += pair
+            directories += made[name]
+        draw(world, made, solved, RESULTS / f"sample_efficiency_{world.replace('/', '-')}.png")
         ratio = means["mbpo"] / means["sac"]
         found[world] = {
             "threshold": threshold,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from benchmarks import cost, flops, imagine, linear
+from benchmarks import cost, flops, imagine, linear, newcomer
 from benchmarks.harness import HOPPER, Case, run
 from branchax import cli
 from branchax.agents.base import Sources
@@ -253,3 +253,31 @@ def test_time_is_shared_out_by_kind_and_counted_once():
     event = lambda name, ts, dur, tid=0: {"name": name, "ts": ts, "dur": dur, "pid": 0, "tid": tid}  # noqa: E731
     events = [event("dot", 1e6, 2e6), event("while", 0, 6e6), event("add", 4e6, 1e6), event("dot", 2e6, 5e6, tid=1)]
     assert limits.own_seconds(events) == {"while": 3.0, "dot": 7.0, "add": 1.0}
+
+
+def test_a_newcomer_s_step_has_to_do_what_is_expected(tmp_path):
+    step = newcomer.Step("python -c \"open('made', 'w'); print('done')\"", makes="made", says="done")
+    assert newcomer.walk(step, tmp_path) >= 0
+    for change, why in (
+        ({"makes": "other"}, "no other"),
+        ({"says": "more"}, "does not say"),
+        ({"code": 1}, "exit code"),
+    ):
+        with pytest.raises(AssertionError, match=why):
+            newcomer.walk(step._replace(**change), tmp_path)
+
+
+def test_a_newcomer_s_ctrl_c_comes_after_the_evaluations_that_were_asked_for(tmp_path):
+    row = "        250        1     -1629.7 ± 120.4             200       0.0123     0:05"
+    text = f"""import time
+for _ in range(9):
+    print({row!r}, flush=True)
+    try:
+        time.sleep(0.5)
+    except KeyboardInterrupt:
+        print("well")
+        exit(75)
+"""
+    (tmp_path / "script.py").write_text(text)
+    step = newcomer.Step("python script.py", interrupt=2, code=75, says="well")
+    assert newcomer.walk(step, tmp_path) < 3

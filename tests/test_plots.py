@@ -8,6 +8,7 @@ from scipy import stats
 from branchax.config import to_dict
 from branchax.host import plots, rundir, runlog, statistics
 from branchax.presets import preset
+from experiments import sample_efficiency
 
 MBPO = preset("mbpo", "classic/lqr")
 
@@ -65,7 +66,7 @@ def test_runs_with_other_seeds_are_one_curve_and_with_other_settings_another(tmp
     runs.append(make_run(tmp_path / "sac_s0_1", preset("sac", "classic/lqr"), model=False, epochs=3))
     plots.curve(runs, tmp_path / "curve.png")
     assert legend(drawn[0]) == ["mbpo: interquartile mean of 2 seeds", "sac: seed 0"]
-    assert drawn[0].axes[0].get_legend().get_title().get_text() == "bands: 95 % bootstrap interval"
+    assert drawn[0].axes[0].get_legend().get_title().get_text() == "bands: 95 % bootstrap interval, thin: each seed"
 
 
 def test_a_run_without_evaluations_draws_an_empty_plot(tmp_path, drawn):
@@ -81,6 +82,30 @@ def test_over_seconds_seeds_are_read_off_at_the_same_times(tmp_path, drawn):
     np.testing.assert_allclose(middle[:, 0], np.linspace(4, 30, 3))
     for line in (first, second, middle):
         np.testing.assert_allclose(line[:, 1], line[:, 0])
+
+
+def test_sample_efficiency_draws_both_methods_from_their_metrics_and_when_each_seed_had_solved_it(
+    tmp_path, drawn, monkeypatch
+):
+    import dataclasses
+
+    monkeypatch.setitem(sample_efficiency.WORLDS, "classic/lqr", (25.0, 500, 1_000))
+    made = {
+        name: [make_run(tmp_path / f"{name}_s{s}_1", dataclasses.replace(config, seed=s), seeds=(s,)) for s in (0, 1)]
+        for name, config in (("mbpo", MBPO), ("sac", preset("sac", "classic/lqr")))
+    }
+    solved = {"mbpo": [None, None], "sac": [750.0, None]}
+    sample_efficiency.draw("classic/lqr", made, solved, tmp_path / "figure.png")
+    assert legend(drawn[0]) == [
+        "solved: 25",
+        "mbpo: interquartile mean of 2 seeds",
+        "sac: interquartile mean of 2 seeds",
+    ]
+    marks = {line.get_marker(): [] for line in drawn[0].axes[1].lines}
+    for line in drawn[0].axes[1].lines:
+        marks[line.get_marker()] += line.get_xydata().tolist()
+    assert marks["|"] == [[750, 1]]
+    assert marks["x"] == [[500, pytest.approx(-0.1)], [500, pytest.approx(0.1)], [1_000, 1]]
 
 
 def test_the_interquartile_mean_is_scipy_s():

@@ -83,7 +83,8 @@ def test_one_run_looked_at_by_every_command(tmp_path, capsys):
     capsys.readouterr()
 
     assert cli.main(["diagnose", str(run)]) == 0
-    said = capsys.readouterr().out
+    said, aside = capsys.readouterr()
+    assert f"{run}: measuring" in aside  # which takes a while
     assert "open loop" in said and str(run / "plots") in said
     path = diagnose.path_of(run, 100, 0)
     found = json.loads(path.read_text())
@@ -98,7 +99,9 @@ def test_one_run_looked_at_by_every_command(tmp_path, capsys):
 
     stamp = path.stat().st_mtime_ns
     assert cli.main(["plot", str(run)]) == 0
-    written = {line.rpartition("/")[2] for line in capsys.readouterr().out.splitlines()}
+    said, aside = capsys.readouterr()
+    assert not aside  # it was kept
+    written = {line.rpartition("/")[2] for line in said.splitlines()}
     names = {"open_loop_error", "predicted_and_true", "calibration", "disagreement", "imagined_returns", "critic"}
     assert written == {f"{name}.png" for name in names | {"learning_curve", "learning_curve_seconds", "time"}}
     for name in written:

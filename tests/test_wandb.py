@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import types
 
@@ -13,6 +14,8 @@ from branchax.config import ConfigError
 from branchax.host import run as host
 from branchax.host import rundir, runlog, wandb
 
+needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
+
 
 class Server:
     """What W&B would know: for each run's id, `{step: numbers}`. It takes no step that it is past."""
@@ -21,10 +24,20 @@ class Server:
 
     def __init__(self):
         self.runs, self.opened, self.refuses = {}, [], False
+        self.mode, self.key = "online", "0" * 40
+
+    def setup(self, settings=None):
+        return types.SimpleNamespace(settings=types.SimpleNamespace(mode=self.mode))
+
+    def login(self, prompt, verify):
+        assert not prompt and not verify and self.mode != "offline"
+        if self.key is not None and len(self.key) < 40:
+            raise self.Error("WANDB_API_KEY invalid: too short.")
+        return self.key is not None
 
     def init(self, **options):
         if self.refuses:
-            raise self.Error("api_key not configured (no-tty)\nmore")
+            raise self.Error("no network\nmore")
         self.opened.append(options)
         history = self.runs.setdefault(options["id"], {})
 
@@ -44,7 +57,7 @@ class Server:
 def server(monkeypatch):
     found = Server()
     monkeypatch.setitem(sys.modules, "wandb", found)
-    monkeypatch.setattr(wandb, "check", lambda: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace(name=name))
     monkeypatch.setattr("branchax.build.build", toy_program)
     return found
 
@@ -74,10 +87,22 @@ def test_a_run_that_had_none_brings_its_past(server, toy_config, tmp_path):
 
 def test_a_refusal_is_one_line(server, toy_config, tmp_path):
     server.refuses = True
-    with pytest.raises(
-        ConfigError, match=r"^wandb: api_key not configured \(no-tty\); allowed: wandb login, .*offline"
-    ):
+    with pytest.raises(ConfigError, match=r"^wandb: no network; allowed: wandb login, .*offline"):
         host.train(replace(toy_config, wandb=True), tmp_path)
+
+
+@pytest.mark.parametrize(("key", "why"), [(None, "not logged in"), ("abc", "WANDB_API_KEY invalid: too short")])
+def test_a_missing_login_is_refused_before_anything_is_built(server, toy_config, tmp_path, monkeypatch, key, why):
+    server.key = key
+    monkeypatch.setattr("branchax.build.build", lambda config: pytest.fail("built"))
+    with pytest.raises(ConfigError, match=rf"^wandb: {why}; allowed: wandb login, WANDB_MODE=offline or --no-wandb$"):
+        host.train(replace(toy_config, wandb=True), tmp_path)
+    assert not server.opened and not list(tmp_path.iterdir())
+
+
+def test_offline_needs_no_login(server):
+    server.key, server.mode = None, "offline"
+    wandb.check()
 
 
 def test_a_missing_package_is_named_with_the_cure(monkeypatch):
@@ -86,7 +111,18 @@ def test_a_missing_package_is_named_with_the_cure(monkeypatch):
         wandb.check()
 
 
-@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
+@needs_wandb
+@pytest.mark.parametrize(("variables", "why"), [({}, "not logged in"), ({"WANDB_API_KEY": "abc"}, "WANDB_API_KEY inv")])
+def test_the_command_exits_with_2_before_jax_is_loaded(tmp_path, variables, why):
+    nobody = {"HOME": str(tmp_path), "WANDB_CONFIG_DIR": str(tmp_path), "NETRC": str(tmp_path / "none"), **variables}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    command = [sys.executable, "-m", "branchax", "train", "sac", "--world", "classic/lqr", "--wandb"]
+    done = subprocess.run(command, cwd=tmp_path, env=kept | nobody, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and f"wandb: {why}" in done.stderr and "WANDB_MODE=offline" in done.stderr
+    assert done.stdout == "" and not (tmp_path / "runs").exists()
+
+
+@needs_wandb
 def test_offline(toy_config, tmp_path, monkeypatch):
     monkeypatch.setattr("branchax.build.build", toy_program)
     monkeypatch.setitem(os.environ, "WANDB_MODE", "offline")

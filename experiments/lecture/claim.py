@@ -155,10 +155,14 @@ def save(path: Path, heights: Sequence[float], fill: Callable[..., None], above:
         figure.savefig(path)
 
 
-def line(axes: Axes, x: Any, curve: dict[str, list[float]], label: str, colour: int, dashes: str = "-") -> None:
-    """A curve with its band."""
-    axes.plot(x, curve["centre"], dashes, color=COLOURS[colour], label=label)
-    axes.fill_between(x, curve["low"], curve["high"], color=COLOURS[colour], alpha=0.2, linewidth=0)
+def line(
+    axes: Axes, x: Any, curve: dict[str, list[float]], label: str, colour: int, dashes: Any = "-", mark: str = ""
+) -> None:
+    """A curve with its band, whose edges are drawn so that bands can be told apart where they overlap."""
+    axes.plot(x, curve["centre"], linestyle=dashes, marker=mark, markersize=3, color=COLOURS[colour], label=label)
+    axes.fill_between(x, curve["low"], curve["high"], color=COLOURS[colour], alpha=0.15, linewidth=0)
+    for edge in ("low", "high"):
+        axes.plot(x, curve[edge], color=COLOURS[colour], linewidth=0.5, alpha=0.6)
 
 
 def whiskers(axes: Axes, x: Any, found: Sequence[Measured | list[float]], label: str, colour: int, mark: str) -> None:

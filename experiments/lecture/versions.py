@@ -48,7 +48,13 @@ WORLDS = {
 }
 METHODS = {"v2.0": "2.0", "v2.5": "2.5", "mbpo": "3.0 (mbpo)", "sac": "SAC, no model", "ppo": "PPO, no model"}
 LONG = ("v2.0", "v2.5")  # run in the first world alone, see above
-DASHES = {"v2.0": ":", "v2.5": "--", "mbpo": "-", "sac": "-.", "ppo": ":"}
+LOOKS: dict[str, tuple[Any, str]] = {  # dashes and mark
+    "v2.0": (":", "v"),
+    "v2.5": ("--", "^"),
+    "mbpo": ("-", "o"),
+    "sac": ("-.", "s"),
+    "ppo": ((0, (5, 1, 1, 1, 1, 1)), "D"),
+}
 
 CLAIM = Claim(
     name="versions",
@@ -178,7 +184,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
     def fill(*axes: Axes) -> None:
         for panel, (world, found) in zip(axes, data["worlds"].items(), strict=False):
             for name, r in found.items():
-                line(panel, r["env_steps"], r["score"], METHODS[name], list(METHODS).index(name), DASHES[name])
+                line(panel, r["env_steps"], r["score"], METHODS[name], list(METHODS).index(name), *LOOKS[name])
             panel.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
             panel.set(title=world, ylabel="score (1: solved)", xlabel="real steps", ylim=(-0.4, 1.2))
         legend(axes[0], "interquartile mean, 95 % bootstrap band", 2)
@@ -194,7 +200,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
         axes[-1].invert_yaxis()
         axes[-1].grid(axis="y", visible=False)
 
-    save(path, [1.6, 1.6, 1.6, 1.5], fill, above=0.7)
+    save(path, [2.4, 1.8, 1.8, 1.5], fill, above=0.7)
 
 
 if __name__ == "__main__":

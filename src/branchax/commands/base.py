@@ -85,6 +85,11 @@ def check_run(directory: Path, seed: int | None) -> None:
         raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
 
 
+def aside(text: str) -> None:
+    """Says what goes on to those who watch, and not to what reads the output."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def beside(runs: Sequence[Path]) -> Path:
     """Where what is made of runs goes: into the one run's directory, or into the folder that holds them all."""
     if len(runs) == 1:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import check_installed, parse
+from branchax.commands.base import aside, check_installed, parse
 from branchax.config import ConfigError
 from branchax.host import rundir
 
@@ -27,7 +27,7 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(
             f"run: {options.run} has no model to diagnose: {why}; `branchax plot` draws what its critic is worth"
         )
-    found = diagnose.diagnose(options.run, options.seed)
+    found = diagnose.diagnose(options.run, options.seed, say=aside)
     for line in diagnose.summary(found):
         print(line)
     paths = pictures.draw(found, options.run / "plots")

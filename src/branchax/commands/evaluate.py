@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import check_flags, check_installed
+from branchax.commands.base import aside, check_flags, check_installed
 from branchax.config import ConfigError
 from branchax.host import rundir
 
@@ -39,7 +38,7 @@ def run(arguments: list[str]) -> None:
     from branchax.host import runlog
     from branchax.host.evaluate import evaluate
 
-    records = evaluate(options.run, options.episodes, options.step, say=lambda text: print(text, file=sys.stderr))
+    records = evaluate(options.run, options.episodes, options.step, say=aside)
     for record in records:
         print(
             f"seed {record['seed']} after {record['env_steps']:,} env steps: return {record['eval/return_mean']:.1f}"

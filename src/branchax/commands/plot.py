@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import beside, check_run, parse
+from branchax.commands.base import aside, beside, check_run, parse
 from branchax.config import ConfigError
 
 
@@ -38,7 +38,7 @@ def run(arguments: list[str]) -> None:
 
     for directory in options.runs:
         try:
-            found = diagnose.diagnose(directory, options.seed)
+            found = diagnose.diagnose(directory, options.seed, say=aside)
         except ConfigError as error:  # no checkpoint: there are still the curves
             print(f"{directory}: no diagnostics: {error}")
             continue

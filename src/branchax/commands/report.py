@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from branchax.commands.base import beside, check_run, parse
+from branchax.commands.base import aside, beside, check_run, parse
 
 
 def run(arguments: list[str]) -> None:
@@ -28,5 +28,5 @@ def run(arguments: list[str]) -> None:
 
     from branchax.host.report import report
 
-    report(options.runs, path, options.curves, options.seed)
+    report(options.runs, path, options.curves, options.seed, say=aside)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB; open it in a browser, no network needed)")

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,10 @@ Found = dict[str, Any]
 VERSION = 2  # of what is written; another one is measured again
 
 
-def diagnose(directory: str | Path, seed: int | None = None) -> Found:
+def diagnose(directory: str | Path, seed: int | None = None, say: Callable[[str], Any] = lambda text: None) -> Found:
     """The diagnosis of one seed (by default the first), from the file that `path_of` names if that is up to date.
+
+    Otherwise it is measured, which takes as long as compiling a run; `say` hears of that.
 
     Raises:
       ConfigError: when the directory holds no run, no checkpoint yet, or no such seed.
@@ -56,6 +59,7 @@ def diagnose(directory: str | Path, seed: int | None = None) -> Found:
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["version"] == VERSION:
             return found
+    say(f"{directory}: measuring what the model and the critic of seed {seed} are worth, and where the time goes")
     cache.enable()
     player = play.load(directory, seed)
     rows = runlog.read(directory / rundir.METRICS)

@@ -56,9 +56,9 @@ def curve(run_dirs: Iterable[str | Path], path: str | Path, seconds: bool = Fals
     axes = figure.subplots(1 + has_model, 1, sharex=True, squeeze=False, height_ratios=(3, 1.5)[: 1 + has_model])[:, 0]
     for i, group in enumerate(found):
         look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
-        _draw(axes[0], group, runlog.RETURN, look, seconds, name=f"{group.label}: " if len(found) > 1 else "")
+        add(axes[0], group, runlog.RETURN, look, seconds, name=f"{group.label}: " if len(found) > 1 else "")
         if has_model:
-            _draw(axes[1], group, runlog.MODEL_ERROR, look, seconds)
+            add(axes[1], group, runlog.MODEL_ERROR, look, seconds)
     figure.suptitle(", ".join(sorted({group.world for group in found})), fontsize=12, x=0.01, ha="left")
     tidy(axes[0], "return of an episode")
     if axes[0].lines and len(found) == 1:
@@ -71,7 +71,7 @@ def curve(run_dirs: Iterable[str | Path], path: str | Path, seconds: bool = Fals
             loc="lower left",
             bbox_to_anchor=(0.0, 1.0),
             ncols=2,
-            title=f"bands: {INTERVAL if many else EPISODES}",
+            title=f"bands: {INTERVAL}, thin: each seed" if many else f"bands: {EPISODES}",
             title_fontsize=8,
             alignment="left",
         )
@@ -132,14 +132,16 @@ def line(group: Group, what: str, seconds: bool = False) -> Line | None:
     return Line(x, values, interquartile_mean(values), *bootstrap(values))
 
 
-def _draw(axes: Axes, group: Group, what: str, look: dict[str, Any], seconds: bool, name: str | None = None) -> None:
-    """Middle, seeds and (when there is a `name` to say what it is) the band of one group."""
+def add(
+    axes: Axes, group: Group, what: str, look: dict[str, Any], seconds: bool = False, name: str | None = None
+) -> None:
+    """Middle, seeds (thin) and (when there is a `name` to say what it is) the band of one group."""
     found = line(group, what, seconds)
     if found is None:
         return
     many, low, high = len(found.seeds) > 1, found.low, found.high
     for y in found.seeds if many else []:
-        axes.plot(found.x, y, **look, linewidth=0.7, alpha=0.5)
+        axes.plot(found.x, y, color=look["color"], linewidth=0.6, alpha=0.4)
     if name is not None and not many:
         spread = [row.get(runlog.RETURN_SPREAD) or 0.0 for row in group.seeds[0] if row.get(what) is not None]
         low, high = found.middle - spread, found.middle + spread

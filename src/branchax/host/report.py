@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,11 @@ NO_CURVES = {"seed", "epoch", "env_steps", runlog.OFFLINE}  # what curves are dr
 
 
 def report(
-    run_dirs: Sequence[str | Path], path: str | Path, curves_only: bool = False, seed: int | None = None
+    run_dirs: Sequence[str | Path],
+    path: str | Path,
+    curves_only: bool = False,
+    seed: int | None = None,
+    say: Callable[[str], Any] = lambda text: None,
 ) -> None:
     """Writes the page: curves, a player of real and imagined episodes, diagnostics, evaluations, settings.
 
@@ -29,13 +33,14 @@ def report(
       path: the file to write.
       curves_only: leaves out what needs the checkpoints, and JAX.
       seed: whose model to diagnose, by default each run's first.
+      say: hears of what takes long.
 
     Raises:
       ConfigError: when a directory holds no run.
     """
     directories = [Path(d) for d in run_dirs]
     found = plots.groups(directories)
-    runs = [_run(directory, curves_only, seed) for directory in directories]
+    runs = [_run(directory, curves_only, seed, say) for directory in directories]
     offline = any(runlog.OFFLINE in row for group in found for rows in group.seeds for row in rows)
     data = {
         "steps": "steps of training offline" if offline else "env steps",
@@ -83,13 +88,13 @@ def _line(line: Line) -> dict[str, Any]:
     return {**parts, "seeds": [rounded(y) for y in line.seeds] if len(line.seeds) > 1 else [[]]}
 
 
-def _run(directory: Path, curves_only: bool, seed: int | None) -> dict[str, Any]:
+def _run(directory: Path, curves_only: bool, seed: int | None, say: Callable[[str], Any]) -> dict[str, Any]:
     config, diagnosis, note = rundir.load_config(directory), None, ""
     if not curves_only:
         from branchax.host.diagnose import diagnose
 
         try:
-            diagnosis = diagnose(directory, seed)
+            diagnosis = diagnose(directory, seed, say)
         except ConfigError as error:  # no checkpoint yet: there are still curves
             note = str(error)
     command = directory / rundir.COMMAND

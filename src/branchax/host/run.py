@@ -23,7 +23,7 @@ from rich.console import Console
 
 from branchax import build, replay
 from branchax.config import Config, ConfigError, check, from_dict, to_dict, value_at, with_field
-from branchax.host import cache, checkpoint, dataset, distributed, faults, memory, rundir, runlog
+from branchax.host import cache, checkpoint, dataset, distributed, faults, memory, rundir, runlog, wandb
 from branchax.host import mesh as meshes
 from branchax.host.curves import Curves, open_curves
 from branchax.host.progress import Progress
@@ -130,6 +130,8 @@ def train_together(
         check(run.config)
         run.lanes = slice(i * run.config.seeds, (i + 1) * run.config.seeds) if len(runs) > 1 else None
     config, leads = runs[0].config, distributed.leads()
+    if leads and config.wandb:
+        wandb.check()
     stop = Stop(config.grace)
     with contextlib.ExitStack() as held:
         changed: list[str] = []

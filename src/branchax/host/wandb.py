@@ -22,20 +22,40 @@ from branchax.host.runlog import SKIPPED, Row, clock
 PROJECT = "branchax"  # unless WANDB_PROJECT names another
 
 
+ALLOWED = "allowed: wandb login, WANDB_MODE=offline or --no-wandb"
+
+
 def check() -> None:
-    """Raises `ConfigError` when the package is missing."""
+    """Raises `ConfigError` when the package is missing, or has to send what it gets and knows no account to send it to.
+
+    Nothing is sent yet: whether the account is any good shows when the runs begin.
+    """
     if importlib.util.find_spec("wandb") is None:
         raise ConfigError("wandb: the package is not installed; allowed: pip install 'branchax[wandb]', or no --wandb")
+    library: Any = importlib.import_module("wandb")
+    library.setup(settings=library.Settings(silent=True))  # the terminal is `Progress`'s
+    if library.setup().settings.mode in ("offline", "dryrun", "disabled"):
+        return
+    try:  # it looks into its variables, its settings and netrc
+        found = library.login(prompt=False, verify=False)
+    except library.Error as error:  # such as a key of the wrong length
+        raise _refused(error) from error
+    if not found:
+        raise ConfigError(f"wandb: not logged in; {ALLOWED}")
+
+
+def _refused(error: Exception) -> ConfigError:
+    why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return ConfigError(f"wandb: {why}; {ALLOWED}")
 
 
 class Wandb:
     """Writes rows as they come; `rows` are those that were written to the run's directory before.
 
-    Raises `ConfigError` when the package is missing, or it refuses to begin (no account, no network).
+    Raises `ConfigError` when it refuses to begin (a wrong account, no network).
     """
 
     def __init__(self, config: Config, directory: Path, rows: Iterable[Row], say: Callable[[str], Any]) -> None:
-        check()
         library: Any = importlib.import_module("wandb")
         path = directory / rundir.WANDB / "ids.json"
         path.parent.mkdir(exist_ok=True)
@@ -58,8 +78,7 @@ class Wandb:
                 )
             except library.Error as error:
                 self.close()
-                why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
-                raise ConfigError(f"wandb: {why}; allowed: wandb login, WANDB_MODE=offline or --no-wandb") from error
+                raise _refused(error) from error
             self._runs[seed] = run
             rundir.write_json(path, ids)
             say(f"  wandb      {f'wandb sync {Path(run.dir).parent} sends it' if run.offline else run.url}")

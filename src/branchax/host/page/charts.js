@@ -117,7 +117,7 @@ function lineChart(options) {
     const ys = live.flatMap((s) => [...s.y, ...(s.low || []), ...(s.high || []), ...(s.seeds || []).flat()]);
     const box = { x: extent(live.flatMap((s) => s.x), false, 0), y: options.range || extent(ys, log) };
     const f = frame(width, height, box, { x: options.x && options.x(), y: options.y && options.y(), logY: log });
-    if (options.diagonal) f.root.append(svg("path", { d: path(f.x, f.y, [0, 1], [0, 1]), stroke: role("soft"), fill: "none" }));
+    if (options.diagonal) f.root.append(svg("path", { d: path(f.x, f.y, box.x, box.x), stroke: role("soft"), fill: "none" }));
     for (const s of live) {
       if (s.low && s.high) {
         const keep = s.x.map((_, i) => i).filter((i) => s.low[i] !== null && s.high[i] !== null && (!log || s.low[i] > 0));
@@ -138,9 +138,8 @@ function lineChart(options) {
     holder.replaceChildren(f.root, tip);
     state = { f, live, cursor, dots, width, log };
     legend.replaceChildren(...series.map((s, i) => {
-      const key = make("span", { class: "key" });
-      key.style.borderTopColor = ink(s);
-      if (s.dash) key.style.borderTopStyle = "dashed";
+      const key = svg("svg", { class: "key", width: 30, height: 4 });
+      key.append(svg("line", { x2: 30, y1: 2, y2: 2, stroke: ink(s), "stroke-width": 3, "stroke-dasharray": s.dash || "" }));
       return make("button", { type: "button", "aria-pressed": String(shown[i]),
         onclick: () => { shown[i] = !shown[i]; draw(); } }, key, s.name);
     }));
