@@ -102,8 +102,8 @@ def measure(case: Case) -> dict[str, Any]:
         "settings": case.settings,
         "work": case.work,
         "seconds": dict(seconds),
-        "gflops_of_products": (case.flops or 0.0) / seconds["products"] / 1e9,
-        "gbs_of_elementwise": read / seconds["elementwise"] / 1e9,
+        "gflops_of_products": (case.flops or 0.0) / (seconds["products"] or math.inf) / 1e9,
+        "gbs_of_elementwise": read / (seconds["elementwise"] or math.inf) / 1e9,
         "longest": [{"name": name, "kind": kinds[name][0], "seconds": own[name]} for name in longest],
     }
 

@@ -1,10 +1,10 @@
-"""The newcomer's path, from the README alone: each command, how long it takes, and that it did what it says.
+"""The newcomer's path, from README and docs: each command, how long it takes, and that it did what it says.
 
 Train and press Ctrl-C, resume, train another run, plot both, a report, a GIF, take the policy away and use it with
 NumPy alone, evaluate, diagnose; then a world of one's own, as `docs/worlds.md` has it, checked and trained in. Runs are
 as short and networks as small as can be: what is measured is the way, not the learning.
 
-    make bench NAME=newcomer      # five minutes: results/newcomer.json
+    make bench NAME=newcomer      # minutes: results/newcomer.json
 
 Each is a process of its own, and nothing is compiled when the first one starts. The clock is what a user waits.
 """

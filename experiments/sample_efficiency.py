@@ -2,9 +2,9 @@
 
 Both learners are the same code, with the same networks and the same 100 updates per real step; `sac` imagines nothing.
 With few updates per step both are limited by updates, and on worlds as small as these they need about the same number
-of real steps; with many, real data is what is short, and that is what a model stretches. Rollouts are 15 steps long: those
-of 2, as in a first version, hardly leave the real states, and what a policy has not met in the world it can meet in the
-model.
+of real steps; with many, real data is what is short, and that is what a model stretches. Rollouts are 15 steps
+long: those of 2, as in a first version, hardly leave the real states, and what a policy has not met in the world it can
+meet in the model.
 
 A seed has solved a world at the first of three evaluations in a row that reach the threshold. A seed of `sac` that does
 not within its budget counts with the whole budget, which is a lower bound.

@@ -97,7 +97,7 @@ def one(devices: int, axis: str) -> dict[str, Any]:
     over, program, horizon = mesh.make(config), build(config), np.int32(5)
     assert program.parts is not None
     parts = program.parts
-    lie = mesh.shardings(mesh.placed(jax.eval_shape(jax.vmap(program.init), seed_keys(config)), over))
+    lie = mesh.shardings(mesh.placed(jax.eval_shape(over_seeds(program.init), seed_keys(config)), over))
 
     def one_sum(x: jax.Array) -> jax.Array:
         total = partial(jax.lax.psum, axis_name="batch")
@@ -113,7 +113,7 @@ def one(devices: int, axis: str) -> dict[str, Any]:
             found.append(time.perf_counter() - begun)
         return found[2:]
 
-    with jax.set_mesh(over):
+    with mesh.entered(over):
         state = jax.jit(over_seeds(program.init), out_shardings=lie)(seed_keys(config))
         imagine = jax.jit(over_seeds(parts.imagine, (0, None)), out_shardings=(lie, None))
         imagine = imagine.lower(state, horizon).compile()
@@ -172,7 +172,7 @@ def memory() -> list[dict[str, Any]]:
     for name, (method, seeds) in PLANNED.items():
         config = replace(preset(method, "classic/pendulum"), seeds=seeds, devices=1)
         over, program = mesh.make(config), build(config)
-        template = mesh.placed(jax.eval_shape(jax.vmap(program.init), seed_keys(config)), over)
+        template = mesh.placed(jax.eval_shape(over_seeds(program.init), seed_keys(config)), over)
         epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
         found: Any = epoch.lower(template, jnp.int32(config.rollout.horizon)).compile().memory_analysis()
         planned = sum(part.size for part in memory.plan(config, template, over))
@@ -220,15 +220,18 @@ def deaths() -> dict[str, Any]:
         for name, (which, sent) in DEATHS.items():
             directory = Path(folder) / f"{which}{sent.name}"
             both = pair(directory)
-            while not (directory / "checkpoints" / "80").exists():
-                assert all(process.poll() is None for process in both), directory.with_suffix(".0.log").read_text()
-                time.sleep(0.1)
-            both[which].send_signal(sent)
-            begun = time.monotonic()
-            code = both[1 - which].wait(300)
-            rows.append({"death": name, "survivor_gone_s": time.monotonic() - begun, "survivor_exit_code": code})
-            both[which].kill()
-            both[which].wait()
+            try:
+                while not (directory / "checkpoints" / "80").exists():
+                    assert all(process.poll() is None for process in both), directory.with_suffix(".0.log").read_text()
+                    time.sleep(0.1)
+                both[which].send_signal(sent)
+                begun = time.monotonic()
+                code = both[1 - which].wait(300)
+                rows.append({"death": name, "survivor_gone_s": time.monotonic() - begun, "survivor_exit_code": code})
+            finally:
+                for process in both:
+                    process.kill()
+                    process.wait()
             print(json.dumps(rows[-1]), flush=True)
             if len(rows) == 1:
                 assert [process.wait(900) for process in pair(directory)] == [0, 0]

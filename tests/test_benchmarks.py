@@ -270,14 +270,14 @@ def test_a_newcomer_s_step_has_to_do_what_is_expected(tmp_path):
 def test_a_newcomer_s_ctrl_c_comes_after_the_evaluations_that_were_asked_for(tmp_path):
     row = "        250        1     -1629.7 ± 120.4             200       0.0123     0:05"
     text = f"""import time
-for _ in range(9):
-    print({row!r}, flush=True)
-    try:
-        time.sleep(0.5)
-    except KeyboardInterrupt:
-        print("well")
-        exit(75)
+try:
+    for number in range(99):
+        print({row!r}, flush=True)
+        time.sleep(0.2)
+except KeyboardInterrupt:
+    print("well")
+    exit(75)
 """
     (tmp_path / "script.py").write_text(text)
     step = newcomer.Step("python script.py", interrupt=2, code=75, says="well")
-    assert newcomer.walk(step, tmp_path) < 3
+    newcomer.walk(step, tmp_path)  # to its end it would take another way out

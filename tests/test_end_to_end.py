@@ -137,9 +137,8 @@ def test_a_nan_world_stops_the_run_and_leaves_what_was_saved(tmp_path, monkeypat
     assert not checkpoint.steps(tmp_path / "run" / rundir.CHECKPOINTS)
 
 
-# Those whose paths no other fast test takes: `mbpo` runs above, and test_dyna, test_on_policy, test_planner and
-# test_phases have the others'.
-EACH_PATH = ("m2ac", "mbpo_td3", "steve", "svg", "mbppo", "shac")
+# Those whose paths no other fast test takes: `mbpo` runs above, and test_dyna and test_on_policy have the others'.
+EACH_PATH = ("m2ac", "mbpo_td3", "steve", "svg", "mbppo", "shac", "v2.5", "pets")
 
 
 @pytest.mark.parametrize("name", [n if n in EACH_PATH else pytest.param(n, marks=pytest.mark.slow) for n in PRESETS])

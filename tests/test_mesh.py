@@ -90,7 +90,7 @@ def test_one_device_is_the_mesh_of_size_one():
     there = mesh.make(MBPO)
     assert dict(there.shape) == {"seed": 1, "batch": 1}
     x = jnp.zeros(3)
-    with jax.set_mesh(there):
+    with mesh.entered(there):
         assert over_batch(x) is x
     with pytest.raises(ConfigError, match=r"devices: 8 needs 8 devices; allowed: up to 1"):
         mesh.make(dataclasses.replace(MBPO, devices=8, seeds=8))

@@ -10,9 +10,11 @@ import types
 import pytest
 from conftest import replace, toy_program
 
+from branchax.commands.train import launch
 from branchax.config import ConfigError
 from branchax.host import run as host
 from branchax.host import rundir, runlog, wandb
+from branchax.host.distributed import Processes
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
 
@@ -24,7 +26,7 @@ class Server:
 
     def __init__(self):
         self.runs, self.opened, self.refuses = {}, [], False
-        self.mode, self.key = "online", "0" * 40
+        self.mode, self.key, self.run = "online", "0" * 40, None
 
     def setup(self, settings=None):
         return types.SimpleNamespace(settings=types.SimpleNamespace(mode=self.mode))
@@ -57,7 +59,7 @@ class Server:
 def server(monkeypatch):
     found = Server()
     monkeypatch.setitem(sys.modules, "wandb", found)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace(name=name))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: types.SimpleNamespace(origin=name))
     monkeypatch.setattr("branchax.build.build", toy_program)
     return found
 
@@ -105,8 +107,24 @@ def test_offline_needs_no_login(server):
     wandb.check()
 
 
-def test_a_missing_package_is_named_with_the_cure(monkeypatch):
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+def test_who_has_a_run_of_their_own_is_logged_in(server):
+    server.key, server.run = None, object()
+    wandb.check()
+
+
+def test_of_several_processes_the_first_alone_needs_a_login(server, toy_config, tmp_path, monkeypatch):
+    server.key, config = None, replace(toy_config, wandb=True)
+    monkeypatch.setattr("branchax.host.distributed.start", lambda processes: None)
+    monkeypatch.setattr("branchax.host.run.train", lambda *arguments: None)
+    second = Processes(coordinator="localhost:1234", process_id=1, processes=2)
+    launch(config, tmp_path, False, "", second)
+    with pytest.raises(ConfigError, match="not logged in"):
+        launch(config, tmp_path, False, "")
+
+
+@pytest.mark.parametrize("found", [None, types.SimpleNamespace(origin=None)], ids=["nothing", "a folder of that name"])
+def test_a_missing_package_is_named_with_the_cure(monkeypatch, found):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     with pytest.raises(ConfigError, match=r"pip install 'branchax\[wandb\]'"):
         wandb.check()
 

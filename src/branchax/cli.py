@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def entry() -> None:
     """What the `branchax` command calls."""
     # Reading flags and tracing programs make many objects that stay; at its default (700 new ones) the collector goes
-    # through them again and again, which takes a quarter of the time of `train --help`.
+    # through them again and again.
     gc.set_threshold(100_000)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):

@@ -12,7 +12,8 @@ Only batches that mix real and imagined rows need the model buffer. An agent tha
 one whose targets or gradients look ahead (MVE, STEVE, SVG) rolls the model out from the states of its batch; a planner
 takes the model itself, before it collects. Otherwise an epoch that collects only once does so first.
 
-Everything that changes lives in `TrainState`: `vmap` over it trains seeds side by side, saving it resumes exactly.
+Everything that changes lives in `TrainState`: `sharding.over_seeds` trains many side by side, saving it resumes
+exactly.
 This module takes ready-made parts and knows no names; `build.py` makes the parts.
 """
 
@@ -83,7 +84,7 @@ class Parts(NamedTuple):
 
 
 class Program(NamedTuple):
-    """A run as pure, unbatched functions; the host vmaps them over seeds and compiles them."""
+    """A run as pure, unbatched functions; the host takes them over seeds (`sharding.over_seeds`) and compiles them."""
 
     spec: WorldSpec
     init: Callable[[Key], TrainState]  # exploration included

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from branchax.config import Config, ConfigError, nearest
+from branchax.config import ConfigError, nearest
 from branchax.host import rundir
 
 # Exit codes. PREEMPTED: a run was asked to end and did so well; INTERRUPTED: at once. `RunError`s bring their own.
@@ -65,15 +65,6 @@ def check_installed(world: str) -> None:
         top = module.partition(".")[0]
         if importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
             raise ConfigError(f"world: {world!r} cannot be imported: no module {top!r} here or where Python looks")
-
-
-def check_needs(config: Config) -> None:
-    """Raises `ConfigError`, with the cure, when a package is missing that a run of these settings needs."""
-    check_installed(config.world)
-    if config.wandb:
-        from branchax.host import wandb
-
-        wandb.check()
 
 
 def check_run(directory: Path, seed: int | None) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import tyro
 
-from branchax.commands.base import PREEMPTED, check_flags, check_needs
+from branchax.commands.base import PREEMPTED, check_flags, check_installed
 from branchax.commands.train import TrainOptions, flags, preset_of
 from branchax.config import Config, ConfigError, check
-from branchax.host import RunError, launch, sweep
+from branchax.host import RunError, launch, sweep, wandb
 from branchax.host.distributed import Processes
 from branchax.host.signals import Preempted
 from branchax.presets import PRESETS
@@ -66,7 +66,9 @@ def run(arguments: list[str]) -> None:
     ]
     for config in configs:
         check(config)
-        check_needs(config)
+        check_installed(config.world)
+    if any(config.wandb for config in configs):
+        wandb.check()
     points = sweep.plan(grid, configs)
     stem = f"runs/sweep_{configs[0].world.replace('/', '-')}_{options.preset}"
     directory = sweep.directory_of(points, stem, options.run)

@@ -11,9 +11,9 @@ from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import check_flags, check_needs
+from branchax.commands.base import check_flags, check_installed
 from branchax.config import Config, ConfigError, check, flat, read, to_dict
-from branchax.host import RunError, distributed, lock, rundir
+from branchax.host import RunError, distributed, lock, rundir, wandb
 from branchax.host.distributed import Processes
 from branchax.presets import PRESETS, preset
 
@@ -95,12 +95,14 @@ def launch(
 
         config = dataset.sized(config)
     check(config)
-    check_needs(config)
+    check_installed(config.world)
     distributed.check(processes, named=named)
     if processes == Processes():  # of several, the first one looks
         if (owner := lock.owner(directory)) is not None:
             raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
         rundir.admit(directory, config, force)
+        if config.wandb:
+            wandb.check()
         print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
     distributed.start(processes)
 

@@ -6,7 +6,7 @@
              rows of gradient batches                                        a batch from the model buffer
 
 Networks and the real replay buffer are whole on every device along `batch`: every part reads them at random places.
-One device is the mesh of size one; there is no other way to run.
+One device is the mesh of size one; only what JAX has to know of a mesh is left out there (`entered`).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a run shows: plain lines that stay, and on a terminal two live lines below them; all fit 80 columns.
+"""What a run shows: plain lines that stay, and on a terminal two live lines below them, which fit 80 columns.
 
     ⠋ training ━━━━╌╌╌╌╌╌ 1,750/4,000 env steps · 1:32 left · 24 steps/s
       return 812.3 ▁▁▂▅▇█▇ · model error 0.0123 · horizon 5

@@ -30,15 +30,18 @@ def check() -> None:
 
     Nothing is sent yet: whether the account is any good shows when the runs begin.
     """
-    if importlib.util.find_spec("wandb") is None:
+    spec = importlib.util.find_spec("wandb")
+    if spec is None or spec.origin is None:  # the folder that W&B makes where it runs is no package
         raise ConfigError("wandb: the package is not installed; allowed: pip install 'branchax[wandb]', or no --wandb")
     library: Any = importlib.import_module("wandb")
-    library.setup(settings=library.Settings(silent=True))  # the terminal is `Progress`'s
-    if library.setup().settings.mode in ("offline", "dryrun", "disabled"):
+    if library.run is not None:  # who calls has one of their own
         return
     try:  # it looks into its variables, its settings and netrc
+        library.setup(settings=library.Settings(silent=True))  # the terminal is `Progress`'s
+        if library.setup().settings.mode in ("offline", "dryrun", "disabled"):
+            return
         found = library.login(prompt=False, verify=False)
-    except library.Error as error:  # such as a key of the wrong length
+    except (library.Error, ValueError) as error:  # such as a key of the wrong length, or a mode that there is not
         raise _refused(error) from error
     if not found:
         raise ConfigError(f"wandb: not logged in; {ALLOWED}")
