@@ -19,6 +19,7 @@ from test_train import TINY
 from branchax.build import build
 from branchax.config import RolloutConfig, check
 from branchax.host import cache, checkpoint, mesh, run
+from branchax.sharding import over_seeds
 
 CONFIG = dataclasses.replace(
     TINY,
@@ -33,8 +34,8 @@ COLLECTIVE = re.compile(
 NAME = re.compile(r'op_name="([^"]*)"')
 
 
-def on(layout):
-    config = dataclasses.replace(CONFIG, mesh=layout)
+def on(layout, seeds=2):
+    config = dataclasses.replace(CONFIG, mesh=layout, seeds=seeds)
     check(config)
     over, program = mesh.make(config), build(config)
     with ThreadPoolExecutor(2) as pool:
@@ -43,8 +44,8 @@ def on(layout):
         init, epoch = compiled.init.result(), compiled.epoch.result()
         compiled.evaluate.result()
     lie = mesh.shardings(compiled.template)
-    imagine = jax.jit(jax.vmap(program.parts.imagine, (0, None), spmd_axis_name="seed"), out_shardings=(lie, None))
-    with jax.set_mesh(over):
+    imagine = jax.jit(over_seeds(program.parts.imagine, (0, None)), out_shardings=(lie, None))
+    with mesh.entered(over):
         imagined = imagine(init(*compiled.lanes), HORIZON)[0].imagined
     return compiled.template, epoch.as_text(), imagined, epoch({}, init(*compiled.lanes), HORIZON)[0]
 
@@ -117,7 +118,9 @@ def main(folder):
     on_four = checkpoint.restore(folder / "eight", 1, mesh.placed(template, mesh.make(four_config)))
     checkpoint.save(folder / "four", 1, on_four, {})
     on_one = checkpoint.restore(folder / "four", 1, single)
-    devices = [len(x.imagined.data.obs.devices()) for x in (eight, on_four, on_one)]
+    alone, alone_on_eight = (on(layout, seeds=1)[3] for layout in ("seed=1,batch=1", "seed=1,batch=8"))
+    back = checkpoint.restore(folder / "four", 1, template)
+    devices = [len(x.imagined.data.obs.devices()) for x in (eight, on_four, on_one, back)]
     print(
         json.dumps(
             {
@@ -125,7 +128,8 @@ def main(folder):
                 "rollouts": same_bits(rollouts, spread_rollouts),
                 "epoch": difference(one, eight),
                 "devices": devices,
-                "restored": same_bits(eight, on_four) and same_bits(eight, on_one),
+                "restored": same_bits(eight, on_four) and same_bits(eight, on_one) and same_bits(eight, back),
+                "alone": difference(alone, alone_on_eight),
                 "collectives": collectives(text),
             }
         )

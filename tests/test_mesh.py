@@ -109,8 +109,9 @@ def test_eight_devices_compute_what_one_does(tmp_path):
     found = json.loads(out.stdout.splitlines()[-1])
     assert found["rows"] == [[1, 240, 4], [2, 960, 4]]  # the model buffer, on a device and in all
     assert found["rollouts"]  # bit for bit
+    assert found["alone"] < 1e-5  # one seed over all eight
     assert found["epoch"] < 1e-5  # sums are taken in another order; None would say that a count or a flag differs
-    assert found["devices"] == [8, 4, 1] and found["restored"]
+    assert found["devices"] == [8, 4, 1, 8] and found["restored"]
     where = found["collectives"]
     assert where["rollouts"] >= 2 and where["rollout_lines"] > 100 and where["in_rollouts"] == []
     assert where["gradients_of_the_fit"] == 1  # a reduction per minibatch
