@@ -430,7 +430,7 @@ def compile_program(
     restored: bool = False,
     ready: Callable[[TrainState], None] = lambda template: None,
 ) -> Compiled:
-    """Compiles the functions of `program`, over all `lanes` (`sharding.over_seeds`) and laid out on `mesh`, each apart
+    """Compiles the functions of `program`, over all `lanes` (`sharding.over_seeds`) and laid out on `mesh`, at once
     in `pool`; `init` not if `restored`. As many lanes as `config` has seeds, or as several runs of that shape have.
 
     `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when it
