@@ -269,7 +269,8 @@ def test_a_newcomer_s_step_has_to_do_what_is_expected(tmp_path):
 
 def test_a_newcomer_s_ctrl_c_comes_after_the_evaluations_that_were_asked_for(tmp_path):
     row = "        250        1     -1629.7 ± 120.4             200       0.0123     0:05"
-    text = f"""import time
+    text = f"""import signal, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as Python has it, unless it was started in the background
 try:
     for number in range(99):
         print({row!r}, flush=True)

@@ -13,7 +13,7 @@ import tyro
 from branchax.commands.base import PREEMPTED, check_flags, check_installed
 from branchax.commands.train import TrainOptions, flags, preset_of
 from branchax.config import Config, ConfigError, check
-from branchax.host import RunError, launch, sweep, wandb
+from branchax.host import RunError, launch, sweep
 from branchax.host.distributed import Processes
 from branchax.host.signals import Preempted
 from branchax.presets import PRESETS
@@ -68,6 +68,8 @@ def run(arguments: list[str]) -> None:
         check(config)
         check_installed(config.world)
     if any(config.wandb for config in configs):
+        from branchax.host import wandb  # which loads NumPy
+
         wandb.check()
     points = sweep.plan(grid, configs)
     stem = f"runs/sweep_{configs[0].world.replace('/', '-')}_{options.preset}"

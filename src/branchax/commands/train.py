@@ -13,7 +13,7 @@ import tyro
 
 from branchax.commands.base import check_flags, check_installed
 from branchax.config import Config, ConfigError, check, flat, read, to_dict
-from branchax.host import RunError, distributed, lock, rundir, wandb
+from branchax.host import RunError, distributed, lock, rundir
 from branchax.host.distributed import Processes
 from branchax.presets import PRESETS, preset
 
@@ -102,6 +102,8 @@ def launch(
             raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
         rundir.admit(directory, config, force)
         if config.wandb:
+            from branchax.host import wandb  # which loads NumPy
+
             wandb.check()
         print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
     distributed.start(processes)
