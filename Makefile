@@ -66,7 +66,7 @@ lab: $(READY)  ## measure gradient estimators on WORLD (classic/pendulum unless 
 	$(BIN)/branchax lab gradients --world $(if $(filter file,$(origin WORLD)),classic/pendulum,$(WORLD)) $(ARGS)
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(READY)  ## the slow tests: whole runs that have to learn
 	$(BIN)/python -m pytest -m slow $(ARGS)

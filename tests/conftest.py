@@ -24,29 +24,6 @@ def pytest_configure(config):
     cache.enable()
 
 
-# The files that take longest, so that no worker begins one when the others are done.
-LONGEST = [
-    "gradients",
-    "end_to_end",
-    "resume",
-    "report",
-    "lab",
-    "off_policy",
-    "sweep",
-    "run",
-    "worlds_brax",
-    "worlds_classic",
-    "examples",
-    "dataset",
-]
-
-
-def pytest_collection_modifyitems(items):
-    """The longest files first, the others as they come; workers take them in this order (`--no-loadscope-reorder`)."""
-    names = [f"test_{name}" for name in LONGEST]
-    items.sort(key=lambda item: names.index(item.path.stem) if item.path.stem in names else len(names))
-
-
 @pytest.fixture
 def strict():
     """JAX refuses implicit changes of rank and dtype. Not for all tests: Brax relies on both."""
