@@ -112,8 +112,8 @@ class RolloutConfig:
     """Rollouts per env step of the epoch."""
     groups: Count = 10
     """The rollouts are imagined in so many groups; each evaluates one member at a time, as one plain matrix product."""
-    parallel_groups: Count = 1
-    """Groups computed side by side. 1 is fastest on a CPU's caches; an accelerator wants all of them."""
+    parallel_groups: OptionalCount = None
+    """Groups computed side by side. Default: one on a CPU, which is fastest on its caches; all of them elsewhere."""
     propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
     """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS)."""
     keep_epochs: Count = 1

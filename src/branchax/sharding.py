@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 
-from branchax.config import MESH_AXES
+from branchax.config import MESH_AXES, RolloutConfig
 
 SEED, BATCH = MESH_AXES
 
@@ -38,6 +38,11 @@ def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...] | i
         return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), out)
 
     return each
+
+
+def side_by_side(config: RolloutConfig) -> int:
+    """How many groups of rollouts are computed at once: as set, or one on a CPU and all of them elsewhere."""
+    return min(config.groups, config.parallel_groups or (1 if jax.default_backend() == "cpu" else config.groups))
 
 
 def over_batch(tree: Any, axis: int = 0) -> Any:

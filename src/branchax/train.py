@@ -35,7 +35,7 @@ from branchax.dynamics.base import Dynamics, assign_members
 from branchax.dynamics.uncertainty import gate
 from branchax.replay import Ring
 from branchax.rollout import Act, copies, episode_returns, rollout
-from branchax.sharding import over_batch, whole
+from branchax.sharding import over_batch, side_by_side, whole
 from branchax.types import Key, Metrics, Row, Stream, Trajectory, Transition, finite, stream
 from branchax.worlds.base import World, WorldSpec, WorldState
 
@@ -175,10 +175,10 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
             return trajectory, jax.vmap(jax.vmap(doubt))(t.obs, t.action)
 
         uncertain = config.rollout.gate != "none" or config.rollout.penalty > 0
-        x, side_by_side = (jax.random.split(key_groups, groups), members), min(groups, config.rollout.parallel_groups)
+        x, at_once = (jax.random.split(key_groups, groups), members), side_by_side(config.rollout)
         if not uncertain:
-            return jax.lax.map(group, x, batch_size=side_by_side)
-        trajectory, doubt = jax.lax.map(doubted, x, batch_size=side_by_side)
+            return jax.lax.map(group, x, batch_size=at_once)
+        trajectory, doubt = jax.lax.map(doubted, x, batch_size=at_once)
         return gate(trajectory, doubt, horizon, config.rollout)
 
     def imagine(state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from branchax.config import Config, ConfigError
 from branchax.replay import Ring
-from branchax.sharding import BATCH, SEED
+from branchax.sharding import BATCH, SEED, side_by_side
 from branchax.train import TrainState
 
 
@@ -45,8 +45,7 @@ def plan(config: Config, template: TrainState, mesh: Mesh) -> list[Part]:
         # On their way into a buffer that is spread over devices, all rows pass through each of them.
         there = config.rollouts // (1 if config.stores_imagined else mesh.shape[BATCH])
         wide = max(config.model.hidden, default=1) if config.model.kind == "ensemble" else 1
-        at_once = min(config.rollout.parallel_groups, config.rollout.groups)
-        width = at_once * config.rollouts // config.rollout.groups // mesh.shape[BATCH] * wide * 4
+        width = side_by_side(config.rollout) * config.rollouts // config.rollout.groups // mesh.shape[BATCH] * wide * 4
         size = seeds * (there * config.rollout.longest() * (row + 1) + 2 * width)
         knob = "rollout.per_step" if config.stores_imagined else "rollout.per_update"
         parts.append(Part("rollouts", size, f"{knob}, rollout.parallel_groups, rollout.horizon"))

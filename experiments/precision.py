@@ -1,0 +1,71 @@
+"""What matrix products in TF32 do to returns: `mbpo` with `--precision highest` and `default`, 8 seeds each.
+
+On a GPU `default` rounds the factors of a product to TF32, 10 bits of mantissa; on a CPU both are float32, and so there
+is nothing to compare. Returns are means of the last three evaluations, as interquartile means over seeds with 95 %
+bootstrap intervals.
+
+    python -m experiments.precision                       # on a GPU; 2 worlds x 2 precisions
+    python -m experiments.precision brax/inverted_pendulum default    # one run, to have several side by side
+    python -m experiments.precision --publish             # the table of what has been run
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from branchax.config import Config
+from branchax.host.statistics import bootstrap, interquartile_mean
+from branchax.presets import preset
+from experiments.harness import RUNS, curves, publish, run
+
+SEEDS = 8
+WORLDS = ("classic/pendulum", "brax/inverted_pendulum")
+PRECISIONS = ("highest", "default")
+
+
+def config_of(world: str, precision: str) -> Config:
+    """`mbpo` as it is, but for the precision."""
+    return replace(preset("mbpo", world), seeds=SEEDS, precision=precision, checkpoint_every=100)  # type: ignore[arg-type]
+
+
+def directory_of(world: str, precision: str) -> str:
+    return f"precision/{world.replace('/', '-')}_{precision}"
+
+
+def score(directory: Path) -> dict[str, Any]:
+    """Returns of the seeds, and the last holdout error of their models."""
+    last = [float(np.mean(returns[-3:])) for _, returns in curves(directory).values()]
+    column = np.array(last)[:, None]
+    low, high = bootstrap(column)
+    return {"returns": last, "iqm": float(interquartile_mean(column)[0]), "interval": [float(low[0]), float(high[0])]}
+
+
+def main() -> None:
+    """Runs, scores, publishes."""
+    arguments = [a for a in sys.argv[1:] if a != "--publish"]
+    pairs = [(w, p) for w in WORLDS for p in PRECISIONS if not arguments or [w, p] == arguments]
+    if "--publish" not in sys.argv[1:]:
+        for world, precision in pairs:
+            run(config_of(world, precision), directory_of(world, precision))
+        if arguments:
+            return
+    directories = {pair: RUNS / directory_of(*pair) for pair in pairs}
+    found = {world: {p: score(directories[world, p]) for p in PRECISIONS} for world in WORLDS}
+    table = Table("world", *PRECISIONS, title="return by the precision of matrix products")
+    for world, row in found.items():
+        cells = [f"{s['iqm']:.1f} [{s['interval'][0]:.1f}, {s['interval'][1]:.1f}]" for s in row.values()]
+        table.add_row(world, *cells)
+    Console(width=120).print(table)
+    configs = {f"{world} {p}": config_of(world, p) for world, p in pairs}
+    print("written to", publish("precision", {"worlds": found}, configs, list(directories.values())))
+
+
+if __name__ == "__main__":
+    main()
