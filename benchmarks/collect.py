@@ -27,6 +27,7 @@ def cases(full: bool) -> Iterator[Case]:
                 collect_steps=count * STEPS,
                 epoch_steps=count * STEPS,
                 updates_per_step=1 / (count * STEPS),
+                batch_size=64,  # no more than the smallest case has rows
                 env_steps=count * (STEPS + 1),
             )
             program, state = built(config)

@@ -56,7 +56,8 @@ def publish(
         rows = runlog.read(directory / rundir.METRICS)
         made_by = json.loads((directory / rundir.ENVIRONMENT).read_text(encoding="utf-8"))  # may be older than `made`
         seeds = sorted({row["seed"] for row in rows})
-        runs[directory.name] = {"wall_s": rows[-1]["wall_s"], "seeds": seeds, "commit": made_by["commit"]}
+        where = {key: made_by[key] for key in ("commit", "device", "xla_flags") if made_by.get(key)}
+        runs[directory.name] = {"wall_s": rows[-1]["wall_s"], "seeds": seeds, **where}
     settings = {key: to_dict(config) for key, config in configs.items()}
     rundir.write_json(path, {**data, "made": made, "runs": runs, "configs": settings})
     return path

@@ -1,8 +1,8 @@
 """What matrix products in TF32 do to returns: `mbpo` with `--precision highest` and `default`, 8 seeds each.
 
 On a GPU `default` rounds the factors of a product to TF32, 10 bits of mantissa; on a CPU both are float32, and so there
-is nothing to compare. Returns are means of the last three evaluations, as interquartile means over seeds with 95 %
-bootstrap intervals.
+is nothing to compare. Returns are means of the last three evaluations that both runs of a world have, as interquartile
+means over seeds with 95 % bootstrap intervals.
 
     python -m experiments.precision                       # on a GPU; 2 worlds x 2 precisions
     python -m experiments.precision brax/inverted_pendulum default    # one run, to have several side by side
@@ -39,9 +39,9 @@ def directory_of(world: str, precision: str) -> str:
     return f"precision/{world.replace('/', '-')}_{precision}"
 
 
-def score(directory: Path) -> dict[str, Any]:
-    """Returns of the seeds, and the last holdout error of their models."""
-    last = [float(np.mean(returns[-3:])) for _, returns in curves(directory).values()]
+def score(directory: Path, until: float) -> dict[str, Any]:
+    """Returns of the seeds after `until` real steps."""
+    last = [float(np.mean(returns[steps <= until][-3:])) for steps, returns in curves(directory).values()]
     column = np.array(last)[:, None]
     low, high = bootstrap(column)
     return {"returns": last, "iqm": float(interquartile_mean(column)[0]), "interval": [float(low[0]), float(high[0])]}
@@ -57,11 +57,15 @@ def main() -> None:
         if arguments:
             return
     directories = {pair: RUNS / directory_of(*pair) for pair in pairs}
-    found = {world: {p: score(directories[world, p]) for p in PRECISIONS} for world in WORLDS}
+    found = {}
+    for world in WORLDS:
+        until = min(float(steps[-1]) for p in PRECISIONS for steps, _ in curves(directories[world, p]).values())
+        found[world] = {"env_steps": until} | {p: score(directories[world, p], until) for p in PRECISIONS}
     table = Table("world", *PRECISIONS, title="return by the precision of matrix products")
     for world, row in found.items():
-        cells = [f"{s['iqm']:.1f} [{s['interval'][0]:.1f}, {s['interval'][1]:.1f}]" for s in row.values()]
-        table.add_row(world, *cells)
+        each = (row[p] for p in PRECISIONS)
+        cells = [f"{s['iqm']:.1f} [{s['interval'][0]:.1f}, {s['interval'][1]:.1f}]" for s in each]
+        table.add_row(f"{world}, {row['env_steps']:,.0f} steps", *cells)
     Console(width=120).print(table)
     configs = {f"{world} {p}": config_of(world, p) for world, p in pairs}
     print("written to", publish("precision", {"worlds": found}, configs, list(directories.values())))

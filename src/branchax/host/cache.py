@@ -5,6 +5,7 @@ Entries made for another CPU or another jaxlib can crash a process, so each comb
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -51,6 +52,17 @@ def ready_sooner(level: int) -> dict[str, Any]:
 
     older = {"xla_cpu_use_fusion_emitters": False} if importlib.metadata.version("jaxlib").startswith("0.10.") else {}
     return {"xla_backend_optimization_level": level, **older}
+
+
+def compiled(lowered: Any, level: int | None = None) -> Any:
+    """A `jax.stages.Lowered` compiled, `ready_sooner` on a CPU if there is a level and `XLA_FLAGS` names no other."""
+    import jax
+
+    chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
+    if level is not None and not chosen and jax.default_backend() == "cpu":
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another version may not know these options
+            return lowered.compile(compiler_options=ready_sooner(level))
+    return lowered.compile()
 
 
 def as_flags(options: dict[str, Any]) -> str:

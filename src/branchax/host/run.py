@@ -420,6 +420,10 @@ def program_of(config: Config, swept: Sequence[str], world: World | None = None)
     return of
 
 
+# A run explores once and evaluates seldom, so of these two compiling takes longer than running: `cache.ready_sooner`.
+SOONER = {"init": 0, "evaluate": 1}
+
+
 def compile_program(
     program: Callable[[Floats], Program],
     lanes: Callable[[], tuple[Floats, Key]],
@@ -441,7 +445,7 @@ def compile_program(
         def work() -> Any:
             start = time.perf_counter()
             with meshes.entered(mesh):  # of this thread
-                compiled = function.lower(*arguments).compile()
+                compiled = cache.compiled(function.lower(*arguments), SOONER.get(name))
             view.compiled(name, time.perf_counter() - start)
             return compiled
 

@@ -17,7 +17,6 @@ full: `tail` says how much of the variance is a single estimate's.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import os
 import time
@@ -127,10 +126,7 @@ def compiled(estimator: Estimator, params: Params, settings: Settings) -> Progra
             return jax.vmap(lambda key: ravel_pytree(estimator(key, params))[0])(keys)
 
     lowered = jax.jit(run).lower(jax.random.split(jax.random.key(0), settings.chunk), params)
-    if jax.default_backend() == "cpu":
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another version may not know these options
-            return lowered.compile(compiler_options=cache.ready_sooner(1))
-    return lowered.compile()
+    return cache.compiled(lowered, 1)
 
 
 def draw(program: Program, key: Key, params: Params, settings: Settings) -> Draw | float:
