@@ -12,7 +12,7 @@ takes depends on the data, so it is given.
 
 takes this machine's rates at Hopper's sizes, in benchmarks of one part each, then predicts whole epochs of other sizes,
 worlds and horizons and times them, all in turns: `results/bench/cost.json`. It also has the predictions of
-`experiments/scale.py` for 8 accelerators and 10^9 model steps, whose machine is assumed and not measured.
+`experiments/scale.py` for 8 accelerators and 10^9 model steps, of which one was measured, and what joins them not.
 """
 
 from __future__ import annotations
@@ -38,14 +38,15 @@ TURNS = 5
 
 @dataclass(frozen=True)
 class Machine:
-    """What a device does, and what joins several. The defaults are an H100's, assumed and not measured."""
+    """What a device does, and what joins several. The defaults of one device are an H200's, as `benchmarks/NOTES.md` has
+    them, in float32 without TF32 and without flags; those of what joins several are assumed and not measured."""
 
-    imagine: float = 20e12  # operations of float32 per s without TF32: 30 % of the 67e12 that its data sheet gives
-    improve: float = 20e12
-    fit: float = 20e12
-    update: float = 150e-6  # s that an update of 2 x 256 networks on 256 rows takes at least: latency (0.1 to 0.2 ms)
-    minibatch: float = 200e-6  # s that a minibatch of the fit takes at least: latency as well
-    env_step: float = 1e-3  # s per real step, however few worlds
+    imagine: float = 17e12  # operations per s: 100,000 rollouts, all groups side by side
+    improve: float = 24e12  # of 64 seeds at once
+    fit: float = 15e12  # of 8 seeds at once
+    update: float = 168e-6  # s that an update of 2 x 256 networks on 256 rows takes at least: latency
+    minibatch: float = 234e-6  # s that a minibatch of the fit takes at least: latency as well
+    env_step: float = 2.9e-3  # s per real step of Brax's Hopper, however few worlds: some 2,000 small kernels
     near: float = 15e-6  # s per small reduction between the devices of a host
     far: float = 40e-6  # s per small reduction between hosts
     per_host: int = 8

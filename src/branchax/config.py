@@ -440,7 +440,8 @@ class Config:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     agent: AgentConfig = field(default_factory=SACConfig)
     precision: Literal["highest", "high", "default"] = "highest"
-    """Of matrix products. On a GPU anything below `highest` rounds to TF32 or less, which breaks training quietly."""
+    """Of matrix products. On a GPU anything below `highest` rounds to TF32 or less: faster, and it can break training
+    quietly (docs/how-to/gpu.md has what was measured)."""
     eval_every: Count = 1
     """Epochs between evaluations."""
     eval_episodes: Count = 16
