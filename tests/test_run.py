@@ -8,7 +8,7 @@ import pytest
 from conftest import replace, toy_program
 
 from branchax.config import ConfigError
-from branchax.host import checkpoint, evaluate, rundir, runlog
+from branchax.host import cache, checkpoint, evaluate, rundir, runlog
 from branchax.host import run as host
 from branchax.host.faults import NonFinite
 
@@ -195,3 +195,21 @@ def test_evaluate_needs_a_checkpoint(toy_config, tmp_path):
     rundir.record(tmp_path, toy_config, "")
     with pytest.raises(ConfigError, match="no checkpoint yet"):
         evaluate.evaluate(tmp_path)
+
+
+def test_what_runs_once_compiles_sooner_unless_the_user_chose(monkeypatch):
+    given = []
+
+    class Lowered:
+        def compile(self, compiler_options=None):
+            given.append(compiler_options)
+            if compiler_options is not None and len(given) > 1:
+                raise jax.errors.JaxRuntimeError("No such compile option")
+            return "compiled"
+
+    monkeypatch.delenv("XLA_FLAGS")
+    assert cache.compiled(Lowered(), 0) == "compiled" and given[0]["xla_backend_optimization_level"] == 0
+    assert cache.compiled(Lowered(), 0) == "compiled" and given[2] is None  # a version without these options
+    assert cache.compiled(Lowered()) == "compiled" and given[3] is None
+    monkeypatch.setenv("XLA_FLAGS", "--xla_backend_optimization_level=2")
+    assert cache.compiled(Lowered(), 0) == "compiled" and given[4] is None
