@@ -6,8 +6,8 @@ step after that, a fit every 100 steps. On-policy presets in a model fit at 550 
 steps are few: it says how quickly each starts to learn, not how well it ends.
 
 Scores are those of the last evaluation (16 episodes), as interquartile means over seeds (the middle three of five) with
-95 % percentile bootstrap intervals; seconds are those of processor time of whole runs of five seeds at once, compilation
-included (by the clock where a run was cut off and went on, or is older than this was measured).
+95 % percentile bootstrap intervals; seconds are of processor time, of whole runs of five seeds at once with compilation
+(by the clock where a run was cut off and went on, or is older than this measurement).
 
     python -m experiments.family                     # what results/family.json does not hold yet
     python -m experiments.family classic/pendulum    # one world, to run several side by side
@@ -173,12 +173,11 @@ def main() -> None:
         cells = []
         for world in WORLDS:
             s = found[world].get(name)
-            text = (
-                ""
-                if s is None
-                else f"{s['iqm']:.0f} [{s['interval'][0]:.0f}, {s['interval'][1]:.0f}], {s.get('processor_s', s['seconds']):.0f} s"
-            )
-            cells.append(text)
+            if s is None:
+                cells.append("")
+                continue
+            low, high = s["interval"]
+            cells.append(f"{s['iqm']:.0f} [{low:.0f}, {high:.0f}], {s.get('processor_s', s['seconds']):.0f} s")
         table.add_row(name, *cells)
     Console(width=160).print(table)
     draw(found, RESULTS / "family.png")
