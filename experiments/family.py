@@ -181,7 +181,8 @@ def main() -> None:
         table.add_row(name, *cells)
     Console(width=160).print(table)
     draw(found, RESULTS / "family.png")
-    configs = {f"{world} {name}": config_of(name, world) for world in WORLDS for name in found[world]}
+    each = {f"{world} {name}": config_of(name, world) for world in WORLDS for name in found[world]}
+    configs = {key: config for key, config in each.items() if config is not None}
     directories = [RUNS / directory_of(n, w) for w in WORLDS for n in found[w] if score(n, w) is not None]
     fresh = {directory.name for directory in directories}
     earlier = {k: v for k, v in before.get("runs", {}).items() if k.rsplit("_s", 1)[0] not in fresh}
