@@ -38,8 +38,8 @@ TURNS = 5
 
 @dataclass(frozen=True)
 class Machine:
-    """What a device does, and what joins several. The defaults of one device are an H200's, as `benchmarks/NOTES.md` has
-    them, in float32 without TF32 and without flags; those of what joins several are assumed and not measured."""
+    """What a device does, and what joins several. The defaults of one device are an H200's (`benchmarks/NOTES.md`) in
+    float32, without TF32 and without flags; those of what joins several are assumed and not measured."""
 
     imagine: float = 17e12  # operations per s: 100,000 rollouts, all groups side by side
     improve: float = 24e12  # of 64 seeds at once

@@ -59,8 +59,9 @@ def loop(settings: dict[str, Any]) -> Once:
 
 
 def solve(settings: dict[str, Any]) -> Once:
-    """An epoch of `mbpo` as it is, and an evaluation; the first one explores before."""
-    config = replace(preset("mbpo", "brax/inverted_pendulum"), seed=settings["seed"], env_steps=20_000)
+    """250 steps of `mbpo` and an evaluation, as often as mbrl-lib has one; the first one explores before."""
+    config = preset("mbpo", "brax/inverted_pendulum")
+    config = replace(config, seed=settings["seed"], epoch_steps=250, env_steps=20_000)
     program, epoch, holder = epochs(config)
     evaluate = jax.jit(over_seeds(program.evaluate)).lower(seed_keys(config), holder[0].agent).compile()
 
