@@ -12,7 +12,7 @@ takes depends on the data, so it is given.
 
 takes this machine's rates at Hopper's sizes, in benchmarks of one part each, then predicts whole epochs of other sizes,
 worlds and horizons and times them, all in turns: `results/bench/cost.json`. It also has the predictions of
-`experiments/scale.py` for 8 accelerators and 10^9 model steps, of which one was measured, and what joins them not.
+`experiments/scale.py` for 8 accelerators and 10^9 model steps: rates of one are measured, what joins several is not.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def measure(turns: int = TURNS) -> dict[str, Any]:
         "of_matmul_ceiling": {name: rate / 1e9 / top for name, rate in middle.items()},
         "epochs": rows,
         "within_30_percent": all(1 / 1.3 <= row["measured_over_predicted"] <= 1.3 for row in rows),
-        "assumed_accelerator": predictions(),
+        "accelerators": predictions(),
     }
 
 

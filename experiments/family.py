@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from branchax.config import Config, ConfigError, check, to_dict
+from branchax.config import RESUMABLE, Config, ConfigError, check, flat, to_dict
 from branchax.host import rundir, runlog
 from branchax.host.statistics import bootstrap, interquartile_mean
 from branchax.presets import PRESETS, preset
@@ -86,9 +86,9 @@ def known(name: str, world: str, before: dict[str, Any]) -> dict[str, Any] | Non
     config, old = config_of(name, world), before.get("configs", {}).get(f"{world} {name}")
     if config is None or old is None:
         return None
-    now = json.loads(json.dumps(to_dict(config)))
-    cadence = ("seed", "seeds", "eval_every", "checkpoint_every")
-    same = all(now[key] == old.get(key, now[key]) for key in now if key not in cadence)
+    now, then = (flat(json.loads(json.dumps(settings))) for settings in (to_dict(config), old))
+    apart = ("seed", "seeds", "eval_every", "checkpoint_every", *RESUMABLE)
+    same = all(now[key] == then.get(key, now[key]) for key in now if key not in apart)
     return before["worlds"][world].get(name) if same else None
 
 

@@ -29,7 +29,7 @@ PUBLISHED = {"gym/Hopper-v5": {"MBPO at 50,000 steps": 1313, "MBPO at 100,000 st
 
 
 def config_of(task: str, seed: int) -> Config:
-    base = replace(preset("mbpo", task), epoch_steps=250)
+    base = preset("mbpo", task)
     every = 1 if task == "gym/InvertedPendulum-v5" else 4
     return replace(base, env_steps=TASKS[task][0], seed=seed, eval_every=every, eval_episodes=8)
 

@@ -13,6 +13,7 @@ from branchax.host import rundir, runlog
 from branchax.host.run import train
 
 RUNS, RESULTS = Path("runs/experiments"), Path("results")
+WHERE = ("commit", "device", "xla_flags", "python", "jax", "jaxlib", "brax")  # of what a run was made with
 
 
 def run(config: Config, name: str) -> Path:
@@ -56,7 +57,7 @@ def publish(
         rows = runlog.read(directory / rundir.METRICS)
         made_by = json.loads((directory / rundir.ENVIRONMENT).read_text(encoding="utf-8"))  # may be older than `made`
         seeds = sorted({row["seed"] for row in rows})
-        where = {key: made_by[key] for key in ("commit", "device", "xla_flags") if made_by.get(key)}
+        where = {key: made_by[key] for key in WHERE if made_by.get(key)}
         runs[directory.name] = {"wall_s": rows[-1]["wall_s"], "seeds": seeds, **where}
     settings = {key: to_dict(config) for key, config in configs.items()}
     rundir.write_json(path, {**data, "made": made, "runs": runs, "configs": settings})

@@ -20,8 +20,7 @@ from experiments.harness import RESULTS, curves, publish, run
 
 def main() -> None:
     """Runs, looks at the rows, publishes."""
-    config = replace(with_field(preset("mbpo", "brax/hopper"), "rollout.ramp", (1_000, 5_000)), epoch_steps=250)
-    config = replace(config, env_steps=5_000)
+    config = replace(with_field(preset("mbpo", "brax/hopper"), "rollout.ramp", (1_000, 5_000)), env_steps=5_000)
     directory = run(config, "brax_hopper_mbpo_s0_1")
     rows = [row for row in runlog.read(directory / rundir.METRICS) if runlog.MODEL_ERROR in row]
     errors = [row[runlog.MODEL_ERROR] for row in rows]

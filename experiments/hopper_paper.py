@@ -3,8 +3,8 @@
 7 x (4 x 200), SAC 2 x 256, 400 rollouts per step of 1 to 15 steps by the paper's schedule, a fit every 250 steps and
 5,000 random steps before (Janner et al. 2019, appendix C). Three things are not the paper's: the simulator (Brax's
 generalized backend); real steps are taken in 5 worlds at a time, 100 updates after each five, because a step of the
-physics is a chain of some 2,000 small kernels that takes as long for 40 worlds as for one; and `--precision default`
-(TF32), unless `--precision highest` is given.
+physics is a chain of some 2,000 small kernels, however few worlds there are; and `--precision default` (TF32), unless
+`--precision highest` is given.
 
     python -m experiments.hopper_paper [--seeds 8] [--env-steps 125000] [--precision default]
 
@@ -49,6 +49,8 @@ def speed(directory: Any, config: Config) -> dict[str, float]:
     """Seconds per 1,000 real steps of all seeds together, and what the whole run takes at the mean of them."""
     rows = [row for row in runlog.read(directory / rundir.METRICS) if row["seed"] == config.seed]
     first, last = rows[0], rows[-1]
+    if first is last:
+        raise SystemExit(f"{directory} has no epoch yet")
     per_step = (last["wall_s"] - first["wall_s"]) / (last["env_steps"] - first["env_steps"])
     return {
         "env_steps": last["env_steps"],
@@ -85,10 +87,9 @@ def main() -> None:
         "interval": [low.tolist(), high.tolist()],
     }
     print({key: value for key, value in found.items() if key not in ("returns", "evaluated_at")})
-    suffix = "" if options.seeds > 1 else "_one_seed"
-    if options.seeds > 1:
-        plots.curve([directory], RESULTS / "hopper_paper.png")
+    suffix = "" if (options.seeds, options.precision) == (8, "default") else f"_{options.precision}_x{options.seeds}"
     path = RESULTS / f"hopper_paper{suffix}.json"
+    plots.curve([directory], path.with_suffix(".png"))
     print("written to", publish("hopper_paper", found, {"mbpo": config}, [directory], path=path))
 
 

@@ -2,7 +2,7 @@
 
 On a GPU `default` rounds the factors of a product to TF32, 10 bits of mantissa; on a CPU both are float32, and so there
 is nothing to compare. Returns are means of the last three evaluations that both runs of a world have, as interquartile
-means over seeds with 95 % bootstrap intervals.
+means over seeds with 95 % bootstrap intervals: a run that was cut off shortens its world's comparison.
 
     python -m experiments.precision                       # on a GPU; 2 worlds x 2 precisions
     python -m experiments.precision brax/inverted_pendulum default    # one run, to have several side by side
@@ -31,8 +31,8 @@ PRECISIONS = ("highest", "default")
 
 
 def config_of(world: str, precision: str) -> Config:
-    """`mbpo` with fits every 250 steps."""
-    return replace(preset("mbpo", world), seeds=SEEDS, epoch_steps=250, precision=precision)  # type: ignore[arg-type]
+    """`mbpo` as it is, but for the precision."""
+    return replace(preset("mbpo", world), seeds=SEEDS, precision=precision, checkpoint_every=100)  # type: ignore[arg-type]
 
 
 def directory_of(world: str, precision: str) -> str:
@@ -49,9 +49,13 @@ def score(directory: Path, until: float) -> dict[str, Any]:
 
 def main() -> None:
     """Runs, scores, publishes."""
-    arguments = [a for a in sys.argv[1:] if a != "--publish"]
-    pairs = [(w, p) for w in WORLDS for p in PRECISIONS if not arguments or [w, p] == arguments]
-    if "--publish" not in sys.argv[1:]:
+    arguments, publishes = sys.argv[1:], sys.argv[1:] == ["--publish"]
+    pairs = [(w, p) for w in WORLDS for p in PRECISIONS if publishes or not arguments or [w, p] == arguments]
+    if not pairs:
+        raise SystemExit(
+            f"{' '.join(arguments)}: name a world of {', '.join(WORLDS)} and one of {', '.join(PRECISIONS)}"
+        )
+    if not publishes:
         for world, precision in pairs:
             run(config_of(world, precision), directory_of(world, precision))
         if arguments:

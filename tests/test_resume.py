@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -100,6 +101,31 @@ def test_sigterm_saves_and_says_so_and_a_second_process_is_refused(tmp_path):
     status, saved = rundir.status(directory), checkpoint.steps(directory / rundir.CHECKPOINTS)
     assert (status["state"], status["last_good_step"], status["pid"]) == ("preempted", saved[-1], process.pid)
     assert runlog.read(directory / rundir.METRICS)[-1]["env_steps"] == saved[-1]
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_an_epoch_that_outlasts_a_signal_is_left_and_what_was_is_saved(tmp_path, toy_config, monkeypatch, large):
+    finished, epochs, left = host._finished, [], threading.Event()
+
+    def slow(function, *arguments):
+        epochs.append(len(arguments) == 3)  # the floats, a state and a horizon
+        if sum(epochs) == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+            left.wait(60)
+        return finished(function, *arguments)
+
+    monkeypatch.setattr(host, "_finished", slow)
+    monkeypatch.setattr(host, "COPIED", 0 if large else host.COPIED)
+    monkeypatch.setattr(host, "GRACE", (0.1, 0.2))
+    with pytest.raises(Preempted, match="0.2 s" if large else "within 0.1 s; saved as it was after 40 env steps"):
+        host.train(toy_config, tmp_path / "run")
+    left.set()
+    assert checkpoint.steps(tmp_path / "run" / rundir.CHECKPOINTS) == ([] if large else [40])
+    monkeypatch.undo()
+    monkeypatch.setattr("branchax.build.build", toy_program)
+    for name in ("run", "straight"):
+        host.train(toy_config, tmp_path / name)
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
 
 
 def test_signals_wait_or_raise_as_asked():

@@ -172,7 +172,7 @@ def compare(ours: Worker, theirs: Worker, each: Comparison, rounds: int | None) 
 
 
 def solve(worker: Worker, seed: int, settings: dict[str, Any], cap: float) -> dict[str, Any]:
-    """Seconds of exploring, learning and evaluating (nothing else) until evaluations return 950, or past the cap."""
+    """Seconds of learning and evaluating (and mbrl-lib's exploring) until evaluations return 950, or past the cap."""
     seconds, replies, is_solved = 0.0, [], False
     compile_s = worker.ask(prepare="solve", settings={"seed": seed, **settings})["seconds"]
     while seconds < cap and not is_solved:

@@ -113,7 +113,8 @@ class RolloutConfig:
     groups: Count = 10
     """The rollouts are imagined in so many groups; each evaluates one member at a time, as one plain matrix product."""
     parallel_groups: OptionalCount = None
-    """Groups computed side by side. Default: one on a CPU, which is fastest on its caches; all of them elsewhere."""
+    """Groups computed side by side, all of which take memory. Default: one on a CPU, which is fastest on its caches;
+    all of them elsewhere."""
     propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
     """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS)."""
     keep_epochs: Count = 1
@@ -457,8 +458,10 @@ class Config:
     wandb: bool = False
     """Send the metrics to Weights & Biases (pip install 'branchax[wandb]'); its own variables, such as
     WANDB_MODE=offline, say how."""
-    grace: NonNegative = 20.0
-    """Seconds that the epoch under way has to end in after SIGTERM or Ctrl-C; then the run stops without saving it."""
+    grace: Annotated[float | None, Range(0, 1e9)] = None
+    """Seconds that the epoch under way has to end in after SIGTERM or Ctrl-C; then the state before it is saved in its
+    place. Of a state beyond 256 MiB, and in several processes, no copy is kept, and the last checkpoint stands.
+    Default: 3 with a copy, 20 without."""
     faults: FaultConfig = field(default_factory=FaultConfig)
     devices: OptionalCount = None
     """Devices to use: first the seeds are spread over them, then rollouts and batches. Default: as `mesh` says, or as
@@ -567,7 +570,7 @@ class Config:
 
 
 MESH_AXES = ("seed", "batch")
-PLACEMENT = ("devices", "mesh")  # where a run is computed, which is no part of what it computes
+PLACEMENT = ("devices", "mesh", "rollout.parallel_groups")  # where a run is computed, no part of what it computes
 
 
 def _parse_mesh(text: str) -> tuple[int, int]:

@@ -24,14 +24,12 @@ from branchax.config import (
 )
 
 # Sized for a laptop's processor: a small world needs no 4 x 200, and time goes into updates, not into a perfect fit.
-# An epoch is one program that nothing interrupts: 125 steps take 2 to 3 s, and so SIGTERM is answered within 5 s.
 _MODEL = ModelConfig(members=5, elites=3, hidden=(64, 64, 64), round_steps=50, max_rounds=30)
 _AGENT = SACConfig(hidden=(64, 64), learning_rate=1e-3)
 _TD3 = TD3Config(hidden=(64, 64), learning_rate=1e-3)
 _SMALL = Config(
     env_steps=4_000,
     explore_steps=250,
-    epoch_steps=125,
     model=_MODEL,
     rollout=RolloutConfig(per_step=100, groups=6),
     agent=_AGENT,
@@ -115,7 +113,6 @@ def at_paper_sizes(config: Config) -> Config:
         config,
         env_steps=paper.env_steps,
         explore_steps=paper.explore_steps,
-        epoch_steps=paper.epoch_steps,
         model=model,
         rollout=rollout,
         agent=replace(config.agent, hidden=paper.agent.hidden, learning_rate=paper.agent.learning_rate),

@@ -45,7 +45,9 @@ def evaluate(
     config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
     check(config)
     program, keys, saved = build.build(config), seed_keys(config), int(state.counts.env_steps[0])
-    result = jax.jit(over_seeds(evaluate_at(program)))(keys, state.counts.env_steps, state.agent)
+    arguments = keys, state.counts.env_steps, state.agent
+    lowered = jax.jit(over_seeds(evaluate_at(program))).lower(*arguments)
+    result = cache.compiled(lowered, cache.SOONER["evaluate"])(*arguments)
     numbers = summarise(result)
     records = [
         {

@@ -32,14 +32,14 @@ def plan(config: Config, template: TrainState, mesh: Mesh) -> list[Part]:
     """The parts of the memory of all lanes of a program, the seeds of one run or of several that share `config`'s
     shapes; `template` is what `mesh.placed` returns."""
     seeds = template.key.shape[0] // mesh.shape[SEED]
-    real, rest = _bytes(template.real), (template.key, template.world, template.counts, template.fault)
-    networks = _bytes((template.model, template.agent))
-    parts = [Part("real buffer", real, "replay_capacity, seeds"), Part("networks", networks + _bytes(rest), "seeds")]
+    real, rest = bytes_of(template.real), (template.key, template.world, template.counts, template.fault)
+    networks = bytes_of((template.model, template.agent))
+    parts = [Part("real buffer", real, "replay_capacity, seeds"), Part("networks", networks + bytes_of(rest), "seeds")]
     if config.model_free:
         return parts
     if isinstance(template.imagined, Ring):
         knobs = "rollout.per_step, rollout.keep_epochs, rollout.horizon"
-        parts.append(Part("model buffer", _bytes(template.imagined), knobs))
+        parts.append(Part("model buffer", bytes_of(template.imagined), knobs))
     row = sum(math.prod(x.shape[2:]) * x.dtype.itemsize for x in jax.tree.leaves(template.real.data.transition))
     if config.stores_imagined or config.on_policy:
         # On their way into a buffer that is spread over devices, all rows pass through each of them.
@@ -51,7 +51,7 @@ def plan(config: Config, template: TrainState, mesh: Mesh) -> list[Part]:
         parts.append(Part("rollouts", size, f"{knob}, rollout.parallel_groups, rollout.horizon"))
     if config.model.kind == "ensemble":
         bootstrap = seeds * config.model.members * config.real_capacity * 4
-        size = bootstrap + 2 * _bytes(template.model)  # the latest and the best of each member
+        size = bootstrap + 2 * bytes_of(template.model)  # the latest and the best of each member
         parts.append(Part("fit", size, "replay_capacity, model.members"))
     return parts
 
@@ -95,7 +95,7 @@ def limit_of(mesh: Mesh) -> int | None:
     return None
 
 
-def _bytes(tree: Any) -> int:
+def bytes_of(tree: Any) -> int:
     """Of a tree of `ShapeDtypeStruct`s, on each device."""
     leaves = jax.tree.leaves(tree)
     return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)

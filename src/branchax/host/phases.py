@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from branchax.config import Config
-from branchax.host import checkpoint
+from branchax.host import cache, checkpoint
 from branchax.host.play import Player
 from branchax.host.runlog import Row
 from branchax.train import Parts, TrainState, make_program
@@ -44,7 +44,9 @@ def measure(player: Player, rows: Sequence[Row] = ()) -> dict[str, Any]:
     parts = _parts(program.parts, config, horizon)
     with jax.default_matmul_precision(config.precision), ThreadPoolExecutor(AT_ONCE) as pool:
         shapes = jax.eval_shape(lambda s: (s, None if "collect" not in parts else parts["collect"](s, None)[1]), state)
-        looks = pool.submit(lambda: jax.jit(program.evaluate).lower(player.key, state.agent).compile())
+        looks = pool.submit(
+            lambda: cache.compiled(jax.jit(program.evaluate).lower(player.key, state.agent), cache.SOONER["evaluate"])
+        )
         compile_ = lambda f: jax.jit(f, donate_argnums=0).lower(*shapes).compile()  # noqa: E731
         compiled = dict(zip(parts, pool.map(compile_, parts.values()), strict=True))
         evaluate = looks.result()

@@ -35,6 +35,8 @@ from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 from branchax.worlds.base import World
 
 HEARTBEAT = 10.0  # seconds between two updates of `status.json` where there is nothing else to say
+GRACE = (3.0, 20.0)  # seconds that an epoch may take after a signal, with a copy of the state before it and without
+COPIED = 2**28  # bytes, the largest state of which there is such a copy
 Floats = dict[str, jax.Array]  # path of a field -> its value, or one for each lane
 
 
@@ -132,7 +134,7 @@ def train_together(
     config, leads = runs[0].config, distributed.leads()
     if leads and config.wandb:
         wandb.check()
-    stop = Stop(config.grace)
+    stop = Stop(GRACE[-1] if config.grace is None else config.grace)
     with contextlib.ExitStack() as held:
         changed: list[str] = []
         if leads:
@@ -288,14 +290,20 @@ def _loop(session: Session, state: TrainState) -> None:
     if done == 0:
         _look_for_faults(session, state, {}, 0)
         _report(session, state, config.rollout.at(env_steps), {}, evaluated=True)
-    epoch = stop.wait(session.compiled.epoch)
+    epoch, copied = stop.wait(session.compiled.epoch), _copier(session, state)
     view.began(env_steps)
     with stop.deferred():
         while done < config.epochs and session.going():
             view.phase("training")
             horizon, floats = config.rollout.at(env_steps), session.compiled.lanes[0]
-            # In another thread, so that this one hears of signals.
-            state, metrics = stop.wait(session.pool.submit(_finished, epoch, floats, state, np.int32(horizon)))
+            before = None if copied is None else copied(state)
+            try:  # in another thread, so that this one hears of signals
+                state, metrics = stop.wait(session.pool.submit(_finished, epoch, floats, state, np.int32(horizon)))
+            except Preempted as ended:
+                if before is None:
+                    raise
+                _save(session, before, env_steps)
+                raise Preempted(f"{ended}; saved as it was after {env_steps:,} env steps") from None
             metrics = {name: np.asarray(x) for name, x in metrics.items()}
             _look_for_faults(session, state, metrics, horizon)
             done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
@@ -304,16 +312,7 @@ def _loop(session: Session, state: TrainState) -> None:
             asked = distributed.any_of(bool(stop.asked))
             saves = is_last or asked or done % config.checkpoint_every == 0
             if saves:
-                view.phase("saving")
-                for run in session.going():
-                    run.log.sync()
-                    note = {
-                        "config": to_dict(run.config),
-                        checkpoint.SCORE: run.score,
-                        "environment": rundir.versions(),
-                    }
-                    kept = _kept(session.runs), config.keep_best
-                    checkpoint.save(run.checkpoints, env_steps, run.of(state), note, *kept)
+                _save(session, state, env_steps)
             if saves or time.monotonic() - beat > HEARTBEAT:
                 for run in session.going():
                     _status(run, "running")
@@ -322,6 +321,27 @@ def _loop(session: Session, state: TrainState) -> None:
                 raise Preempted(
                     f"stopped by {stop.asked or 'a signal to another process'}; saved after {env_steps:,} env steps"
                 )
+
+
+def _copier(session: Session, state: TrainState) -> Callable[[TrainState], TrainState] | None:
+    """What copies the state before an epoch takes its place, so that it can be saved if the epoch outlasts a signal;
+    `None` for states that are large or lie in several processes."""
+    large = memory.bytes_of(state) > COPIED
+    if large or jax.process_count() > 1:
+        return None
+    if session.runs[0].config.grace is None:
+        session.stop.grace = GRACE[0]
+    return jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+
+
+def _save(session: Session, state: TrainState, env_steps: int) -> None:
+    """A checkpoint of each run that goes on; its rows are on disk before."""
+    session.view.phase("saving")
+    for run in session.going():
+        run.log.sync()
+        note = {"config": to_dict(run.config), checkpoint.SCORE: run.score, "environment": rundir.versions()}
+        kept = _kept(session.runs), session.runs[0].config.keep_best
+        checkpoint.save(run.checkpoints, env_steps, run.of(state), note, *kept)
 
 
 def _finished(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -420,10 +440,6 @@ def program_of(config: Config, swept: Sequence[str], world: World | None = None)
     return of
 
 
-# A run explores once and evaluates seldom, so of these two compiling takes longer than running: `cache.ready_sooner`.
-SOONER = {"init": 0, "evaluate": 1}
-
-
 def compile_program(
     program: Callable[[Floats], Program],
     lanes: Callable[[], tuple[Floats, Key]],
@@ -445,7 +461,7 @@ def compile_program(
         def work() -> Any:
             start = time.perf_counter()
             with meshes.entered(mesh):  # of this thread
-                compiled = cache.compiled(function.lower(*arguments), SOONER.get(name))
+                compiled = cache.compiled(function.lower(*arguments), cache.SOONER.get(name))
             view.compiled(name, time.perf_counter() - start)
             return compiled
 

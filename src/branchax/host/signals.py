@@ -32,8 +32,8 @@ class Stop:
 
     def __init__(self, grace: float) -> None:
         self.asked = ""  # the name of the first signal
+        self.grace = grace  # seconds
         self._since = 0.0
-        self._grace = grace
         self._deferring = False
 
     @contextlib.contextmanager
@@ -61,8 +61,8 @@ class Stop:
     def wait(self, future: concurrent.futures.Future) -> Any:
         """The result of a future. Raises `Preempted` when a signal came and it is not there within the grace period."""
         while not concurrent.futures.wait([future], NAP).done:
-            if self.asked and time.monotonic() - self._since > self._grace:
-                raise Preempted(f"stopped by {self.asked}: the epoch did not end within {self._grace:g} s")
+            if self.asked and time.monotonic() - self._since > self.grace:
+                raise Preempted(f"stopped by {self.asked}: the epoch did not end within {self.grace:g} s")
         return future.result()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
