@@ -29,11 +29,11 @@ def cases(full: bool) -> Iterator[Case]:
         assert parts is not None
         rounds = config.epoch_steps // config.collect_steps
         whole = {
-            "epoch": lambda s, f=program.epoch: f(s, HORIZON)[0],
+            "epoch": lambda s, f=program.epoch: f(s, jnp.int32(HORIZON))[0],
             "fit": lambda s, f=parts.fit: f(s)[0],
-            "imagine": lambda s, f=parts.imagine: f(s, HORIZON)[0],
+            "imagine": lambda s, f=parts.imagine: f(s, jnp.int32(HORIZON))[0],
             "collect": lambda s, f=parts.collect: f(s)[0],
-            "improve": lambda s, f=parts.improve: f(s, None, HORIZON)[0],
+            "improve": lambda s, f=parts.improve: f(s, None, jnp.int32(HORIZON))[0],
         }
         for part, function in whole.items():
             often = rounds if part in ("collect", "improve") else 1

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from benchmarks import cost, flops, imagine, linear, newcomer
-from benchmarks.harness import HOPPER, Case, run
+from benchmarks import collect, cost, epoch, flops, imagine, linear, newcomer
+from benchmarks.harness import HOPPER, Case, built, run
 from branchax import cli
 from branchax.agents.base import Sources
 from branchax.agents.sac import make_sac
@@ -112,6 +112,20 @@ def test_configs_of_the_measurements_are_valid():
     assert imagine.config_of(10_000, 3).rollouts == 10_000
     for config in cost.epochs().values():
         check(config)
+
+
+def test_an_epoch_and_its_parts_and_collecting_can_be_measured(monkeypatch):
+    def tiny(config):
+        rollout = dataclasses.replace(config.rollout, per_step=4, groups=2)
+        model = dataclasses.replace(config.model, hidden=(8,))
+        config = dataclasses.replace(config, world="classic/lqr", explore_steps=20, epoch_steps=10, rollout=rollout)
+        return built(dataclasses.replace(config, model=model, batch_size=4, agent=SACConfig(hidden=(8,))))
+
+    monkeypatch.setattr(epoch, "built", tiny)
+    parts = list(epoch.cases(full=False))
+    assert [case.settings["part"] for case in parts] == ["epoch", "fit", "imagine", "collect", "improve"]
+    for case in (*parts, next(iter(collect.cases(full=False)))):
+        jax.eval_shape(case.function, *case.arguments)
 
 
 def small(rollouts, horizon, groups):
