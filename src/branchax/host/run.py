@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -155,7 +156,7 @@ def train_together(
             for run in runs if leads else ():
                 if not run.given_up and not rundir.is_done(run.directory):
                     view.phase("drawing")
-                    from branchax.host import plots  # here, because Matplotlib takes longest to load
+                    from branchax.host import plots  # `_loop` has loaded it
 
                     plots.curve([run.directory], run.directory / rundir.CURVE)
                     _status(run, "done")
@@ -292,6 +293,8 @@ def _loop(session: Session, state: TrainState) -> None:
         _report(session, state, config.rollout.at(env_steps), {}, evaluated=True)
     epoch, copied = stop.wait(session.compiled.epoch), _copier(session, state)
     view.began(env_steps)
+    if distributed.leads():  # Matplotlib, for the figure at the end, loads while the first epoch computes
+        session.pool.submit(importlib.import_module, "branchax.host.plots")
     with stop.deferred():
         while done < config.epochs and session.going():
             view.phase("training")
