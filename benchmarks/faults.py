@@ -218,16 +218,19 @@ def full_disk(work: Path) -> dict[str, Any]:
 # --- SIGTERM ---
 
 
-def sigterm(work: Path, times: int = 5) -> dict[str, Any]:
-    """Sends SIGTERM at a random moment of an epoch of `mbpo` on classic/pendulum, and goes on with the same command."""
+def sigterm(work: Path, times: int = 10) -> dict[str, Any]:
+    """Sends SIGTERM at a random moment after an epoch of `mbpo` on classic/pendulum, and goes on with the same command.
+
+    The seconds are those until the process has ended.
+    """
     from branchax.host import rundir
 
     directory, rng, seconds, codes, states = work / "run", random.Random(2), [], [], []
     for _ in range(times):
         rows = directory / "metrics.jsonl"
-        before = rows.stat().st_size if rows.exists() else 0
+        before = max(rows.read_text().count("\n"), 1) if rows.exists() else 1  # the first is of no epoch
         process = start(*SMALL, "--run", str(directory))
-        wait_until(lambda: rows.exists() and rows.stat().st_size > before, process)  # noqa: B023
+        wait_until(lambda: rows.exists() and rows.read_text().count("\n") > before, process)  # noqa: B023
         time.sleep(rng.uniform(0, 4))
         began = time.perf_counter()
         process.send_signal(signal.SIGTERM)
@@ -394,7 +397,8 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
         train.first_fault = flags if name == "with" else lambda fault, *_: fault
         compiled[name] = jax.jit(over_seeds(function, (0, None))).lower(state, horizon).compile()
     train.first_fault = flags
-    seconds: dict[str, list[float]] = {name: [] for name in ("with", "without", "look", "save", "log")}
+    seconds: dict[str, list[float]] = {name: [] for name in ("with", "without", "look", "save", "log", "copy")}
+    copied = jax.jit(lambda state: jax.tree.map(jnp.copy, state)).lower(state).compile()
 
     def timed(name: str, function: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -404,6 +408,7 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
 
     log = runlog.Log(work / "metrics.jsonl")
     for number in range(rounds):
+        timed("copy", lambda: copied(state))  # noqa: B023
         order = ("with", "without") if number % 2 else ("without", "with")
         outs = {name: timed(name, lambda: compiled[name](state, horizon)) for name in order}  # noqa: B023
         state, metrics = outs["with"]
@@ -415,7 +420,7 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
         timed("save", lambda: checkpoint.save(work / "checkpoints", number, state, note))  # noqa: B023
     median = {name: statistics.median(x) for name, x in seconds.items()}
     ratios = [a / b - 1 for a, b in zip(seconds["with"], seconds["without"], strict=True)]
-    between = median["look"] + (median["save"] + median["log"]) / config.checkpoint_every
+    between = median["look"] + median["copy"] + (median["save"] + median["log"]) / config.checkpoint_every
     return {
         "median_s": {name: round(x, 4) for name, x in median.items()},
         "flags_share": round(statistics.median(ratios), 4),

@@ -27,7 +27,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from branchax.config import RESUMABLE, Config, ConfigError, check, flat, to_dict
+from branchax.config import Config, ConfigError, check, decisive, flat
 from branchax.host import rundir, runlog
 from branchax.host.statistics import bootstrap, interquartile_mean
 from branchax.presets import PRESETS, preset
@@ -86,9 +86,8 @@ def known(name: str, world: str, before: dict[str, Any]) -> dict[str, Any] | Non
     config, old = config_of(name, world), before.get("configs", {}).get(f"{world} {name}")
     if config is None or old is None:
         return None
-    now, then = (flat(json.loads(json.dumps(settings))) for settings in (to_dict(config), old))
-    apart = ("seed", "seeds", "eval_every", "checkpoint_every", *RESUMABLE)
-    same = all(now[key] == then.get(key, now[key]) for key in now if key not in apart)
+    now, then = json.loads(json.dumps(decisive(config))), flat(old)
+    same = all(now[key] == then.get(key, now[key]) for key in now if key not in ("seed", "seeds"))
     return before["worlds"][world].get(name) if same else None
 
 

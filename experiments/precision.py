@@ -31,7 +31,7 @@ PRECISIONS = ("highest", "default")
 
 
 def config_of(world: str, precision: str) -> Config:
-    """`mbpo` as it is, but for the precision."""
+    """`mbpo`, eight seeds of it, by the precision."""
     return replace(preset("mbpo", world), seeds=SEEDS, precision=precision, checkpoint_every=100)  # type: ignore[arg-type]
 
 

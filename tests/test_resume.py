@@ -103,29 +103,41 @@ def test_sigterm_saves_and_says_so_and_a_second_process_is_refused(tmp_path):
     assert runlog.read(directory / rundir.METRICS)[-1]["env_steps"] == saved[-1]
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_an_epoch_that_outlasts_a_signal_is_left_and_what_was_is_saved(tmp_path, toy_config, monkeypatch, large):
-    finished, epochs, left = host._finished, [], threading.Event()
+@pytest.mark.parametrize(("number", "large"), [(1, False), (3, False), (3, True)])
+def test_an_epoch_that_outlasts_a_signal_is_left_and_what_was_is_saved(
+    tmp_path, toy_config, monkeypatch, number, large
+):
+    finished, epochs, left, run = host._finished, [], threading.Event(), tmp_path / "run"
 
     def slow(function, *arguments):
+        out = finished(function, *arguments)  # what it was given is gone now
         epochs.append(len(arguments) == 3)  # the floats, a state and a horizon
-        if sum(epochs) == 3:
+        if epochs[-1] and sum(epochs) == number:
             os.kill(os.getpid(), signal.SIGTERM)
             left.wait(60)
-        return finished(function, *arguments)
+        return out
 
     monkeypatch.setattr(host, "_finished", slow)
     monkeypatch.setattr(host, "COPIED", 0 if large else host.COPIED)
     monkeypatch.setattr(host, "GRACE", (0.1, 0.2))
-    with pytest.raises(Preempted, match="0.2 s" if large else "within 0.1 s; saved as it was after 40 env steps"):
-        host.train(toy_config, tmp_path / "run")
+    at = 10 * (number + 1)  # 20 steps are explored, and an epoch has 10
+    said = "did not end within 0.2 s$" if large else f"within 0.1 s; saved as it was after {at} env steps"
+    with pytest.raises(Preempted, match=said):
+        host.train(toy_config, run)
     left.set()
-    assert checkpoint.steps(tmp_path / "run" / rundir.CHECKPOINTS) == ([] if large else [40])
+    assert checkpoint.steps(run / rundir.CHECKPOINTS) == ([] if large else [at])
+    if not large:  # again, right after it was resumed: the step is there, and nothing is written over it
+        before, number = [p.stat().st_mtime_ns for p in sorted(run.glob("checkpoints/*/*"))], number + 1
+        left.clear()
+        with pytest.raises(Preempted, match=f"saved as it was after {at} env steps"):
+            host.train(toy_config, run)
+        left.set()
+        assert before == [p.stat().st_mtime_ns for p in sorted(run.glob("checkpoints/*/*"))]
     monkeypatch.undo()
     monkeypatch.setattr("branchax.build.build", toy_program)
     for name in ("run", "straight"):
         host.train(toy_config, tmp_path / name)
-    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+    assert outcome(run) == outcome(tmp_path / "straight") and rundir.is_done(run)
 
 
 def test_signals_wait_or_raise_as_asked():

@@ -908,6 +908,11 @@ def changes(before: Config, after: Config) -> tuple[list[str], list[str]]:
     return allowed, refused
 
 
+def decisive(config: Config) -> dict[str, Any]:
+    """The settings by their paths, without those that may change when a run goes on."""
+    return {name: value for name, value in flat(to_dict(config)).items() if name not in RESUMABLE}
+
+
 def flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
     """Nested settings by their paths: `{"model": {"members": 7}}` -> `{"model.members": 7}`."""
     parts = (flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": v} for k, v in settings.items())

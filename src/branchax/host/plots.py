@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from branchax.config import PLACEMENT, flat, to_dict
+from branchax.config import decisive
 from branchax.host import rundir, runlog
 from branchax.host.runlog import Row
 from branchax.host.statistics import bootstrap, interquartile_mean
@@ -100,7 +100,7 @@ def groups(run_dirs: Sequence[Path]) -> list[Group]:
         config = rundir.load_config(directory)
         rows = runlog.read(directory / rundir.METRICS)
         label = re.sub(r"_s\d+(-\d+)?_\d+$", "", directory.resolve().name)
-        alike = repr({k: v for k, v in flat(to_dict(config)).items() if k not in ("seed", "seeds", *PLACEMENT)})
+        alike = repr(decisive(config) | {"seed": None, "seeds": None})
         group = found.setdefault(alike, Group(label, config.world, []))
         group.seeds.extend(
             [row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})

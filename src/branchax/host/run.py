@@ -106,7 +106,8 @@ def train(config: Config, directory: str | Path, command: str = "", force: bool 
     the run's in what its state does not depend on (`config.RESUMABLE`) and ask for more `env_steps`; with `force`, in
     anything that the state still fits.
 
-    SIGTERM and the first Ctrl-C end it after the epoch under way, which is saved; the second Ctrl-C ends it at once.
+    SIGTERM and the first Ctrl-C end it: the epoch under way is saved if it ends within `config.grace`, otherwise what
+    was before it, while a thread computes on. The second Ctrl-C ends it at once.
 
     Raises:
       ConfigError: for settings that cannot work, or a directory that is in use, full or cannot be written.
@@ -273,7 +274,7 @@ def _train(
                     run.curves = open_curves(run.config, run.directory, run.log.kept, view.say)
                     closing.callback(run.curves.close)
             past = max(run.log.kept[-1]["wall_s"] if run.log.kept else 0.0 for run in runs)
-            _loop(Session(runs, compiled, pool, stop, view, start - past, give_up), state)
+            _loop(Session(runs, compiled, pool, stop, view, start - past, give_up), state, restored=saved is not None)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -283,14 +284,15 @@ def _kept(runs: list[Run]) -> int:
     return runs[0].config.checkpoints_kept if len(runs) == 1 else max(2, runs[0].config.checkpoints_kept)
 
 
-def _loop(session: Session, state: TrainState) -> None:
+def _loop(session: Session, state: TrainState, restored: bool) -> None:
     """Runs the epochs that are left. The rows of an epoch are on disk before its checkpoint."""
     config, view, stop = session.runs[0].config, session.view, session.stop
     done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
-    beat = time.monotonic()
-    if done == 0:
+    beat, safe = time.monotonic(), env_steps if restored else -1  # the step that was saved last
+    if not restored:
         _look_for_faults(session, state, {}, 0)
         _report(session, state, config.rollout.at(env_steps), {}, evaluated=True)
+    stop.wait(session.compiled.evaluate)  # so that nothing but an epoch is waited for once there is something to save
     epoch, copied = stop.wait(session.compiled.epoch), _copier(session, state)
     view.began(env_steps)
     if distributed.leads():  # Matplotlib, for the figure at the end, loads while the first epoch computes
@@ -305,9 +307,10 @@ def _loop(session: Session, state: TrainState) -> None:
             except Preempted as ended:
                 if before is None:
                     raise
-                _save(session, before, env_steps)
+                if safe != env_steps:
+                    _save(session, before, env_steps)
                 raise Preempted(f"{ended}; saved as it was after {env_steps:,} env steps") from None
-            metrics = {name: np.asarray(x) for name, x in metrics.items()}
+            before, metrics = None, {name: np.asarray(x) for name, x in metrics.items()}
             _look_for_faults(session, state, metrics, horizon)
             done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
             is_last = done == config.epochs
@@ -316,6 +319,7 @@ def _loop(session: Session, state: TrainState) -> None:
             saves = is_last or asked or done % config.checkpoint_every == 0
             if saves:
                 _save(session, state, env_steps)
+                safe = env_steps
             if saves or time.monotonic() - beat > HEARTBEAT:
                 for run in session.going():
                     _status(run, "running")

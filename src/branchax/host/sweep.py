@@ -18,7 +18,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from branchax.config import Config, ConfigError, from_dict, to_dict, value_at, with_field
+from branchax.config import Config, ConfigError, decisive, from_dict, to_dict, value_at, with_field
 from branchax.host import rundir
 
 SWEEP, FAILED = "sweep.json", "failed.txt"
@@ -60,12 +60,16 @@ def directory_of(points: list[Point], stem: str, chosen: Path | None) -> Path:
         if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
             return directory
         found = load(directory) if (directory / SWEEP).exists() else None
-        if found == points:
+        if found is not None and list(map(_lasting, found)) == list(map(_lasting, points)):
             return directory
         if chosen is not None:
             what = "another sweep" if found else "something else"
             raise ConfigError(f"run: {directory} holds {what}; name another directory, or give the same sweep again")
     raise AssertionError("unreachable")
+
+
+def _lasting(point: Point) -> dict[str, Any]:
+    return point._asdict() | {"config": decisive(point.config)}
 
 
 def save(directory: Path, points: list[Point], command: str) -> None:
