@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def config_of(seeds: int, env_steps: int, precision: str) -> Config:
     return replace(config, precision=precision)  # type: ignore[arg-type]
 
 
-def speed(directory: Any, config: Config) -> dict[str, float]:
+def speed(directory: Path, config: Config) -> dict[str, float]:
     """Seconds per 1,000 real steps of all seeds together, and what the whole run takes at the mean of them."""
     rows = [row for row in runlog.read(directory / rundir.METRICS) if row["seed"] == config.seed]
     first, last = rows[0], rows[-1]
@@ -90,7 +90,8 @@ def main() -> None:
     suffix = "" if (options.seeds, options.precision) == (8, "default") else f"_{options.precision}_x{options.seeds}"
     path = RESULTS / f"hopper_paper{suffix}.json"
     plots.curve([directory], path.with_suffix(".png"))
-    print("written to", publish("hopper_paper", found, {"mbpo": config}, [directory], path=path))
+    flags = f" --seeds {options.seeds} --env-steps {options.env_steps} --precision {options.precision}"
+    print("written to", publish(f"hopper_paper{flags}", found, {"mbpo": config}, [directory], path=path))
 
 
 if __name__ == "__main__":

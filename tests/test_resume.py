@@ -119,7 +119,8 @@ def test_an_epoch_that_outlasts_a_signal_is_left_and_what_was_is_saved(
 
     monkeypatch.setattr(host, "_finished", slow)
     monkeypatch.setattr(host, "COPIED", 0 if large else host.COPIED)
-    monkeypatch.setattr(host, "GRACE", (0.1, 0.2))
+    monkeypatch.setattr(host, "GRACE", 0.2)
+    monkeypatch.setattr(host, "GRACE_WITH_COPY", 0.1)
     at = 10 * (number + 1)  # 20 steps are explored, and an epoch has 10
     said = "did not end within 0.2 s$" if large else f"within 0.1 s; saved as it was after {at} env steps"
     with pytest.raises(Preempted, match=said):

@@ -36,8 +36,10 @@ from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 from branchax.worlds.base import World
 
 HEARTBEAT = 10.0  # seconds between two updates of `status.json` where there is nothing else to say
-GRACE = (3.0, 20.0)  # seconds that an epoch may take after a signal, with a copy of the state before it and without
+GRACE = 20.0  # seconds that an epoch may take after a signal ...
+GRACE_WITH_COPY = 3.0  # ... and where there is a copy of the state before it
 COPIED = 2**28  # bytes, the largest state of which there is such a copy
+copied = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 Floats = dict[str, jax.Array]  # path of a field -> its value, or one for each lane
 
 
@@ -136,7 +138,7 @@ def train_together(
     config, leads = runs[0].config, distributed.leads()
     if leads and config.wandb:
         wandb.check()
-    stop = Stop(GRACE[-1] if config.grace is None else config.grace)
+    stop = Stop(GRACE if config.grace is None else config.grace)
     with contextlib.ExitStack() as held:
         changed: list[str] = []
         if leads:
@@ -293,7 +295,9 @@ def _loop(session: Session, state: TrainState, restored: bool) -> None:
         _look_for_faults(session, state, {}, 0)
         _report(session, state, config.rollout.at(env_steps), {}, evaluated=True)
     stop.wait(session.compiled.evaluate)  # so that nothing but an epoch is waited for once there is something to save
-    epoch, copied = stop.wait(session.compiled.epoch), _copier(session, state)
+    epoch, copies = stop.wait(session.compiled.epoch), _copies(state)
+    if copies and config.grace is None:
+        stop.grace = GRACE_WITH_COPY
     view.began(env_steps)
     if distributed.leads():  # Matplotlib, for the figure at the end, loads while the first epoch computes
         session.pool.submit(importlib.import_module, "branchax.host.plots")
@@ -301,7 +305,7 @@ def _loop(session: Session, state: TrainState, restored: bool) -> None:
         while done < config.epochs and session.going():
             view.phase("training")
             horizon, floats = config.rollout.at(env_steps), session.compiled.lanes[0]
-            before = None if copied is None else copied(state)
+            before = copied(state) if copies else None
             try:  # in another thread, so that this one hears of signals
                 state, metrics = stop.wait(session.pool.submit(_finished, epoch, floats, state, np.int32(horizon)))
             except Preempted as ended:
@@ -330,15 +334,10 @@ def _loop(session: Session, state: TrainState, restored: bool) -> None:
                 )
 
 
-def _copier(session: Session, state: TrainState) -> Callable[[TrainState], TrainState] | None:
-    """What copies the state before an epoch takes its place, so that it can be saved if the epoch outlasts a signal;
-    `None` for states that are large or lie in several processes."""
-    large = memory.bytes_of(state) > COPIED
-    if large or jax.process_count() > 1:
-        return None
-    if session.runs[0].config.grace is None:
-        session.stop.grace = GRACE[0]
-    return jax.jit(lambda state: jax.tree.map(jnp.copy, state))
+def _copies(state: TrainState) -> bool:
+    """Whether the state is copied before an epoch takes its place, so that it can be saved if the epoch outlasts a
+    signal: unless it is large or lies in several processes."""
+    return memory.bytes_of(state) <= COPIED and jax.process_count() == 1
 
 
 def _save(session: Session, state: TrainState, env_steps: int) -> None:
