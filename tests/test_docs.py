@@ -54,10 +54,11 @@ def hill(tmp_path, monkeypatch):
 
 
 def test_a_world_of_one_s_own_trains_by_its_name(hill, capsys):
+    """Without a model, which compiles sooner; `examples/own_world.py` imagines in one."""
     small = "--env-steps 80 --explore-steps 40 --epoch-steps 20 --batch-size 16 --updates-per-step 1 --eval-episodes 2"
-    small += " --model.members 2 --model.elites 1 --model.hidden 8 --model.max-rounds 2 --agent.hidden 8"
-    small += " --rollout.per-step 6 --rollout.groups 2 --run run"
-    assert cli.main(["train", "mbpo", "--world", "hill:hill", *small.split()]) == 0
+    assert (
+        cli.main(["train", "sac", "--world", "hill:hill", *small.split(), "--agent.hidden", "8", "--run", "run"]) == 0
+    )
     assert cli.main(["evaluate", "run"]) == 0
     world = worlds.make("hill:hill")
     state = world.reset(jax.random.key(0))

@@ -21,11 +21,13 @@ def planned(config):
     return memory.plan(config, template, there), template
 
 
-def test_the_state_is_counted_to_the_byte():
-    parts, template = planned(MBPO)
+@pytest.mark.parametrize(("seeds", "backend", "states"), [(1, "cpu", 1), (2, "cpu", 2), (2, "gpu", 1)])
+def test_the_state_is_counted_to_the_byte(seeds, backend, states, monkeypatch):
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    parts, template = planned(dataclasses.replace(MBPO, seeds=seeds))
     compiled = jax.jit(lambda state: state).lower(template).compile().memory_analysis()
     state = sum(part.size for part in parts if part.name in ("real buffer", "networks", "model buffer"))
-    assert state == compiled.argument_size_in_bytes
+    assert state == states * compiled.argument_size_in_bytes
 
 
 def test_each_knob_moves_its_part():

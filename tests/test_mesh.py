@@ -56,18 +56,20 @@ def test_refused_before_jax_is_loaded(changes, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("seeds", [1, 3])
-def test_over_seeds_is_vmap_and_a_seed_alone_goes_without_its_axis(seeds):
+@pytest.mark.parametrize(("seeds", "backend"), [(1, "cpu"), (3, "cpu"), (3, "gpu")])
+def test_over_seeds_is_vmap_in_turn_on_a_cpu_and_a_seed_alone_goes_without_its_axis(seeds, backend, monkeypatch):
     def draw(key, weights, scale):
         return {"out": scale * jax.random.normal(key, (5, 2)) @ weights, "key": jax.random.split(key)}, scale
 
     arguments = jax.vmap(jax.random.key)(jnp.arange(seeds)), jnp.ones((seeds, 2, 2)), jnp.float32(2)
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
     found, expected = (over(draw, (0, 0, None))(*arguments) for over in (over_seeds, jax.vmap))
     np.testing.assert_array_equal(*(jax.random.key_data(x[0]["key"]) for x in (found, expected)))
     np.testing.assert_allclose(found[0]["out"], expected[0]["out"], rtol=1e-6)
     np.testing.assert_array_equal(found[1], expected[1])
     text = str(jax.make_jaxpr(over_seeds(draw, (0, 0, None)))(*arguments))
-    assert ("([0], [0])" in text) == (seeds > 1)  # the batch axes of the matrix product
+    assert ("([0], [0])" in text) == (backend == "gpu")  # the batch axes of the matrix product
+    assert ("scan" in text) == (seeds > 1 and backend == "cpu")
 
 
 def test_the_numbers_that_are_named_are_allowed():

@@ -40,7 +40,8 @@ CONFIGS = {
 }
 # What runs for longer than it compiles.
 long_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 1})
-SLOW = ("td3_steve", "dqn_mve", "redq", "mve", "svg", "sac_discrete")  # their parts are tested on their own below
+# Their parts are tested on their own, DQN on the gridworld below.
+SLOW = ("td3_steve", "dqn", "dqn_mve", "redq", "mve", "svg", "sac_discrete")
 
 
 def discretised(world: World) -> World:

@@ -107,7 +107,7 @@ def test_returns_end_where_episodes_do(ends, seed):
     np.testing.assert_allclose(TO_GO(trajectory)[:, 0], to_go, atol=1e-5)
 
 
-@settings(quick)  # `make faults` has 200 of them, a process each
+@settings(quick, max_examples=20)  # `make faults` has 200 of them, a process each
 @given(seed=st.integers(0, 10**9))
 def test_bad_settings_are_refused_at_once(seed, tmp_path_factory, capsys):
     """In this process, so that there can be many; `make faults` gives each a process of its own."""

@@ -19,7 +19,7 @@ SEED, BATCH = MESH_AXES
 
 
 def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...] | int = 0) -> Callable[..., Any]:
-    """`function` of each seed: `jax.vmap` over the leading axis [K], spread over the mesh axis `seed`.
+    """`function` of each seed, over the leading axis [K]: in turn or, by `jax.vmap`, at once (`in_turn`).
 
     `in_axes` has a 0 or a `None` (the same for all) for each argument. A seed alone is taken out of its axis and put
     back instead. Under a `vmap` of size one each operation would be traced twice and branches would compute both sides;
@@ -29,15 +29,29 @@ def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...] | i
 
     def each(*arguments: Any) -> Any:
         axes = in_axes if isinstance(in_axes, tuple) else (in_axes,) * len(arguments)
-        over = [axis == 0 for axis in axes]
-        count = jax.tree.leaves([x for x, is_over in zip(arguments, over, strict=True) if is_over])[0].shape[0]
-        if count > 1:
-            return jax.vmap(function, axes, spmd_axis_name=SEED)(*arguments)
-        one = lambda x: jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), x)  # noqa: E731
-        out = function(*(one(x) if is_over else x for x, is_over in zip(arguments, over, strict=True)))
-        return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), out)
+        mapped = [x for x, axis in zip(arguments, axes, strict=True) if axis == 0]
+
+        def one(mine: list[Any]) -> Any:
+            rest = iter(mine)
+            return function(*(next(rest) if axis == 0 else x for x, axis in zip(arguments, axes, strict=True)))
+
+        if jax.tree.leaves(mapped)[0].shape[0] == 1:
+            out = one(jax.tree.map(lambda leaf: jnp.squeeze(leaf, 0), mapped))
+            return jax.tree.map(lambda leaf: jnp.expand_dims(leaf, 0), out)
+        if in_turn(jax.sharding.get_abstract_mesh().shape.get(SEED, 1)):
+            return jax.lax.map(one, mapped)
+        return jax.vmap(one, spmd_axis_name=SEED)(mapped)
 
     return each
+
+
+def in_turn(devices: int) -> bool:
+    """Whether seeds on a mesh with so many devices along `seed` are computed one after the other: on a CPU alone.
+
+    Its caches hold the networks of one seed, products of one seed's batch keep its cores as busy as those of several,
+    and no seed waits for the longest fit. An accelerator is idle with one seed.
+    """
+    return devices == 1 and jax.default_backend() == "cpu"
 
 
 def side_by_side(config: RolloutConfig) -> int:

@@ -1,8 +1,9 @@
 """Memory that is planned: the bytes that a run needs on a device, from its shapes, before anything is compiled.
 
-The state is counted exactly. Beside it stand the largest of what lives only while an epoch runs: rollouts on their way
-into the buffer, the widest layers of the groups that are imagined side by side, and a fit's copies and bootstraps. What
-the compiler adds to that (temporaries of an update, evaluation) is small for the presets, and not counted.
+The state is counted exactly, and twice where seeds take turns: the loop over them reads one and writes another. Beside
+it stand the largest of what lives only while an epoch runs: rollouts on their way into the buffer, the widest layers of
+the groups that are imagined side by side, and a fit's copies and bootstraps. What the compiler adds to that
+(temporaries of an update, evaluation) is small for the presets, and not counted.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from jax.sharding import Mesh
 
 from branchax.config import Config, ConfigError
 from branchax.replay import Ring
-from branchax.sharding import BATCH, SEED, side_by_side
+from branchax.sharding import BATCH, SEED, in_turn, side_by_side
 from branchax.train import TrainState
 
 
@@ -32,26 +33,27 @@ def plan(config: Config, template: TrainState, mesh: Mesh) -> list[Part]:
     """The parts of the memory of all lanes of a program, the seeds of one run or of several that share `config`'s
     shapes; `template` is what `mesh.placed` returns."""
     seeds = template.key.shape[0] // mesh.shape[SEED]
-    real, rest = bytes_of(template.real), (template.key, template.world, template.counts, template.fault)
-    networks = bytes_of((template.model, template.agent))
-    parts = [Part("real buffer", real, "replay_capacity, seeds"), Part("networks", networks + bytes_of(rest), "seeds")]
+    states, at_once = (2, 1) if seeds > 1 and in_turn(mesh.shape[SEED]) else (1, seeds)
+    rest = template.key, template.world, template.counts, template.fault, template.model, template.agent
+    real, networks = states * bytes_of(template.real), states * bytes_of(rest)
+    parts = [Part("real buffer", real, "replay_capacity, seeds"), Part("networks", networks, "seeds")]
     if config.model_free:
         return parts
     if isinstance(template.imagined, Ring):
         knobs = "rollout.per_step, rollout.keep_epochs, rollout.horizon"
-        parts.append(Part("model buffer", bytes_of(template.imagined), knobs))
+        parts.append(Part("model buffer", states * bytes_of(template.imagined), knobs))
     row = sum(math.prod(x.shape[2:]) * x.dtype.itemsize for x in jax.tree.leaves(template.real.data.transition))
     if config.stores_imagined or config.on_policy:
         # On their way into a buffer that is spread over devices, all rows pass through each of them.
         there = config.rollouts // (1 if config.stores_imagined else mesh.shape[BATCH])
         wide = max(config.model.hidden, default=1) if config.model.kind == "ensemble" else 1
         width = side_by_side(config.rollout) * config.rollouts // config.rollout.groups // mesh.shape[BATCH] * wide * 4
-        size = seeds * (there * config.rollout.longest() * (row + 1) + 2 * width)
+        size = at_once * (there * config.rollout.longest() * (row + 1) + 2 * width)
         knob = "rollout.per_step" if config.stores_imagined else "rollout.per_update"
         parts.append(Part("rollouts", size, f"{knob}, rollout.parallel_groups, rollout.horizon"))
     if config.model.kind == "ensemble":
-        bootstrap = seeds * config.model.members * config.real_capacity * 4
-        size = bootstrap + 2 * bytes_of(template.model)  # the latest and the best of each member
+        bootstrap = at_once * config.model.members * config.real_capacity * 4
+        size = bootstrap + 2 * bytes_of(template.model) * at_once // seeds  # the latest and the best of each member
         parts.append(Part("fit", size, "replay_capacity, model.members"))
     return parts
 
