@@ -1,4 +1,4 @@
-"""What a seed costs when several are trained in one program: an epoch under `vmap`, per seed."""
+"""What a seed costs when several are trained in one program: an epoch, per seed."""
 
 from __future__ import annotations
 

@@ -6,6 +6,8 @@
     donated      10 SAC updates and a model buffer of 10^6 rows, the state donated against copied
     alone        10 SAC updates of one seed, and the same as the only lane of a `vmap`
     alone_fit    20 minibatches of the fit, likewise
+    in_turn      10 SAC updates of 5 seeds, seed after seed against all of them under `vmap`
+    in_turn_64   100 of them with networks of 2 x 64
 
     python -m benchmarks steps
 
@@ -33,6 +35,7 @@ from benchmarks.mbpo_paper import seconds
 from branchax.config import RolloutConfig
 from branchax.host import rundir
 from branchax.presets import preset
+from branchax.sharding import over_seeds
 
 TURNS = 9
 
@@ -49,6 +52,14 @@ def only_lane(case: Case) -> Case:
     state, *rest = case.arguments
     function = jax.vmap(case.function, (0, *[None] * len(rest)))
     return case._replace(function=function, arguments=(jax.tree.map(lambda x: x[None], state), *rest))
+
+
+def of_seeds(hidden: int, updates: int, over: Callable[..., Any]) -> Call:
+    """Updates of 5 seeds, taken over them by `over`."""
+    case = improve.case((hidden, hidden), 256, 2, updates=updates)
+    state, *rest = case.arguments
+    states = jax.tree.map(lambda x: jnp.stack([x] * 5), state)
+    return Call(case._replace(function=over(case.function, (0, *[None] * len(rest))), arguments=(states, *rest)))
 
 
 def one_by_one(often: int) -> Callable[[], float]:
@@ -91,6 +102,8 @@ STEPS: dict[str, tuple[Callable[[], Callable[[], float]], Callable[[], Callable[
         lambda: Call(fit.case("7 x (4 x 200)", rounds=1)),
         lambda: Call(only_lane(fit.case("7 x (4 x 200)", rounds=1))),
     ),
+    "in_turn": (lambda: of_seeds(256, 10, over_seeds), lambda: of_seeds(256, 10, jax.vmap)),
+    "in_turn_64": (lambda: of_seeds(64, 100, over_seeds), lambda: of_seeds(64, 100, jax.vmap)),
 }
 
 

@@ -24,8 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from branchax.config import Config, ConfigError, check, decisive, flat
 from branchax.host import rundir, runlog
@@ -144,6 +142,32 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
     figure.savefig(path)
 
 
+def as_table(found: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row a preset, best first by its mean place in the worlds that it can act in, and a column a world."""
+
+    def place(name: str) -> float:
+        worse = [
+            sum(s["iqm"] < other["iqm"] for other in scores.values()) / len(scores)
+            for scores in found.values()
+            if (s := scores.get(name)) is not None
+        ]
+        return sum(worse) / len(worse)
+
+    lines = [f"| preset | {' | '.join(f'`{world}`' for world in found)} |", f"|---|{'---|' * len(found)}"]
+    for name in sorted({name for scores in found.values() for name in scores}, key=place):
+        cells = []
+        for scores in found.values():
+            s = scores.get(name)
+            cells.append("" if s is None else "{:.0f} [{:.0f}, {:.0f}], {:.0f} s".format(*parts(s)))
+        lines.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def parts(score: dict[str, Any]) -> tuple[float, float, float, float]:
+    """Interquartile mean, both ends of its interval, and seconds."""
+    return score["iqm"], *score["interval"], score.get("processor_s", score["seconds"])
+
+
 def model_free(name: str) -> bool:
     return PRESETS[name].model_free
 
@@ -167,18 +191,9 @@ def main() -> None:
         for name in PRESETS
         if name not in LEFT_OUT and name not in found[world] and config_of(name, world) is not None
     ]
-    table = Table("preset", *WORLDS)
-    for name in PRESETS:
-        cells = []
-        for world in WORLDS:
-            s = found[world].get(name)
-            if s is None:
-                cells.append("")
-                continue
-            low, high = s["interval"]
-            cells.append(f"{s['iqm']:.0f} [{low:.0f}, {high:.0f}], {s.get('processor_s', s['seconds']):.0f} s")
-        table.add_row(name, *cells)
-    Console(width=160).print(table)
+    table = as_table(found)
+    (RESULTS / "family.md").write_text(table, encoding="utf-8")
+    print(table)
     draw(found, RESULTS / "family.png")
     each = {f"{world} {name}": config_of(name, world) for world in WORLDS for name in found[world]}
     configs = {key: config for key, config in each.items() if config is not None}

@@ -42,7 +42,7 @@ def config_of(name: str, world: str, env_steps: int) -> Config:
 
 
 def runs(name: str, world: str, env_steps: int) -> list[Path]:
-    """One run per seed: on a processor, seeds in turn are faster than seeds side by side."""
+    """One run per seed, so that they can be spread over processors."""
     config, short = config_of(name, world, env_steps), world.replace("/", "-")
     return [run(replace(config, seed=seed), f"{short}_{name}_s{seed}_1") for seed in SEEDS]
 

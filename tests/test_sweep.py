@@ -6,11 +6,12 @@ import shutil
 import signal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from conftest import replace, toy_program
 
-from branchax import build, cli
+from branchax import build, cli, sharding
 from branchax.config import LARGEST, to_dict
 from branchax.host import checkpoint, launch, lockstep, rundir, runlog, sweep
 from branchax.host import run as host
@@ -62,6 +63,20 @@ def test_points_that_differ_in_floats_alone_share_a_process(here, tmp_path, caps
     assert cli.main(argv) == 0 and len(here) == 2
     assert cli.main([*argv[:-2], "--agent.tau", "0.01", "--run", "s"]) == 2
     assert "run: s holds another sweep" in capsys.readouterr().err
+
+
+def test_on_an_accelerator_swept_floats_go_side_by_side(monkeypatch):
+    monkeypatch.setattr(sharding, "in_turn", lambda devices: False)
+    config = replace(preset("sac", "classic/lqr"), **SMALL)
+    of = host.program_of(config, ["agent.learning_rate"], build.make_world(config))
+
+    def run(floats, key):
+        program = of(floats)
+        return program.epoch(program.init(key), jnp.int32(0))[0]
+
+    floats = {"agent.learning_rate": jnp.array([1e-3, 3e-4])}
+    text = str(jax.make_jaxpr(sharding.over_seeds(run))(floats, host.seed_keys(config)))
+    assert "([0], [0])" in text  # the batch axes of the matrix products
 
 
 def test_sweeps_without_a_name_are_numbered_and_found_again(here, tmp_path):

@@ -11,7 +11,6 @@ from branchax import worlds
 from branchax.build import build, build_agent, build_dynamics
 from branchax.config import Config, ModelConfig, RolloutConfig, SACConfig
 from branchax.returns import gae
-from branchax.sharding import over_seeds
 from branchax.train import first_fault, make_program, no_fault, without_faults
 from branchax.types import Trajectory, Transition
 from branchax.worlds.base import WorldSpec, make_world, never
@@ -38,8 +37,9 @@ def keys(*seeds):
 
 
 def compiled(config=TINY, program=None):
+    """Side by side, as on an accelerator; whole runs, which other files have, take seeds in turn here."""
     program = program or build(config)
-    return jax.jit(over_seeds(program.init)), jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
+    return jax.jit(jax.vmap(program.init)), jax.jit(jax.vmap(program.epoch, (0, None)), donate_argnums=0)
 
 
 def run(config, init, epoch, seeds, epochs=3):

@@ -417,7 +417,7 @@ class Config:
     seed: Natural = 0
     """The first seed."""
     seeds: Count = 1
-    """Runs trained at once, with seeds `seed`, `seed + 1`, ..."""
+    """Runs trained in one program, with seeds `seed`, `seed + 1`, ..."""
     env_steps: Count = 5_000
     """Real steps in all, the exploration included; the last epoch is run to its end."""
     explore_steps: Count = 500

@@ -12,8 +12,7 @@ Only batches that mix real and imagined rows need the model buffer. An agent tha
 one whose targets or gradients look ahead (MVE, STEVE, SVG) rolls the model out from the states of its batch; a planner
 takes the model itself, before it collects. Otherwise an epoch that collects only once does so first.
 
-Everything that changes lives in `TrainState`: `sharding.over_seeds` trains many side by side, saving it resumes
-exactly.
+Everything that changes lives in `TrainState`: `sharding.over_seeds` trains many at once, saving it resumes exactly.
 This module takes ready-made parts and knows no names; `build.py` makes the parts.
 """
 

@@ -21,7 +21,7 @@ from branchax.presets import PRESETS
 ABOUT = """\
 Trains PRESET once for each point of a grid, into a directory each, and prints a table of the last evaluations. Any
 setting of `branchax train` can be in the grid, and those that are not are given as flags, as there. Points that differ
-in floats alone are trained side by side in one program; the others are processes. The same command again goes on where
+in floats alone are trained in one program; the others are processes. The same command again goes on where
 it stopped."""
 
 

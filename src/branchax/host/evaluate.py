@@ -26,8 +26,9 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Runs episodes with the mode of a saved policy; returns one record per seed.
 
-    With as many episodes as the run's own evaluations had, it repeats the last of them exactly: the start states follow
-    from the seed and the env step alone. The records are also written to `evaluations/<env_steps>.json`.
+    With as many episodes as the run's own evaluations had, it repeats the last of them exactly (of a run on several
+    devices, but for the last digits): the start states follow from the seed and the env step alone. The records are
+    also written to `evaluations/<env_steps>.json`.
 
     Args:
       directory: a run's directory.

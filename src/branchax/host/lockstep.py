@@ -1,8 +1,8 @@
-"""A group of a sweep: runs that differ in floats alone, side by side in one compiled program.
+"""A group of a sweep: runs that differ in floats alone, in one compiled program.
 
 The lanes of the program are the runs' seeds, run after run (`run.train_together`). A float that is swept is an array
-with one entry to a lane, and the program is put together inside the `vmap` from settings that hold its traced entry
-(`build.assemble`); so whatever a float does, it does there as well. Which floats can be traced is found out here.
+with one entry to a lane, and the program is put together inside the map over lanes from settings that hold its traced
+entry (`build.assemble`); so whatever a float does, it does there as well. Which floats can be traced is found out here.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Memory that is planned: the bytes that a run needs on a device, from its shapes, before anything is compiled.
 
-The state is counted exactly, and twice where seeds take turns: the loop over them reads one and writes another. Beside
-it stand the largest of what lives only while an epoch runs: rollouts on their way into the buffer, the widest layers of
-the groups that are imagined side by side, and a fit's copies and bootstraps. What the compiler adds to that
-(temporaries of an update, evaluation) is small for the presets, and not counted.
+The state is counted exactly, and more than twice where seeds take turns: the loop over them reads one state, writes
+another, and works on a copy of one seed's. Beside it stand the largest of what lives only while an epoch runs: rollouts
+on their way into the buffer, the widest layers of the groups that are imagined side by side, and a fit's copies and
+bootstraps. What the compiler adds to that (temporaries of an update, evaluation) is small for the presets, and not
+counted.
 """
 
 from __future__ import annotations
@@ -33,15 +34,20 @@ def plan(config: Config, template: TrainState, mesh: Mesh) -> list[Part]:
     """The parts of the memory of all lanes of a program, the seeds of one run or of several that share `config`'s
     shapes; `template` is what `mesh.placed` returns."""
     seeds = template.key.shape[0] // mesh.shape[SEED]
-    states, at_once = (2, 1) if seeds > 1 and in_turn(mesh.shape[SEED]) else (1, seeds)
+    turns = seeds > 1 and in_turn(mesh.shape[SEED])
+    at_once = 1 if turns else seeds
+
+    def held(tree: Any) -> int:
+        size = bytes_of(tree)
+        return 2 * size + size // seeds if turns else size
+
     rest = template.key, template.world, template.counts, template.fault, template.model, template.agent
-    real, networks = states * bytes_of(template.real), states * bytes_of(rest)
-    parts = [Part("real buffer", real, "replay_capacity, seeds"), Part("networks", networks, "seeds")]
+    parts = [Part("real buffer", held(template.real), "replay_capacity, seeds"), Part("networks", held(rest), "seeds")]
     if config.model_free:
         return parts
     if isinstance(template.imagined, Ring):
         knobs = "rollout.per_step, rollout.keep_epochs, rollout.horizon"
-        parts.append(Part("model buffer", states * bytes_of(template.imagined), knobs))
+        parts.append(Part("model buffer", held(template.imagined), knobs))
     row = sum(math.prod(x.shape[2:]) * x.dtype.itemsize for x in jax.tree.leaves(template.real.data.transition))
     if config.stores_imagined or config.on_policy:
         # On their way into a buffer that is spread over devices, all rows pass through each of them.

@@ -263,7 +263,8 @@ def _train(
             if force and hasattr(state.agent, "knobs"):  # the agent's floats, which may be among what has changed
                 lie = meshes.shardings(compiled.template.agent.knobs)
                 knobs = over_seeds(lambda floats, key: program(floats).init(key).agent.knobs)
-                knobs = jax.jit(knobs, out_shardings=lie)(*compiled.lanes)
+                with meshes.entered(mesh):
+                    knobs = jax.jit(knobs, out_shardings=lie)(*compiled.lanes)
                 state = state._replace(agent=state.agent._replace(knobs=knobs))
         keep = -1 if saved is None else int(state.counts.epochs[0])
         with contextlib.ExitStack() as closing:

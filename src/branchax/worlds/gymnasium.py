@@ -63,10 +63,11 @@ class Codec(NamedTuple):
 def gymnasium_world(name: str, episode_length: int | None = None) -> World:
     """One of Gymnasium's environments, or one's own that is registered there.
 
-    `reset` and `step` call the host, once for all parallel worlds and seeds. Programs with such a call in them do not
-    enter the persistent compilation cache. Both are pure functions nevertheless: an environment that is in the wanted
-    state goes on, and a state that none is in (a checkpoint's, an oracle's) is rebuilt from its origin (`layout`). A
-    step's noise comes from its key; a step from a terminated state stays there, unrewarded, at no cost.
+    `reset` and `step` call the host, once for all parallel worlds, and seeds that go side by side. Programs with such a
+    call in them do not enter the persistent compilation cache. Both are pure functions nevertheless: an environment
+    that is in the wanted state goes on, and a state that none is in (a checkpoint's, an oracle's) is rebuilt from its
+    origin (`layout`). A step's noise comes from its key; a step from a terminated state stays there, unrewarded, at no
+    cost.
 
     Boxes of actions are scaled to [-1, 1], discrete observations are one-hot vectors. The time limit is this library's
     own; other wrappers that an environment is registered with are kept.
