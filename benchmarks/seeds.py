@@ -15,14 +15,17 @@ from branchax.presets import preset
 from branchax.sharding import over_seeds
 
 UNIT = "seed epochs"
+# `mbpo` on the pendulum, 50 real steps an epoch.
+BASE = replace(
+    preset("mbpo", "classic/pendulum"), explore_steps=100, epoch_steps=50, env_steps=100_000, replay_capacity=2_000
+)
+BASE = replace(BASE, model=replace(BASE.model, max_rounds=5, patience=5))
 
 
 def cases(full: bool) -> Iterator[Case]:
-    """`mbpo` on the pendulum, 50 real steps an epoch."""
-    base = replace(preset("mbpo", "classic/pendulum"), explore_steps=100, epoch_steps=50, env_steps=100_000)
-    base = replace(base, model=replace(base.model, max_rounds=5, patience=5), replay_capacity=2_000)
+    """More and more of them."""
     for seeds in (1, 2, 4, 8, 16, 32) if full else (1, 4):
-        config = replace(base, seeds=seeds)
+        config = replace(BASE, seeds=seeds)
         program = build(config)
         state = jax.jit(over_seeds(program.init))(seed_keys(config))
         epoch = over_seeds(program.epoch, (0, None))

@@ -6,8 +6,8 @@
     donated      10 SAC updates and a model buffer of 10^6 rows, the state donated against copied
     alone        10 SAC updates of one seed, and the same as the only lane of a `vmap`
     alone_fit    20 minibatches of the fit, likewise
-    in_turn      10 SAC updates of 5 seeds, seed after seed against all of them under `vmap`
-    in_turn_64   100 of them with networks of 2 x 64
+    in_turn      epochs of 50 steps of `mbpo` of 5 seeds, seed after seed against all of them under `vmap`
+    in_turn_sac  likewise of `sac`
 
     python -m benchmarks steps
 
@@ -27,13 +27,15 @@ import jax.numpy as jnp
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import fit, improve, linear
+from benchmarks import fit, improve, linear, seeds
 from benchmarks.cost import Call
 from benchmarks.harness import RESULTS, Case, prepared
 from benchmarks.imagine import config_of
 from benchmarks.mbpo_paper import seconds
+from branchax.build import build
 from branchax.config import RolloutConfig
 from branchax.host import rundir
+from branchax.host.run import seed_keys
 from branchax.presets import preset
 from branchax.sharding import over_seeds
 
@@ -54,12 +56,15 @@ def only_lane(case: Case) -> Case:
     return case._replace(function=function, arguments=(jax.tree.map(lambda x: x[None], state), *rest))
 
 
-def of_seeds(hidden: int, updates: int, over: Callable[..., Any]) -> Call:
-    """Updates of 5 seeds, taken over them by `over`."""
-    case = improve.case((hidden, hidden), 256, 2, updates=updates)
-    state, *rest = case.arguments
-    states = jax.tree.map(lambda x: jnp.stack([x] * 5), state)
-    return Call(case._replace(function=over(case.function, (0, *[None] * len(rest))), arguments=(states, *rest)))
+def of_seeds(name: str, over: Callable[..., Any]) -> Call:
+    """Epochs of 5 seeds of a preset, taken over them by `over`."""
+    method = preset(name)
+    config = replace(seeds.BASE, seeds=5, rollout=method.rollout, real_fraction=method.real_fraction)
+    program = build(config)
+    state = jax.jit(jax.vmap(program.init))(seed_keys(config))
+    epoch = over(program.epoch, (0, None))
+    horizon = jnp.int32(config.rollout.horizon)
+    return Call(Case({}, lambda s, h: epoch(s, h)[0], (state, horizon), 5, carried=True))
 
 
 def one_by_one(often: int) -> Callable[[], float]:
@@ -102,8 +107,8 @@ STEPS: dict[str, tuple[Callable[[], Callable[[], float]], Callable[[], Callable[
         lambda: Call(fit.case("7 x (4 x 200)", rounds=1)),
         lambda: Call(only_lane(fit.case("7 x (4 x 200)", rounds=1))),
     ),
-    "in_turn": (lambda: of_seeds(256, 10, over_seeds), lambda: of_seeds(256, 10, jax.vmap)),
-    "in_turn_64": (lambda: of_seeds(64, 100, over_seeds), lambda: of_seeds(64, 100, jax.vmap)),
+    "in_turn": (lambda: of_seeds("mbpo", over_seeds), lambda: of_seeds("mbpo", jax.vmap)),
+    "in_turn_sac": (lambda: of_seeds("sac", over_seeds), lambda: of_seeds("sac", jax.vmap)),
 }
 
 
