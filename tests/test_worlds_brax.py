@@ -219,7 +219,8 @@ def says_whether_reverse_mode_exists(name, backend):
     return world.spec.differentiable
 
 
-@pytest.mark.parametrize("backend", ["generalized", pytest.param("mjx", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["generalized", "mjx"])
 def test_the_spec_says_whether_reverse_mode_exists(backend):
     assert says_whether_reverse_mode_exists("inverted_pendulum", backend) == (backend != "mjx")
 
