@@ -1,4 +1,4 @@
-"""The family on equal terms: every preset on four worlds, five seeds at once, the same real steps and updates per step.
+"""The family on equal terms: every preset on four worlds, five seeds, the same real steps and updates per step.
 
 Off-policy presets take their own settings but for the budget: 1,000 real steps, 100 of them at random, 10 updates per
 step after that, a fit every 100 steps. On-policy presets in a model fit at 550 and at 1,000 steps, planners at 100 and
@@ -6,7 +6,7 @@ step after that, a fit every 100 steps. On-policy presets in a model fit at 550 
 steps are few: it says how quickly each starts to learn, not how well it ends.
 
 Scores are those of the last evaluation (16 episodes), as interquartile means over seeds (the middle three of five) with
-95 % percentile bootstrap intervals; seconds are of processor time, of whole runs of five seeds at once with compilation
+95 % percentile bootstrap intervals; seconds are of processor time, of whole runs of five seeds with compilation
 (by the clock where a run was cut off and went on, or is older than this measurement).
 
     python -m experiments.family                     # what results/family.json does not hold yet
