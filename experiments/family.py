@@ -154,18 +154,17 @@ def as_table(found: dict[str, dict[str, Any]]) -> str:
         return sum(worse) / len(worse)
 
     lines = [f"| preset | {' | '.join(f'`{world}`' for world in found)} |", f"|---|{'---|' * len(found)}"]
-    for name in sorted({name for scores in found.values() for name in scores}, key=place):
+    for name in sorted({name for scores in found.values() for name in scores}, key=lambda name: (place(name), name)):
         cells = []
         for scores in found.values():
             s = scores.get(name)
-            cells.append("" if s is None else "{:.0f} [{:.0f}, {:.0f}], {:.0f} s".format(*parts(s)))
+            if s is None:
+                cells.append("")
+                continue
+            low, high = s["interval"]
+            cells.append(f"{s['iqm']:.0f} [{low:.0f}, {high:.0f}], {s.get('processor_s', s['seconds']):.0f} s")
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def parts(score: dict[str, Any]) -> tuple[float, float, float, float]:
-    """Interquartile mean, both ends of its interval, and seconds."""
-    return score["iqm"], *score["interval"], score.get("processor_s", score["seconds"])
 
 
 def model_free(name: str) -> bool:

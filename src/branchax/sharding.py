@@ -48,8 +48,8 @@ def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...] | i
 def in_turn(devices: int) -> bool:
     """Whether seeds on a mesh with so many devices along `seed` are computed one after the other: on a CPU alone.
 
-    Its caches hold the networks of one seed, products of one seed's batch keep its cores as busy as those of several,
-    and no seed waits for the longest fit. An accelerator is idle with one seed.
+    Its caches hold the networks of one seed, and no seed waits for the longest fit (`benchmarks/NOTES.md` has what that
+    brings, and what memory it takes). An accelerator is idle with one seed.
     """
     return devices == 1 and jax.default_backend() == "cpu"
 

@@ -5,8 +5,7 @@ sweep.json       the grid, the points and what came of them
     failed.txt   why it came to nothing, in short and in full
 
 Points that differ in floats alone form a group, which is one process and, as far as the floats allow, one compiled
-program (`lockstep.py`). The same sweep again goes on where it stopped: a run that is finished stays as
-it is.
+program (`lockstep.py`). The same sweep again goes on where it stopped: a run that is finished stays as it is.
 """
 
 from __future__ import annotations
