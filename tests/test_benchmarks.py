@@ -49,7 +49,7 @@ def test_an_update_of_sac_takes_the_products_that_are_counted(critics):
     none = jnp.zeros(batch, bool)
     row = Row(Transition(jnp.ones((batch, 5)), jnp.ones((batch, 2)), jnp.ones(batch), jnp.ones((batch, 5)), none, none))
     sources = Sources(lambda key: row, None)
-    params = agent.init(jax.random.key(0))
+    params = jax.jit(agent.init)(jax.random.key(0))
     update = lambda params: agent.update(jax.random.key(1), params, sources)[0]  # noqa: E731
     assert count(update, params) == batch * flops.sac_row(5, 2, config)
 

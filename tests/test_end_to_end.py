@@ -17,6 +17,7 @@ from branchax.presets import PRESETS, preset
 
 SETTINGS = """
     --world classic/cartpole --seed 4 --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32
+    --replay-capacity 220
     --updates-per-step 1 --model.members 3 --model.elites 2 --model.hidden 8 --model.round-steps 5 --model.max-rounds 3
     --rollout.per-step 10 --rollout.groups 4 --rollout.horizon 2 --agent.hidden 8 --eval-episodes 3
 """

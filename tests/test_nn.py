@@ -11,7 +11,7 @@ from branchax import nn
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_forward_equals_numpy(layer_norm):
     net = nn.mlp(3, (5, 4), 2, layer_norm=layer_norm)
-    params = net.init(jax.random.key(0))
+    params = jax.jit(net.init)(jax.random.key(0))
     x = np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
     h = x
     for i in range(3):
@@ -20,7 +20,7 @@ def test_forward_equals_numpy(layer_norm):
             if layer_norm:
                 h = (h - h.mean(-1, keepdims=True)) / np.sqrt(h.var(-1, keepdims=True) + 1e-6)
             h = np.maximum(h, 0)
-    np.testing.assert_allclose(net.apply(params, jnp.asarray(x)), h, rtol=2e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(net.apply)(params, x), h, rtol=2e-4, atol=1e-5)
 
 
 def test_truncated_normal_has_pets_deviation_and_no_tail():

@@ -73,10 +73,10 @@ def test_a_gaussian_policy_starts_as_noise_alone_and_its_deviation_does_not_depe
 def test_the_action_is_differentiable_in_all_parameters_and_the_observation():
     """da / d mean = 1, da / d log_std = std e = a - mean, and the chain rule through the network."""
     policy, obs = gaussian_policy(SPEC, (4,), init_std=0.5), jnp.asarray(observations()[0])
-    params, key = policy.init(jax.random.key(0)), jax.random.key(3)
-    act = lambda params, obs: policy.act(params)(key, obs)[0]  # noqa: E731
+    params, key = jax.jit(policy.init)(jax.random.key(0)), jax.random.key(3)
+    act = jax.jit(lambda params, obs: policy.act(params)(key, obs)[0])
     by_params, by_obs = jax.jit(jax.jacobian(act, (0, 1)))(params, obs)
-    noise = np.asarray(act(params, obs)) - np.asarray(policy.mode(params, obs))
+    noise = np.asarray(act(params, obs)) - np.asarray(jax.jit(policy.mode)(params, obs))
     assert (np.abs(noise) > 1e-3).all()
     np.testing.assert_allclose(by_params["log_std"], np.diag(noise), rtol=1e-5)
     of_mean, of_obs = jax.jit(jax.jacobian(policy.mode, (0, 1)))(params, obs)

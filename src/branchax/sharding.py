@@ -45,6 +45,12 @@ def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...] | i
     return each
 
 
+@jax.jit
+def of_seed(tree: Any, place: int) -> Any:
+    """What belongs to one seed in arrays [K, ...]; as one program, where slices one by one would be one each."""
+    return jax.tree.map(lambda x: x[place], tree)
+
+
 def in_turn(devices: int) -> bool:
     """Whether seeds on a mesh with so many devices along `seed` are computed one after the other: on a CPU alone.
 

@@ -16,7 +16,7 @@ from branchax.agents.base import Agent, Sources
 from branchax.config import ConfigError
 from branchax.host import RunError, cache, checkpoint, dataset, faults, lock, rundir, runlog
 from branchax.host.run import filled, load, seed_keys
-from branchax.sharding import over_seeds
+from branchax.sharding import of_seed, over_seeds
 from branchax.train import TrainState
 from branchax.types import Key, Metrics, Row
 
@@ -183,7 +183,7 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     said = f"{'the same again' if again else 'not found again'}: {about['what']} ({path})"
     if isinstance(state.agent, Watched):
         file = path.with_suffix(".update.npz")
-        one = jax.tree.map(lambda x: x[about["seed"] - config.seed], state.agent)
+        one = of_seed(state.agent, about["seed"] - config.seed)
         if bool(one.found):
             faults.save_arrays(file, {"before": one.before, "batch": one.batch[0] if one.batch else ()})
             said += f"; {file} has the agent before the update{' and its batch' if one.batch else ''}"

@@ -22,6 +22,7 @@ from branchax import build
 from branchax.config import Config, ConfigError, DQNConfig, PlannerConfig, QLearningConfig, SACConfig, TD3Config
 from branchax.host import numpy_policy, rundir
 from branchax.host.run import restore
+from branchax.sharding import of_seed
 from branchax.worlds.base import WorldSpec
 
 POLICY = "policy"  # the folder in a run's directory
@@ -56,7 +57,7 @@ def export(directory: str | Path, seed: int | None = None) -> Path:
     check(config, seed)
     config, state = restore(directory)
     lane = 0 if seed is None else seed - config.seed
-    agent = jax.tree.map(lambda x: x[lane], state.agent)
+    agent = of_seed(state.agent, lane)
     env_steps = int(state.counts.env_steps[lane])
     return write(directory / POLICY, config, agent, {"seed": config.seed + lane, "env_steps": env_steps})
 

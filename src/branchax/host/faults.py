@@ -18,6 +18,7 @@ import numpy as np
 
 from branchax.config import Config
 from branchax.host import RunError, rundir, runlog
+from branchax.sharding import of_seed
 from branchax.train import Fault, TrainState
 from branchax.types import Transition
 
@@ -99,7 +100,7 @@ def dump(directory: Path, found: Found, config: Config, state: TrainState, horiz
     The arrays are the first bad row of a world (`row.*`) and the seed's state after the epoch without its buffers
     (`state.*`). The epoch itself can be run again from the last checkpoint: `branchax doctor DIR --replay`.
     """
-    one = jax.tree.map(lambda x: x[found.place], state._replace(real=(), imagined=()))
+    one = of_seed(state._replace(real=(), imagined=()), found.place)
     kept = {"state": one._replace(fault=())} | ({"row": one.fault.first} if found.kind == "world" else {})
     seed, steps = config.seed + found.place, int(one.counts.env_steps)
     path = directory / rundir.FAULTS / f"{found.kind}_{steps}_seed{seed}.json"

@@ -23,6 +23,7 @@ import numpy as np
 from branchax.config import Config
 from branchax.host import cache, checkpoint
 from branchax.host.play import Player
+from branchax.host.run import copied
 from branchax.host.runlog import Row
 from branchax.train import Parts, TrainState, make_program
 
@@ -37,7 +38,7 @@ def measure(player: Player, rows: Sequence[Row] = ()) -> dict[str, Any]:
       `names` of the phases and their `seconds` per epoch, `epoch_steps` that it takes, the `seeds` of the run, and the
       seconds that its own epochs took, all seeds at once (`run`, a median; None when there are too few).
     """
-    config, state = player.config, jax.tree.map(jnp.copy, player.state)  # a copy: each part is donated it
+    config, state = player.config, copied(player.state)  # a copy: each part is donated it
     program = make_program(config, player.world, player.dynamics, player.agent)
     assert program.parts is not None
     horizon = jnp.int32(config.rollout.at(player.clock))

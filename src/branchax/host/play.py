@@ -17,6 +17,7 @@ from branchax.config import Config, ConfigError
 from branchax.dynamics.base import Dynamics
 from branchax.host.run import restore
 from branchax.rollout import Act, copies, rollout
+from branchax.sharding import of_seed
 from branchax.train import TrainState
 from branchax.types import Key, Row, Stream, Trajectory, Transition, stream
 from branchax.worlds.base import World, WorldState
@@ -52,7 +53,7 @@ def load(directory: Path, seed: int | None = None) -> Player:
     if not 0 <= place < config.seeds:
         last = config.seed + config.seeds - 1
         raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
-    state: TrainState = jax.tree.map(lambda x: x[place], states)
+    state: TrainState = of_seed(states, place)
     world = worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
     dynamics = build.build_dynamics(config, world)
     key = stream(jax.random.key(seed), Stream.EVALUATE, state.counts.env_steps)

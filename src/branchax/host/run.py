@@ -30,7 +30,7 @@ from branchax.host.curves import Curves, open_curves
 from branchax.host.progress import Progress
 from branchax.host.signals import Preempted, Stop
 from branchax.replay import Ring
-from branchax.sharding import over_seeds
+from branchax.sharding import of_seed, over_seeds
 from branchax.train import Program, TrainState
 from branchax.types import Key, Metrics, Row, Stream, Transition, stream
 from branchax.worlds.base import World
@@ -559,7 +559,7 @@ def collected(directory: str | Path, say: Callable[[str], Any] = warnings.warn) 
     config, state = restore(Path(directory), say)
     parts = []
     for seed in range(config.seeds):
-        ring = jax.tree.map(lambda x: x[seed], state.real)  # noqa: B023
+        ring = of_seed(state.real, seed)
         oldest = (ring.cursor - ring.size + jnp.arange(int(ring.size))) % replay.capacity(ring)
         parts.append(replay.take(ring, oldest).transition)
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)

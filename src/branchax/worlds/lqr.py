@@ -47,10 +47,11 @@ def random_lqr(key: Key, obs_size: int, action_size: int, spectral_radius: float
     of B have variance 1 / D. Runs on the host, not under `jit`.
     """
     key_a, key_b = jax.random.split(key)
-    a = jax.random.normal(key_a, (obs_size, obs_size))
-    radius = np.max(np.abs(np.linalg.eigvals(np.asarray(a))))
-    b = jax.random.normal(key_b, (obs_size, action_size)) / jnp.sqrt(obs_size)
-    return LinearSystem(a * (spectral_radius / radius), b, jnp.eye(obs_size), jnp.eye(action_size))
+    a = np.asarray(jax.random.normal(key_a, (obs_size, obs_size)))
+    b = np.asarray(jax.random.normal(key_b, (obs_size, action_size)))
+    scale = spectral_radius / np.max(np.abs(np.linalg.eigvals(a)))
+    matrices = a * scale, b / np.sqrt(obs_size), np.eye(obs_size), np.eye(action_size)
+    return LinearSystem(*(jnp.asarray(x, float) for x in matrices))
 
 
 def lqr(system: LinearSystem | None = None, episode_length: int = 100) -> World:
