@@ -35,7 +35,8 @@ def small(monkeypatch):
     ("name", "says"),
     [
         ("first_run", ["60 env steps, 120 imagined ones, 20 updates", "held-out", "first observations of 3 seeds"]),
-        ("own_world", ["60 env steps, model error", "80 env steps", "return -"]),
+        # `test_docs` trains in a world of one's own as well.
+        pytest.param("own_world", ["60 env steps, model error", "80 env steps", "return -"], marks=pytest.mark.slow),
         ("own_agent", ["before", "after 2 updates, 60 env steps"]),
     ],
 )

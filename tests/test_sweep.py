@@ -24,7 +24,7 @@ SMALL = {
 }  # fmt: skip
 TABLE = {
     "env_steps": 300, "explore_steps": 100, "epoch_steps": 100, "eval_episodes": 2, "episode_length": 10, "seeds": 2,
-    "checkpoint_every": 1,
+    "checkpoint_every": 1, "replay_capacity": 400,
 }  # fmt: skip
 FLAGS = "--world classic/lqr --env-steps 60 --explore-steps 20 --epoch-steps 20 --batch-size 8 --updates-per-step 1"
 
