@@ -12,7 +12,7 @@ JOBS   ?= 2
 
 BIN   := .venv/bin
 READY := .venv/.ready
-FLAGS  = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--env-steps $(STEPS))
+FLAGS  = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--env-steps $(STEPS)) $(if $(RUN),--run $(RUN))
 needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/...))
 
 .DEFAULT_GOAL := help
@@ -35,7 +35,7 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $(READY)
 
-train: $(READY)  ## train PRESET on WORLD into a new directory under runs/
+train: $(READY)  ## train PRESET on WORLD into RUN, or a new directory under runs/
 	$(BIN)/branchax train $(PRESET) --world $(WORLD) --seed $(SEED) $(FLAGS) $(ARGS)
 
 resume: $(READY)  ## go on with the run in RUN, as in make resume RUN=runs/mine
@@ -119,6 +119,6 @@ format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-clean:  ## remove the environment and every cache (runs/ and results/ stay)
-	rm -rf .venv .venv-peers-* .cache .pytest_cache .ruff_cache build dist
+clean:  ## remove the environments and what was cached here (runs/ and results/ stay)
+	rm -rf .venv .venv-peers-* .cache .hypothesis .pytest_cache .ruff_cache build dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

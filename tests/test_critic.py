@@ -10,7 +10,8 @@ from branchax.agents import critic as critics
 from branchax.agents.base import Sources
 from branchax.agents.critic import Backup, least, make_targets, steve
 from branchax.agents.sac import make_sac
-from branchax.config import CriticConfig, SACConfig
+from branchax.agents.td3 import make_td3
+from branchax.config import CriticConfig, SACConfig, TD3Config
 from branchax.returns import bootstrapped
 from branchax.types import Trajectory, Transition
 from branchax.worlds.probes import PROBES
@@ -155,4 +156,14 @@ def test_the_objective_through_the_model_is_the_discounted_return_and_the_value_
     sources = Sources(lambda key: first, None, ahead=ahead_of(world, 3))  # type: ignore[arg-type]
     _, metrics = jax.jit(lambda: agent.update(jax.random.key(1), agent.init(jax.random.key(0)), sources))()
     assert float(metrics["policy/loss"]) == pytest.approx(-0.8, abs=1e-5)
+    assert float(metrics["ahead/steps"]) == 2 * first.transition.reward.shape[0]
+
+
+def test_model_steps_are_those_of_every_update_of_the_critics():
+    """TD3 takes two to one of the actor; off rows at the start of the discounting world one step is left to imagine."""
+    world = PROBES["discounting"].world()
+    agent, row = make_td3(world.spec, TD3Config(hidden=(8,), critic=CriticConfig(expand="mve"))), experience(world)
+    first = jax.tree.map(lambda x: x[np.asarray(row.transition.obs[:, 0] < 0.5)], row)
+    sources = Sources(lambda key: first, None, ahead=ahead_of(world, 3))  # type: ignore[arg-type]
+    _, metrics = jax.jit(lambda: agent.update(jax.random.key(1), agent.init(jax.random.key(0)), sources))()
     assert float(metrics["ahead/steps"]) == 2 * first.transition.reward.shape[0]

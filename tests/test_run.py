@@ -127,6 +127,11 @@ def test_resume_after_a_crash_rewrites_the_lost_rows(toy, toy_config, tmp_path, 
     assert final(tmp_path / "straight", config) == final(tmp_path / "crashed", config)
 
 
+def test_says_where_a_model_has_to_learn_how_episodes_end(toy, toy_config, tmp_path, capsys):
+    host.train(replace(toy_config, rollout__horizon=1, real_fraction=0.5), tmp_path / "run")
+    assert "classic/lqr has no predicate for the ends of its episodes" in capsys.readouterr().out
+
+
 def test_resume_without_a_checkpoint_starts_again(toy, toy_config, tmp_path):
     rundir.record(tmp_path, toy_config, "")
     (tmp_path / rundir.METRICS).write_text('{"seed": 0, "epoch": 0}\n')

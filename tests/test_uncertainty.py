@@ -147,6 +147,18 @@ def test_calibration_of_a_mixture_that_made_the_data_and_of_one_too_sure():
 
 
 @pytest.mark.slow
+def test_where_no_step_passes_the_gate_batches_are_real():
+    from test_train import TINY, compiled, run, stored
+
+    rollout = RolloutConfig(per_step=10, groups=4, horizon=3, gate="rank", gate_share=0.0)
+    state, metrics = run(TINY, *compiled(dataclasses.replace(TINY, rollout=rollout)), (0,), epochs=1)
+    assert int(metrics[0]["imagine/steps"][0]) == int(state.counts.model_steps[0]) == 0
+    known = {x.tobytes() for x in stored(state.real).transition.obs[:60]}
+    assert int(state.imagined.size[0]) == TINY.batch_size
+    assert {x.tobytes() for x in stored(state.imagined).obs} <= known
+
+
+@pytest.mark.slow
 def test_a_gate_by_its_config_is_a_mask_in_the_compiled_epoch():
     """Gated epochs store fewer steps than they imagine, and those with the least doubt."""
     from test_train import TINY, compiled, run

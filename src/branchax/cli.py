@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else REFUSED
     except KeyboardInterrupt:
         print(
-            "\nbranchax: interrupted; what was saved is good, and the same command goes on from there", file=sys.stderr
+            "\nbranchax: interrupted; what was saved is good, and `branchax resume DIR` goes on from there",
+            file=sys.stderr,
         )
         return INTERRUPTED
     return OK

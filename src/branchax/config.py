@@ -118,7 +118,8 @@ class RolloutConfig:
     propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
     """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS)."""
     keep_epochs: Count = 1
-    """Epochs that imagined data stays in the model buffer, at the largest horizon."""
+    """Epochs that imagined data stays in the model buffer, at the largest horizon. Rows are counted as if each rollout
+    were whole: where episodes end or gates rule steps out, the rows of older epochs stay instead, as in MBPO's pool."""
     first_action: Literal["policy", "replayed"] = "policy"
     """The first action of a rollout off a replayed state: the policy's, or the one taken there (tabular Dyna-Q)."""
     penalty: NonNegative = 0.0
@@ -696,6 +697,7 @@ def _check_sizes(config: Config, need: Need) -> None:
         "epoch_steps",
         f"a multiple of collect_steps = {config.collect_steps}",
     )
+    sized = config.dataset is not None  # which says how large the buffer is
     per_round = config.updates_per_step * config.collect_steps
     need(
         math.isclose(per_round, round(per_round)) and round(per_round) >= 1,
@@ -705,7 +707,7 @@ def _check_sizes(config: Config, need: Need) -> None:
     need(
         not isinstance(config.agent, CRITIC_AGENTS) or config.batch_size <= config.real_capacity,
         "batch_size",
-        f"<= the real buffer's capacity, {config.real_capacity}",
+        f"<= the real buffer's capacity, {config.real_capacity}" + (", the rows of the dataset" if sized else ""),
     )
     need(
         config.dataset is not None or config.real_capacity >= max(config.explore_steps, config.collect_steps),
@@ -767,6 +769,11 @@ def _check_model(config: Config, need: Need) -> None:
         "two env-step counts in rising order when rollout.horizon_end is set",
     )
     need(
+        config.rollout.horizon_end is not None or config.rollout.ramp == (0, 0),
+        "rollout.horizon_end",
+        f"the horizon at the end of rollout.ramp = {config.rollout.ramp}",
+    )
+    need(
         (config.rollout.horizon_end or config.rollout.horizon) >= config.rollout.horizon,
         "rollout.horizon_end",
         f">= rollout.horizon = {config.rollout.horizon}",
@@ -812,6 +819,13 @@ def _check_agent(config: Config, need: Need) -> None:
     if isinstance(agent, CRITIC_AGENTS):
         members = agent.critic.members
         need((agent.critic.subset or 1) <= members, "agent.critic.subset", f"<= agent.critic.members = {members}")
+        steve = agent.critic.expand == "steve"
+        need(not steve or agent.critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")
+        need(
+            agent.critic.td_k or agent.critic.expand == "mve",
+            "agent.critic.td_k",
+            "true without agent.critic.expand mve",
+        )
     at_once = getattr(agent, "policy_delay", 1)  # updates that go together
     whole = f"a number whose product with collect_steps = {config.collect_steps} is a multiple of {at_once}"
     need(config.updates_per_round % at_once == 0, "updates_per_step", f"{whole}, agent.policy_delay")

@@ -128,7 +128,7 @@ PRESETS: dict[str, Config] = {
     "sac": replace(_SMALL, rollout=RolloutConfig(horizon=0), real_fraction=1.0),
     # The simulator in place of the model: what is left of the error is not the model's.
     "oracle_mbpo": replace(_SMALL, model=_ORACLE),
-    # Rollouts ruled out where the ensemble doubts: Pan et al. 2020, arXiv:2010.12893; Frauenknecht et al. 2024,
+    # Rollouts ruled out where the ensemble doubts: Pan et al. 2020, arXiv:2010.04893; Frauenknecht et al. 2024,
     # arXiv:2405.19014.
     "m2ac": replace(
         _SMALL,

@@ -59,7 +59,7 @@ def take(ring: Ring, slot: jax.Array) -> Any:
 
 
 def sample(key: Key, ring: Ring, count: int) -> Any:
-    """`count` rows drawn uniformly with replacement from the latest `size`; pytree of [count, ...]."""
+    """`count` rows drawn uniformly with replacement from the latest `size` > 0; pytree of [count, ...]."""
     age = jax.random.randint(key, (count,), 0, ring.size)
     return take(ring, (ring.cursor - 1 - age) % capacity(ring))
 
@@ -67,6 +67,12 @@ def sample(key: Key, ring: Ring, count: int) -> Any:
 def keep_latest(ring: Ring, count: jax.Array) -> Ring:
     """The ring without all but the latest `count` [] rows (or as many as there are)."""
     return ring._replace(size=jnp.minimum(ring.size, count.astype(jnp.int32)))
+
+
+def or_else(ring: Ring, rows: Any) -> Ring:
+    """The ring, or one with the rows [N, ...] in it where it holds none: `sample` needs a row to draw."""
+    room = jax.tree.map(lambda x: x[: capacity(ring)], rows)
+    return add(ring, room, jnp.broadcast_to(ring.size == 0, jax.tree.leaves(room)[0].shape[:1]))
 
 
 def sample_mixed(key: Key, real: Ring, imagined: Ring, real_count: int, count: int) -> Any:

@@ -184,6 +184,7 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         """Stores the valid steps of branched rollouts."""
         assert dynamics is not None
         key = stream(state.key, Stream.IMAGINE, state.counts.epochs)
+        key_else = jax.random.fold_in(key, 1)
         act = lambda k, obs: agent.act(k, state.agent, obs)  # noqa: E731
         trajectory = branch(key, state, dynamics, act, horizon)
         rows, valid = jax.tree.map(
@@ -204,6 +205,8 @@ def make_program(config: Config, world: World, dynamics: Dynamics | None, agent:
         kept = replay.keep_latest(state.imagined, (config.rollout.keep_epochs - 1) * config.rollouts * horizon)
         counts = state.counts._replace(model_steps=state.counts.model_steps + steps.astype(jnp.uint32))
         added = replay.add(kept, rows, valid)
+        # Where gates have ruled out every step, or none was finite, the batches' imagined share is real.
+        added = replay.or_else(added, replay.sample(key_else, state.real, config.batch_size).transition)
         return state._replace(imagined=added._replace(data=over_batch(added.data)), counts=counts), metrics
 
     def sources(state: TrainState, recent: Trajectory | None, horizon: jax.Array) -> Sources:

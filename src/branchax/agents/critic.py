@@ -12,6 +12,8 @@ any other: only `terminated` ends the value. With a model, y can look ahead befo
                                                                           (Feinberg et al. 2018, arXiv:1803.00101)
     steve   y = sum_h w_h mean(T_h), w_h proportional to 1 / var(T_h), with T_h the same sum over h <= H steps, in each
             elite and for each critic; mean and var go over both               (Buckman et al. 2018, arXiv:1807.01675)
+
+Soft values add each imagined action's bonus to its reward: r_i - alpha log pi(a_i | s_i) for r_i.
 """
 
 from __future__ import annotations

@@ -100,7 +100,8 @@ def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
         actor = optimizer.step(agent.actor, gradient, agent.knobs.learning_rate)
         online, targets = (actor.params, agent.critics.params), (agent.target_actor, agent.target_critics)
         target_actor, target_critics = optax.incremental_update(online, targets, agent.knobs.tau)  # type: ignore[misc]
-        metrics = jax.tree.map(lambda x: x[-1], metrics) | {"policy/loss": loss, "policy/skipped_steps": skipped(actor)}
+        metrics = {name: x.sum() if name == "ahead/steps" else x[-1] for name, x in metrics.items()}
+        metrics |= {"policy/loss": loss, "policy/skipped_steps": skipped(actor)}
         return TD3(actor, agent.critics, target_actor, target_critics, agent.knobs), metrics
 
     valuation = Valuation(lambda agent, obs, action: critic.values(agent.critics.params, obs, action), True)

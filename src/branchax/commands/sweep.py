@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from branchax.commands.base import PREEMPTED, check_flags, check_installed
+from branchax.commands.base import PREEMPTED, REFUSED, check_flags, check_installed
 from branchax.commands.train import TrainOptions, flags, preset_of
 from branchax.config import Config, ConfigError, check
 from branchax.host import RunError, launch, sweep
@@ -64,6 +64,10 @@ def run(arguments: list[str]) -> None:
     configs = [
         _config(options.preset, rest, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())
     ]
+    if any(config.dataset for config in configs):
+        from branchax.host import dataset  # which loads NumPy
+
+        configs = [dataset.sized(config) for config in configs]
     for config in configs:
         check(config)
         check_installed(config.world)
@@ -92,6 +96,8 @@ def run(arguments: list[str]) -> None:
         raise Preempted(
             f"{len(bad)} of {len(codes)} processes of the sweep were asked to end; the same command goes on"
         )
+    if bad and set(bad) == {REFUSED}:
+        raise ConfigError(f"sweep: {len(bad)} of {len(codes)} processes refused their settings; see above")
     if bad:
         raise RunError(f"{len(bad)} of {len(codes)} processes of the sweep failed; see above")
 

@@ -232,11 +232,15 @@ def _train(
     view.phase(f"building {config.world}")
     with warnings.catch_warnings(record=True) as caught:
         program = program_of(config, swept)
+        spec = program({}).spec
         fresh = saved is None and config.dataset is not None  # a saved state holds the rows already
-        data = dataset.load(str(config.dataset), program({}).spec) if fresh else None
+        data = dataset.load(str(config.dataset), spec) if fresh else None
     view.finished(f"built {config.world}", time.perf_counter() - start)
     for warning in caught:
         view.say(f"  {warning.message}", "yellow")
+    known = config.model_free or config.model.kind != "ensemble" or config.model.termination != "known"
+    if not known and spec.termination is None:
+        view.say(f"  {config.world} has no predicate for the ends of its episodes: the model learns them")
     count = _kept(runs) + config.keep_best + 1  # a new one is whole before an old one goes
     fits = functools.partial(checkpoint.check_space, runs[0].checkpoints, count=count)
     pool = ThreadPoolExecutor(3)
