@@ -100,9 +100,9 @@ def draw(shown: dict[str, Trajectory], found: dict[str, dict[str, Any]], path: A
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11.0, 3.4), layout="constrained", dpi=150)
+    figure = Figure(figsize=(11.6, 3.4), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
-    *planes, shares = figure.subplots(1, len(shown) + 1)
+    *planes, shares = figure.subplots(1, len(shown) + 1, width_ratios=[1.0] * len(shown) + [1.35])
     for axes, (name, trajectory) in zip(planes, shown.items(), strict=True):
         obs, valid = np.asarray(trajectory.transition.next_obs), np.asarray(trajectory.valid)
         angle, velocity = np.degrees(np.arctan2(obs[..., 1], obs[..., 0]))[valid], obs[..., 2][valid]
@@ -125,7 +125,10 @@ def draw(shown: dict[str, Trajectory], found: dict[str, dict[str, Any]], path: A
     shares.set_xticks(
         range(len(found)), [name.replace(" (", "\n(").replace(" by", "\nby") for name in found], fontsize=7
     )
-    shares.set(xlim=(-0.5, len(found) - 0.5), ylim=(-0.3, None))
+    shares.set(
+        xlim=(-0.5, len(found) - 0.5),
+        ylim=(-0.3, 1.1 * max(100 * max(each["share_inside"]) for each in found.values())),
+    )
     for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(path)
