@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-import jax
 import jax.numpy as jnp
 
 from benchmarks.harness import Case, built
+from branchax.host.run import copied
 from branchax.presets import preset
 
 UNIT = "calls"
@@ -38,4 +38,4 @@ def cases(full: bool) -> Iterator[Case]:
         for part, function in whole.items():
             often = rounds if part in ("collect", "improve") else 1
             settings = {"preset": name, "part": part, "times per epoch": often}
-            yield Case(settings, function, (jax.tree.map(jnp.copy, state),), 1, carried=True)
+            yield Case(settings, function, (copied(state),), 1, carried=True)

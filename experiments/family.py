@@ -174,7 +174,24 @@ def as_table(found: dict[str, dict[str, Any]]) -> str:
             seconds = f"{s['processor_s']:.0f} s" if "processor_s" in s else f"{s['seconds']:.0f} s*"
             cells.append(f"{s['iqm']:.0f} [{low:.0f}, {high:.0f}], {seconds}")
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
-    return HEADER + "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n"
+
+
+def summary(found: dict[str, dict[str, Any]]) -> str:
+    """Markdown: a row a world, with how many pairs were run, the best three, and two to compare with."""
+
+    def cell(world: str, name: str) -> str:
+        s = found[world].get(name)
+        return "" if s is None else "{:,.0f} [{:,.0f}, {:,.0f}]".format(s["iqm"], *s["interval"])
+
+    lines = ["| world | pairs run | best three | `mbpo` | `sac` |", "|---|---|---|---|---|"]
+    for world, scores in found.items():
+        possible = sum(name not in LEFT_OUT and config_of(name, world) is not None for name in PRESETS)
+        best = sorted(scores, key=lambda name: -scores[name]["iqm"])[:3]
+        shown = ", ".join(f"`{name}` {cell(world, name)}" for name in best)
+        pair = f"{cell(world, 'mbpo')} | {cell(world, 'sac')}"
+        lines.append(f"| `{world}` | {len(scores)} of {possible} | {shown} | {pair} |")
+    return "\n".join(lines) + "\n\n"
 
 
 def model_free(name: str) -> bool:
@@ -200,7 +217,7 @@ def main() -> None:
         for name in PRESETS
         if name not in LEFT_OUT and name not in found[world] and config_of(name, world) is not None
     ]
-    table = as_table(found)
+    table = HEADER + summary(found) + as_table(found)
     (RESULTS / "family.md").write_text(table, encoding="utf-8")
     print(table)
     draw(found, RESULTS / "family.png")

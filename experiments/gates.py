@@ -8,7 +8,7 @@ part, far from the gap whatever is doubted); and with MACURA's threshold (`jense
 one-step error against the simulator, in deviations of the data's own changes. The claim holds if each gate at least
 halves the share, on average over five seeds, and M2AC's that of the mask by chance too.
 
-    python -m experiments.gates    # four minutes
+    python -m experiments.gates    # three to four minutes
 """
 
 from __future__ import annotations

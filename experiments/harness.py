@@ -31,6 +31,23 @@ def curves(directory: Path) -> dict[int, tuple[np.ndarray, np.ndarray]]:
     }
 
 
+def learned(directory: Path, seed: int) -> dict[str, Any]:
+    """What a run of one seed shows: its returns, and whether its model's holdout error falls (the mean of the last
+    three against that of the first three)."""
+    rows = [row for row in runlog.read(directory / rundir.METRICS) if runlog.MODEL_ERROR in row]
+    errors = [row[runlog.MODEL_ERROR] for row in rows]
+    _, returns = curves(directory)[seed]
+    return {
+        "horizons": sorted({row["horizon"] for row in rows}),
+        "env_steps": [row["env_steps"] for row in rows],
+        "model_holdout_error": errors,
+        "falls": float(np.mean(errors[-3:])) < float(np.mean(errors[:3])),
+        "return_first": float(returns[0]),
+        "returns_last_three": returns[-3:].tolist(),
+        "model_steps": rows[-1]["model_steps"],
+    }
+
+
 def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int = 3) -> float | None:
     """The env steps at the first of `hold` evaluations in a row that reach `threshold`; None if there are none."""
     good = np.convolve(returns >= threshold, np.ones(hold), "valid") == hold

@@ -10,30 +10,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import numpy as np
-
 from branchax.config import with_field
-from branchax.host import plots, rundir, runlog
+from branchax.host import plots
 from branchax.presets import preset
-from experiments.harness import RESULTS, curves, publish, run
+from experiments.harness import RESULTS, learned, publish, run
 
 
 def main() -> None:
     """Runs, looks at the rows, publishes."""
     config = replace(with_field(preset("mbpo", "brax/hopper"), "rollout.ramp", (1_000, 5_000)), env_steps=5_000)
     directory = run(config, "brax_hopper_mbpo_s0_1")
-    rows = [row for row in runlog.read(directory / rundir.METRICS) if runlog.MODEL_ERROR in row]
-    errors = [row[runlog.MODEL_ERROR] for row in rows]
-    _, returns = curves(directory)[config.seed]
-    found = {
-        "horizons": sorted({row["horizon"] for row in rows}),
-        "env_steps": [row["env_steps"] for row in rows],
-        "model_holdout_error": errors,
-        "falls": float(np.mean(errors[-3:])) < float(np.mean(errors[:3])),
-        "return_first": float(returns[0]),
-        "return_last_three": float(np.mean(returns[-3:])),
-        "model_steps": rows[-1]["model_steps"],
-    }
+    found = learned(directory, config.seed)
     print(found)
     plots.curve([directory], RESULTS / "hopper.png")
     print("written to", publish("hopper", found, {"mbpo": config}, [directory]))

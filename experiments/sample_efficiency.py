@@ -88,13 +88,14 @@ def main() -> None:
         return
     found, configs, directories = {}, {}, []
     for world, (threshold, *budgets) in WORLDS.items():
-        made, solved, means = {}, {}, {}
+        made, solved, means, spread = {}, {}, {}, {}
         for name, budget in zip(("mbpo", "sac"), budgets, strict=True):
             configs[f"{world} {name}"] = config_of(name, world, budget)
             made[name] = runs(name, world, budget)
             steps = [steps_to(*curves(directory)[seed], threshold) for seed, directory in enumerate(made[name])]
             solved[name] = steps
-            means[name] = float(np.mean([budget if s is None else s for s in steps]))
+            counted = [budget if s is None else s for s in steps]
+            means[name], spread[name] = float(np.mean(counted)), float(np.std(counted, ddof=1))
             directories += made[name]
         draw(world, made, solved, RESULTS / f"sample_efficiency_{world.replace('/', '-')}.png")
         ratio = means["mbpo"] / means["sac"]
@@ -102,6 +103,7 @@ def main() -> None:
             "threshold": threshold,
             "solved_at": solved,
             "mean": means,
+            "sd": spread,
             "ratio": ratio,
             "holds": None not in solved["mbpo"] and ratio <= 1 / 3,
         }

@@ -73,10 +73,8 @@ def test_keeping_the_latest_rows_only():
 
 def test_a_ring_without_rows_takes_others():
     fill = jax.jit(lambda ring: replay.or_else(ring, rows(100, 12)))
-    full, empty = (
-        add(replay.init(ROW, 10), rows(0, 6)),
-        replay.keep_latest(add(replay.init(ROW, 10), rows(0, 6)), jnp.int32(0)),
-    )
+    full = add(replay.init(ROW, 10), rows(0, 6))
+    empty = replay.keep_latest(full, jnp.int32(0))
     assert set(sample(jax.random.key(0), fill(full), 500)["n"].tolist()) == set(range(6))
     assert set(sample(jax.random.key(0), fill(empty), 500)["n"].tolist()) == set(range(100, 110))  # as many as fit
 

@@ -107,6 +107,21 @@ def test_refuses(argv, says, here, tmp_path, capsys):
     assert not here and not list(tmp_path.iterdir())
 
 
+def test_points_have_room_for_their_dataset_and_what_is_refused_in_a_process_is_refused(
+    here, tmp_path, monkeypatch, capsys
+):
+    zeros = np.zeros((300, 3))
+    named = {"observations": zeros, "actions": zeros[:, :1], "rewards": zeros[:, 0], "next_observations": zeros}
+    np.savez(tmp_path / "a.npz", **named, terminations=zeros[:, 0], truncations=zeros[:, 0])
+    argv = ["sweep", "mopo", "--world", "classic/pendulum", "--dataset", "a.npz", "--env-steps", "100"]
+    argv += ["--explore-steps", "60", "--epoch-steps", "20", "--grid", "agent.tau=0.1,0.2", "--run", "s"]
+    assert cli.main(argv) == 0
+    assert {point.config.real_capacity for point in sweep.load(tmp_path / "s")} == {300}
+    monkeypatch.setattr(launch, "launch", lambda commands, *_: [2] * len(commands))
+    assert cli.main([*argv[:-1], "t"]) == 2
+    assert "1 of 1 processes refused their settings" in capsys.readouterr().err
+
+
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory):
     """Two learning rates and two discounts of Q-learning, two seeds each, in one program."""

@@ -54,7 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else REFUSED
     except KeyboardInterrupt:
         print(
-            "\nbranchax: interrupted; what was saved is good, and `branchax resume DIR` goes on from there",
+            "\nbranchax: interrupted; what was saved is good: `branchax resume DIR` goes on with a run, and the same"
+            " command with a sweep",
             file=sys.stderr,
         )
         return INTERRUPTED

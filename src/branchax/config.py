@@ -697,7 +697,7 @@ def _check_sizes(config: Config, need: Need) -> None:
         "epoch_steps",
         f"a multiple of collect_steps = {config.collect_steps}",
     )
-    sized = config.dataset is not None  # which says how large the buffer is
+    sized = config.dataset is not None  # which says how large the buffer is, unless replay_capacity does
     per_round = config.updates_per_step * config.collect_steps
     need(
         math.isclose(per_round, round(per_round)) and round(per_round) >= 1,
@@ -707,7 +707,7 @@ def _check_sizes(config: Config, need: Need) -> None:
     need(
         not isinstance(config.agent, CRITIC_AGENTS) or config.batch_size <= config.real_capacity,
         "batch_size",
-        f"<= the real buffer's capacity, {config.real_capacity}" + (", the rows of the dataset" if sized else ""),
+        f"<= the real buffer's capacity, {config.real_capacity}" + (", what is kept of the dataset" if sized else ""),
     )
     need(
         config.dataset is not None or config.real_capacity >= max(config.explore_steps, config.collect_steps),

@@ -15,7 +15,7 @@ from branchax import build
 from branchax.agents.base import Agent, Sources
 from branchax.config import ConfigError
 from branchax.host import RunError, cache, checkpoint, dataset, faults, lock, rundir, runlog
-from branchax.host.run import filled, load, seed_keys
+from branchax.host.run import copied, filled, load, seed_keys
 from branchax.sharding import of_seed, over_seeds
 from branchax.train import TrainState
 from branchax.types import Key, Metrics, Row
@@ -193,7 +193,7 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
 def _watching(state: TrainState, skipped: np.ndarray, batch: list[Row]) -> TrainState:
     """The state [K, ...] before an epoch that is watched."""
     copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(skipped), *x.shape)).copy(), batch)
-    before, none = jax.tree.map(jnp.copy, state.agent), jnp.zeros(len(skipped), bool)
+    before, none = copied(state.agent), jnp.zeros(len(skipped), bool)
     return state._replace(agent=Watched(state.agent, jnp.float32(skipped), none, before, copies))
 
 

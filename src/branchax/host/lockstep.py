@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from branchax import build
 from branchax.config import Config, value_at
-from branchax.host import cache, checkpoint, dataset, sweep
+from branchax.host import cache, checkpoint, sweep
 from branchax.host.faults import NonFinite
 from branchax.host.run import Floats, Run, program_of, train_together
 from branchax.worlds.base import World
@@ -33,7 +33,7 @@ def run_group(directory: Path, points: list[sweep.Point]) -> None:
     fields = [f for f in points[0].settings if len({value_at(p.config, f) for p in points}) > 1] if points else []
     swept: list[str] = []
     if fields:
-        config = dataset.sized(points[0].config)
+        config = points[0].config
         swept = traceable(config, build.make_world(config), fields)
     parts: dict[Any, list[sweep.Point]] = {}
     for point in points:
@@ -53,7 +53,7 @@ def abreast(runs: list[Run]) -> list[list[Run]]:
     apart: dict[int, list[Run]] = {}
     for run, steps in zip(runs, saved, strict=True):
         apart.setdefault(0 if common else max(steps, default=0), []).append(run)
-    room = max(dataset.sized(runs[0].config).most_seeds // runs[0].config.seeds, 1)
+    room = max(runs[0].config.most_seeds // runs[0].config.seeds, 1)
     return [some[i : i + room] for some in apart.values() for i in range(0, len(some), room)]
 
 

@@ -238,8 +238,8 @@ def _train(
     view.finished(f"built {config.world}", time.perf_counter() - start)
     for warning in caught:
         view.say(f"  {warning.message}", "yellow")
-    known = config.model_free or config.model.kind != "ensemble" or config.model.termination != "known"
-    if not known and spec.termination is None:
+    wanted = not config.model_free and config.model.kind == "ensemble" and config.model.termination == "known"
+    if wanted and spec.termination is None:
         view.say(f"  {config.world} has no predicate for the ends of its episodes: the model learns them")
     count = _kept(runs) + config.keep_best + 1  # a new one is whole before an old one goes
     fits = functools.partial(checkpoint.check_space, runs[0].checkpoints, count=count)
