@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import harness
-from branchax.host import rundir
+from branchax.runs import rundir
 
 NAMES = ("collect", "fit", "imagine", "improve", "epoch", "seeds", "compile")
 ALONE = (

@@ -31,7 +31,7 @@ def cases(full: bool) -> Iterator[Case]:
                 env_steps=count * (STEPS + 1),
             )
             program, state = built(config)
-            assert program.parts is not None
-            collect = program.parts.collect
+            assert program.stages is not None
+            collect = program.stages.collect
             settings = {"world": world, "worlds": count}
             yield Case(settings, lambda state, f=collect: f(state)[0], (state,), count * STEPS, carried=True)

@@ -13,8 +13,8 @@ UNIT = "compilations"
 CODE = """
 import json, sys, time
 from branchax.build import build
-from branchax.host import cache
-from branchax.host.run import seed_keys
+from branchax.devices import cache
+from branchax.runs.train import seed_keys
 from branchax.presets import preset
 from branchax.sharding import over_seeds
 import jax, jax.numpy as jnp

@@ -30,8 +30,8 @@ from benchmarks import fit, flops, imagine, improve
 from benchmarks.harness import HOPPER, RESULTS, WARM, Case, built, ceilings
 from benchmarks.mbpo_paper import seconds
 from branchax.config import Config, RolloutConfig, SACConfig
-from branchax.host import rundir
 from branchax.presets import preset
+from branchax.runs import rundir
 
 TURNS = 5
 
@@ -148,9 +148,9 @@ def measure(turns: int = TURNS) -> dict[str, Any]:
     whole, steps, sizes = {}, {}, {}
     for name, config in epochs().items():
         program, state = built(config)
-        assert program.parts is not None
+        assert program.stages is not None
         sizes[name] = program.spec.obs_size, program.spec.action_size
-        collect, epoch = program.parts.collect, program.epoch
+        collect, epoch = program.stages.collect, program.epoch
         copied = jax.tree.map(jnp.copy, state)
 
         def several(s: Any, f: Any = collect, n: int = config.epoch_steps) -> Any:

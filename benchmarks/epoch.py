@@ -12,7 +12,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 
 from benchmarks.harness import Case, built
-from branchax.host.run import copied
+from branchax.epoch.state import copy_state
 from branchax.presets import preset
 
 UNIT = "calls"
@@ -25,7 +25,7 @@ def cases(full: bool) -> Iterator[Case]:
         config = replace(preset(name, "brax/inverted_pendulum"), replay_capacity=10_000, explore_steps=1_000)
         config = replace(config, epoch_steps=50)
         program, state = built(config)
-        parts = program.parts
+        parts = program.stages
         assert parts is not None
         rounds = config.epoch_steps // config.collect_steps
         whole = {
@@ -38,4 +38,4 @@ def cases(full: bool) -> Iterator[Case]:
         for part, function in whole.items():
             often = rounds if part in ("collect", "improve") else 1
             settings = {"preset": name, "part": part, "times per epoch": often}
-            yield Case(settings, function, (copied(state),), 1, carried=True)
+            yield Case(settings, function, (copy_state(state),), 1, carried=True)

@@ -66,8 +66,8 @@ def contents(directory: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     import jax
     import numpy as np
 
-    from branchax.host import rundir, runlog
-    from branchax.host.run import restore
+    from branchax.runs import rundir, runlog
+    from branchax.runs.train import restore
 
     _, state = restore(directory, say=print)
     is_key = lambda x: jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
@@ -81,7 +81,7 @@ def contents(directory: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
 
 def saving(directory: Path) -> bool:
     """Whether a step is being written: Orbax has its draft there, or it has no manifest yet."""
-    from branchax.host import checkpoint
+    from branchax.runs import checkpoint
 
     folders = [path for path in directory.glob("checkpoints/*") if path.is_dir()]
     return any("tmp" in p.name or not (p / checkpoint.MANIFEST).exists() for p in folders)
@@ -135,7 +135,7 @@ def kills(work: Path, runs: int = 10, each: int = 5) -> dict[str, Any]:
 
 def damage(work: Path) -> dict[str, Any]:
     """Breaks copies of a folder with two checkpoints of a tiny run in three ways."""
-    from branchax.host import checkpoint
+    from branchax.runs import checkpoint
 
     subprocess.run(branchax(*TINY, "--run", str(work / "run")), check=True, stdout=subprocess.DEVNULL)
     whole, rng, out = work / "run" / "checkpoints", random.Random(1), {}
@@ -172,7 +172,7 @@ def damage(work: Path) -> dict[str, Any]:
 
 SAVE_UNTIL_FULL = """
 import sys, pathlib, jax.numpy as jnp, jax
-from branchax.host import checkpoint
+from branchax.runs import checkpoint
 folder = pathlib.Path(sys.argv[1])
 for step in range(1, 9):
     checkpoint.save(folder, step, {"x": jax.random.normal(jax.random.key(step), (step * 250_000,))}, {})
@@ -182,7 +182,7 @@ for step in range(1, 9):
 def full_disk(work: Path) -> dict[str, Any]:
     """Saves growing checkpoints until one does not fit: on a tmpfs of 6 MB, or where that is not allowed with a limit
     on the size of files."""
-    from branchax.host import checkpoint
+    from branchax.runs import checkpoint
 
     folder = work / "disk"
     folder.mkdir()
@@ -223,7 +223,7 @@ def sigterm(work: Path, times: int = 7) -> dict[str, Any]:
 
     The seconds are those until the process has ended.
     """
-    from branchax.host import rundir
+    from branchax.runs import rundir
 
     directory, rng, seconds, codes, states = work / "run", random.Random(2), [], [], []
     for _ in range(times):
@@ -376,12 +376,14 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
     import jax.numpy as jnp
     import numpy as np
 
-    from branchax import train
     from branchax.build import build
     from branchax.config import to_dict
-    from branchax.host import cache, checkpoint, faults, rundir, runlog
-    from branchax.host.run import copied, seed_keys
+    from branchax.devices import cache
+    from branchax.epoch import collect
+    from branchax.epoch.state import copy_state
     from branchax.presets import preset
+    from branchax.runs import checkpoint, faults, rundir, runlog
+    from branchax.runs.train import seed_keys
     from branchax.sharding import over_seeds
 
     cache.enable()
@@ -394,13 +396,13 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
 
     keys, horizon = seed_keys(config), jnp.int32(1)
     state = jax.jit(over_seeds(program.init))(keys)
-    compiled, flags = {}, train.first_fault
+    compiled, flags = {}, collect.first_fault
     for name, function in (("with", program.epoch), ("without", bare)):
-        train.first_fault = flags if name == "with" else lambda fault, *_: fault
+        collect.first_fault = flags if name == "with" else lambda fault, *_: fault
         compiled[name] = jax.jit(over_seeds(function, (0, None))).lower(state, horizon).compile()
-    train.first_fault = flags
+    collect.first_fault = flags
     seconds: dict[str, list[float]] = {name: [] for name in ("with", "without", "look", "save", "log", "copy")}
-    jax.block_until_ready(copied(state))  # compiled before it is timed
+    jax.block_until_ready(copy_state(state))  # compiled before it is timed
 
     def timed(name: str, function: Callable[[], Any]) -> Any:
         began = time.perf_counter()
@@ -410,7 +412,7 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
 
     log = runlog.Log(work / "metrics.jsonl")
     for number in range(rounds):
-        timed("copy", lambda: copied(state))  # noqa: B023
+        timed("copy", lambda: copy_state(state))  # noqa: B023
         order = ("with", "without") if number % 2 else ("without", "with")
         outs = {name: timed(name, lambda: compiled[name](state, horizon)) for name in order}  # noqa: B023
         state, metrics = outs["with"]
@@ -438,7 +440,7 @@ PARTS = {f.__name__: f for f in (kills, damage, full_disk, sigterm, refusals, ov
 
 def main() -> None:
     """Runs the parts that are named, or all, and writes `results/faults.json`."""
-    from branchax.host import rundir
+    from branchax.runs import rundir
 
     known = json.loads(RESULT.read_text()) if RESULT.exists() else {}
     for name in sys.argv[1:] or PARTS:

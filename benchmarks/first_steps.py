@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from branchax.host import rundir
+from branchax.runs import rundir
 
 RESULT = Path("results/first_steps.json")
 AIMS = {"help": 0.5, "typo": 1.0, "first_line": 3.0, "smoke_cold": 60.0, "smoke_warm": 20.0}

@@ -36,8 +36,8 @@ def case(shape: str, batch: int = 256, rounds: int = ROUNDS, rows: int = 10_000)
         good_error=0.0,
     )
     program, state = prepared(replace(preset("mbpo_paper"), model=model), rows)
-    assert program.parts is not None
-    fit = program.parts.fit
+    assert program.stages is not None
+    fit = program.stages.fit
     work = members * batch * model.round_steps * rounds
     settings = {"ensemble": shape, "batch": batch}
     return Case(settings, lambda state: fit(state)[0], (state,), work, work * model_fit(*HOPPER, model), carried=True)

@@ -24,11 +24,12 @@ from jax.flatten_util import ravel_pytree
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from branchax.devices import cache
 from branchax.gradients.base import Estimator
 from branchax.gradients.likelihood_ratio import likelihood_ratio
-from branchax.host import cache, rundir
-from branchax.host.lab import cases, measure
-from branchax.host.plots import COLOURS
+from branchax.lab import cases, measure
+from branchax.runs import rundir
+from branchax.runs.plots import COLOURS
 from branchax.types import Key, Params
 
 WORLD, STEPS = "classic/double_pendulum", 4_000

@@ -25,8 +25,9 @@ from rich.table import Table
 from branchax import replay
 from branchax.build import build
 from branchax.config import Config
-from branchax.host import rundir
-from branchax.train import Program, TrainState
+from branchax.epoch.program import Program
+from branchax.epoch.state import TrainState
+from branchax.runs import rundir
 from branchax.types import Row, Transition
 from branchax.worlds.base import World, WorldSpec, make_world, never
 

@@ -38,8 +38,8 @@ def case(batch: int, horizon: int, **changes: object) -> Case:
     """One batch of rollouts, imagined and stored."""
     config = config_of(batch, horizon, **changes)
     program, state = prepared(config)
-    assert program.parts is not None
-    imagine = program.parts.imagine
+    assert program.stages is not None
+    imagine = program.stages.imagine
     work = batch * horizon
     assert isinstance(config.agent, SACConfig)
     flops = work * model_step(*HOPPER, config.model, config.agent)

@@ -27,8 +27,8 @@ def case(hidden: tuple[int, ...], batch: int, critics: int, updates: int = UPDAT
         rollout=RolloutConfig(per_step=40, groups=5),
     )
     program, state = prepared(config)
-    assert program.parts is not None
-    improve = program.parts.improve
+    assert program.stages is not None
+    improve = program.stages.improve
     filled = state._replace(imagined=state.imagined._replace(size=jnp.int32(10_000)))  # type: ignore[union-attr]
     settings = {"hidden": "x".join(map(str, hidden)), "batch": batch, "critics": critics}
     flops = updates * batch * sac_row(*HOPPER, agent)

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from benchmarks import fit, imagine, improve
 from benchmarks.harness import RESULTS, WARM, Case, ceilings
-from branchax.host import rundir
+from branchax.runs import rundir
 
 CALLS = 5
 INSTRUCTION = re.compile(r"^\s*(?:ROOT )?%([\w.\-]+) = (\(.*?\)|\S+) ([a-z\-]+)\((.*?)\)(.*)$", re.MULTILINE)

@@ -28,7 +28,7 @@ from benchmarks import imagine
 from benchmarks.harness import RESULTS, prepared
 from benchmarks.mbpo_paper import seconds
 from branchax.config import Config
-from branchax.host import rundir
+from branchax.runs import rundir
 
 SIZES = ((1_000, 1), (10_000, 1), (100_000, 1), (1_000_000, 1), (2_000, 5), (20_000, 5), (200_000, 5))
 TOLERANCE, TURNS = 1.15, 5
@@ -41,7 +41,7 @@ def imagined(config: Config, shapes: bool = False) -> tuple[Any, Any]:
     def state() -> Any:
         nonlocal parts
         program, filled = prepared(config)
-        parts = program.parts
+        parts = program.stages
         return filled
 
     made = jax.eval_shape(state) if shapes else state()

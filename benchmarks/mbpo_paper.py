@@ -20,9 +20,10 @@ import jax.numpy as jnp
 
 from branchax.build import build
 from branchax.config import Config, to_dict, with_field
-from branchax.host import cache, rundir
-from branchax.host.run import seed_keys
+from branchax.devices import cache
 from branchax.presets import preset
+from branchax.runs import rundir
+from branchax.runs.train import seed_keys
 from branchax.sharding import over_seeds
 
 # name: (`model.good_error`, real steps). MBPO's own stop goes on for as long as the error falls by 1 % in 5 looks.

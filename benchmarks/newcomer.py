@@ -22,7 +22,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from branchax.host import rundir
+from branchax.runs import rundir
 
 RESULT = Path("results/newcomer.json")
 WORLDS = Path("docs/worlds.md")

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 
 from benchmarks.harness import Case
 from branchax.build import build
-from branchax.host.run import seed_keys
 from branchax.presets import preset
+from branchax.runs.train import seed_keys
 from branchax.sharding import over_seeds
 
 UNIT = "seed epochs"

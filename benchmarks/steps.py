@@ -34,9 +34,9 @@ from benchmarks.imagine import config_of
 from benchmarks.mbpo_paper import seconds
 from branchax.build import build
 from branchax.config import RolloutConfig
-from branchax.host import rundir
-from branchax.host.run import seed_keys
 from branchax.presets import preset
+from branchax.runs import rundir
+from branchax.runs.train import seed_keys
 from branchax.sharding import over_seeds
 
 TURNS = 9
@@ -77,8 +77,8 @@ def with_buffer(donate: bool) -> Callable[[], float]:
     """10 updates beside a model buffer of 10^6 rows."""
     config = replace(preset("mbpo_paper"), updates_per_step=10, rollout=RolloutConfig(per_step=4_000))
     program, state = prepared(config)
-    assert program.parts is not None
-    function = program.parts.improve
+    assert program.stages is not None
+    function = program.stages.improve
     jitted = jax.jit(lambda s: function(s, None, jnp.int32(1))[0], donate_argnums=0 if donate else ())
     filled = state._replace(imagined=state.imagined._replace(size=jnp.int32(10_000)))  # type: ignore[union-attr]
     compiled, holder = jitted.lower(filled).compile(), [filled]

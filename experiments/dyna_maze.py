@@ -20,9 +20,9 @@ import numpy as np
 
 from branchax.build import build
 from branchax.config import Config, RolloutConfig
-from branchax.host import cache
-from branchax.host.plots import COLOURS
+from branchax.devices import cache
 from branchax.presets import preset
+from branchax.runs.plots import COLOURS
 from experiments.harness import RESULTS, publish
 
 PLANNING, SEEDS, EPISODES, SHORTEST = (0, 5, 50), 30, 50, 14

@@ -25,10 +25,12 @@ from typing import Any
 
 import numpy as np
 
-from branchax.config import Config, ConfigError, check, decisive, flat
-from branchax.host import rundir, runlog
-from branchax.host.statistics import bootstrap, interquartile_mean
+from branchax.checks import check
+from branchax.config import Config, decisive, flat
+from branchax.errors import ConfigError
 from branchax.presets import PRESETS, preset
+from branchax.runs import rundir, runlog
+from branchax.runs.statistics import bootstrap, interquartile_mean
 from experiments.harness import RESULTS, RUNS, publish, run
 
 SEEDS, STEPS = 5, 1_000

@@ -22,14 +22,14 @@ import numpy as np
 
 from branchax import replay, worlds
 from branchax.config import ModelConfig, RolloutConfig
+from branchax.devices import cache
 from branchax.dynamics.base import assign_members
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.uncertainty import gate
-from branchax.host import cache
-from branchax.host.plots import COLOURS
+from branchax.epoch.collect import uniform
 from branchax.presets import PRESETS
 from branchax.rollout import rollout
-from branchax.train import uniform
+from branchax.runs.plots import COLOURS
 from branchax.types import Key, Row, Trajectory
 from branchax.worlds.base import WorldState
 from experiments.harness import RESULTS, publish

@@ -22,8 +22,9 @@ from typing import Any
 
 import numpy as np
 
-from branchax.host import cache, rundir
-from branchax.host.lab import cases, measure, report
+from branchax.devices import cache
+from branchax.lab import cases, measure, report
+from branchax.runs import rundir
 from experiments.harness import RESULTS, RUNS, publish
 
 SETTINGS = measure.Settings(samples=128, chunk=4, truth_seconds=240.0, truth_error=0.05, limit_seconds=600.0)

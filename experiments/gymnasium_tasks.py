@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 
 from branchax.config import Config
-from branchax.host import plots, rundir, runlog
 from branchax.presets import preset
+from branchax.runs import plots, rundir, runlog
 from experiments.harness import RESULTS, RUNS, curves, publish, run, steps_to
 
 # task: (real steps, seeds)

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from branchax.host import plots
 from branchax.presets import preset
+from branchax.runs import plots
 from experiments.harness import RESULTS, learned, publish, run
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from branchax.config import Config, to_dict
-from branchax.host import rundir, runlog
-from branchax.host.run import train
+from branchax.runs import rundir, runlog
+from branchax.runs.train import train
 
 RUNS, RESULTS = Path("runs/experiments"), Path("results")
 WHERE = ("commit", "device", "xla_flags", "python", "jax", "jaxlib", "brax")  # of what a run was made with

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from branchax.config import with_field
-from branchax.host import plots
 from branchax.presets import preset
+from branchax.runs import plots
 from experiments.harness import RESULTS, learned, publish, run
 
 

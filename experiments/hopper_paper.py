@@ -20,9 +20,9 @@ from pathlib import Path
 import numpy as np
 
 from branchax.config import Config
-from branchax.host import plots, rundir, runlog
-from branchax.host.statistics import bootstrap, interquartile_mean
 from branchax.presets import preset
+from branchax.runs import plots, rundir, runlog
+from branchax.runs.statistics import bootstrap, interquartile_mean
 from experiments.harness import RESULTS, RUNS, curves, publish, run
 
 WORLDS_AT_ONCE = 5

@@ -11,8 +11,8 @@ import dataclasses
 
 import numpy as np
 
-from branchax.host import plots
 from branchax.presets import preset
+from branchax.runs import plots
 from experiments.harness import RESULTS, curves, publish, run, steps_to
 
 SEEDS, THRESHOLD = (0, 1, 2), 950.0

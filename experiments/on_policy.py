@@ -23,10 +23,10 @@ import numpy as np
 from branchax import worlds
 from branchax.build import build, build_agent
 from branchax.config import Config, RolloutConfig, with_field
-from branchax.host import checkpoint, plots, rundir
-from branchax.host.run import load, seed_keys
+from branchax.epoch.evaluate import episode_returns
 from branchax.presets import preset
-from branchax.rollout import episode_returns
+from branchax.runs import checkpoint, plots, rundir
+from branchax.runs.train import load, seed_keys
 from branchax.worlds.lqr import double_integrator, riccati
 from experiments.harness import RESULTS, curves, publish, run
 

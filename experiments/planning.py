@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from branchax.host import rundir, runlog
-from branchax.host.plots import COLOURS, DASHES
-from branchax.host.run import collected
 from branchax.presets import preset
+from branchax.runs import rundir, runlog
+from branchax.runs.plots import COLOURS, DASHES
+from branchax.runs.train import collected
 from experiments.harness import RESULTS, publish, run
 
 SEEDS, EPISODES, SOLVED = (0, 1, 2), 10, 475.0

@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from branchax.config import Config
-from branchax.host.statistics import bootstrap, interquartile_mean
 from branchax.presets import preset
+from branchax.runs.statistics import bootstrap, interquartile_mean
 from experiments.harness import RUNS, curves, publish, run
 
 SEEDS = 8

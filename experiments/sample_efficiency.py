@@ -22,8 +22,8 @@ from pathlib import Path
 import numpy as np
 
 from branchax.config import Config
-from branchax.host import plots, runlog
 from branchax.presets import preset
+from branchax.runs import plots, runlog
 from experiments.harness import RESULTS, curves, publish, run, steps_to
 
 SEEDS = range(5)

@@ -82,10 +82,10 @@ def one(devices: int, axis: str) -> dict[str, Any]:
     from jax.sharding import PartitionSpec
 
     from branchax.build import build
-    from branchax.config import check
-    from branchax.host import mesh
-    from branchax.host.run import seed_keys
+    from branchax.checks import check
+    from branchax.devices import mesh
     from branchax.presets import preset
+    from branchax.runs.train import seed_keys
     from branchax.sharding import over_seeds
 
     along = {name: devices if name == axis else 1 for name in ("seed", "batch")}
@@ -95,8 +95,8 @@ def one(devices: int, axis: str) -> dict[str, Any]:
     config = replace(config, rollout=rollout, seeds=along["seed"], batch_size=256 * along["batch"], mesh=layout)
     check(config)
     over, program, horizon = mesh.make(config), build(config), np.int32(5)
-    assert program.parts is not None
-    parts = program.parts
+    assert program.stages is not None
+    parts = program.stages
     lie = mesh.shardings(mesh.placed(jax.eval_shape(over_seeds(program.init), seed_keys(config)), over))
 
     def one_sum(x: jax.Array) -> jax.Array:
@@ -163,9 +163,9 @@ def memory() -> list[dict[str, Any]]:
     import jax.numpy as jnp
 
     from branchax.build import build
-    from branchax.host import memory, mesh
-    from branchax.host.run import seed_keys
+    from branchax.devices import memory, mesh
     from branchax.presets import preset
+    from branchax.runs.train import seed_keys
     from branchax.sharding import over_seeds
 
     rows = []
@@ -202,8 +202,8 @@ def end_of(directory: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     import jax
     import numpy as np
 
-    from branchax.host import rundir, runlog
-    from branchax.host.run import restore
+    from branchax.runs import rundir, runlog
+    from branchax.runs.train import restore
 
     rows = [{k: v for k, v in row.items() if k != "wall_s"} for row in runlog.read(directory / rundir.METRICS)]
     state = jax.tree.leaves(restore(directory)[1])
@@ -275,7 +275,7 @@ def draw(found: dict[str, Any], path: Path) -> None:
 
 def measure(names: list[str]) -> None:
     """Measures the parts named, or all, and writes."""
-    from branchax.host import rundir
+    from branchax.runs import rundir
 
     made = {"command": " ".join(["python", "-m", "experiments.scale", *sys.argv[1:]])}
     kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {}

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import pytest
 
 from branchax.config import with_field
-from branchax.host import cache
+from branchax.devices import cache
 
 
 def pytest_configure(config):
@@ -62,7 +62,8 @@ def toy_program(config, fault_at=None, traces=None):
     Its world returns NaN as the reward of env step `fault_at`. `traces` counts how often each function is traced.
     """
     from branchax import replay
-    from branchax.train import Counts, Program, TrainState, no_fault
+    from branchax.epoch.program import Program
+    from branchax.epoch.state import Counts, TrainState, no_fault
     from branchax.types import Row, Stream, Transition, stream
     from branchax.worlds.base import WorldSpec, WorldState
 

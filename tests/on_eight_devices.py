@@ -17,8 +17,10 @@ import numpy as np
 from test_train import TINY
 
 from branchax.build import build
-from branchax.config import RolloutConfig, check
-from branchax.host import cache, checkpoint, mesh, run
+from branchax.checks import check
+from branchax.config import RolloutConfig
+from branchax.devices import cache, mesh
+from branchax.runs import checkpoint, train
 from branchax.sharding import over_seeds
 
 CONFIG = dataclasses.replace(
@@ -39,12 +41,12 @@ def on(layout, seeds=2):
     check(config)
     over, program = mesh.make(config), build(config)
     with ThreadPoolExecutor(2) as pool:
-        lanes = lambda: ({}, run.seed_keys(config))  # noqa: E731
-        compiled = run.compile_program(lambda floats: program, lanes, config, over, mock.Mock(), pool)
+        lanes = lambda: ({}, train.seed_keys(config))  # noqa: E731
+        compiled = train.compile_program(lambda floats: program, lanes, config, over, mock.Mock(), pool)
         init, epoch = compiled.init.result(), compiled.epoch.result()
         compiled.evaluate.result()
     lie = mesh.shardings(compiled.template)
-    imagine = jax.jit(over_seeds(program.parts.imagine, (0, None)), out_shardings=(lie, None))
+    imagine = jax.jit(over_seeds(program.stages.imagine, (0, None)), out_shardings=(lie, None))
     with mesh.entered(over):
         imagined = imagine(init(*compiled.lanes), HORIZON)[0].imagined
     return compiled.template, epoch.as_text(), imagined, epoch({}, init(*compiled.lanes), HORIZON)[0]

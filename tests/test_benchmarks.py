@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from benchmarks import cost, epoch, flops, imagine, linear, newcomer
+from benchmarks import compare, cost, epoch, flops, imagine, linear, newcomer
 from benchmarks.harness import HOPPER, Case, built, run
-from branchax import cli
 from branchax.agents.base import Sources
 from branchax.agents.sac import make_sac
-from branchax.config import CriticConfig, ModelConfig, SACConfig, check
+from branchax.checks import check
+from branchax.config import CriticConfig, ModelConfig, SACConfig
 from branchax.dynamics import ensemble
 from branchax.types import Row, Transition
 from branchax.worlds.base import WorldSpec
@@ -86,12 +86,12 @@ def written(path, factor, case="n"):
 
 def test_compare_says_what_moved_beyond_the_noise(tmp_path, capsys):
     first, second, slow = (written(tmp_path / f"{f}.json", f) for f in (1.0, 1.5, 0.5))
-    assert cli.main(["bench", "compare", first, second]) == 0
+    assert compare.main([first, second]) == 0
     output = capsys.readouterr().out
     assert output.count("faster") == 1 and "slower" not in output and "1.50" in output and "jax: 1.0 -> 1.5" in output
-    assert cli.main(["bench", "compare", first, slow]) == 0
+    assert compare.main([first, slow]) == 0
     assert capsys.readouterr().out.count("slower") == 1
-    assert cli.main(["bench", "compare", first, first]) == 0
+    assert compare.main([first, first]) == 0
     assert "0 of 2 moved" in capsys.readouterr().out
 
 
@@ -103,7 +103,7 @@ def test_compare_refuses_what_it_cannot_compare(tmp_path, capsys):
         ("missing.json", "cannot read"),
         ("text.json", "not the result"),
     ):
-        assert cli.main(["bench", "compare", first, str(tmp_path / path)]) == 2
+        assert compare.main([first, str(tmp_path / path)]) == 2
         assert message in capsys.readouterr().err
 
 

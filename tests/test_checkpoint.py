@@ -11,8 +11,8 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from branchax.host import checkpoint
-from branchax.host.checkpoint import CheckpointError
+from branchax.runs import checkpoint
+from branchax.runs.checkpoint import CheckpointError
 
 
 class Tree(NamedTuple):
@@ -119,7 +119,7 @@ def test_refuses_another_format(tmp_path, monkeypatch):
 def test_restores_in_a_process_with_other_devices(tmp_path):
     """Saved on the second of two devices, read where there is one."""
     code = (
-        "import jax, jax.numpy as jnp, pathlib, sys; from branchax.host import checkpoint;"
+        "import jax, jax.numpy as jnp, pathlib, sys; from branchax.runs import checkpoint;"
         "tree = {'x': jax.device_put(jnp.arange(3.0), jax.devices()[1])};"
         "checkpoint.save(pathlib.Path(sys.argv[1]), 5, tree, {})"
     )

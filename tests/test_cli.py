@@ -14,9 +14,9 @@ from branchax.commands import USAGE
 from branchax.commands import base as commands_base
 from branchax.commands import train as command
 from branchax.config import to_dict
-from branchax.host import run as host
-from branchax.host import rundir, runlog
 from branchax.presets import PRESETS, preset
+from branchax.runs import rundir, runlog
+from branchax.runs import train as host
 from branchax.worlds.catalog import WORLDS
 
 TOY = ["train", "sac", "--world", "classic/lqr", "--env-steps", "60", "--explore-steps", "20", "--epoch-steps", "10",
@@ -95,7 +95,6 @@ def test_list(capsys):
         (["train", "mbpo", "-seeds", "9"], ["-seeds: unknown flag (did you mean --seeds?)"]),
         (["train", "mbpo", "--agent.no-learn-temprature"], ["(did you mean --agent.learn-temperature?)"]),
         (["sweep", "mbpo", "--env-stps", "9"], ["--env-stps: unknown flag (did you mean --env-steps?)"]),
-        (["bench", "comapre", "a", "b"], ["'comapre'", "compare"]),
         (["train", "mbpo", "--seeds", "many"], ["--seeds", "many"]),
         (["train", "mbpo", "--model.elites", "9"], ["model.elites: 9 is not possible; allowed: <= model.members = 5"]),
         (["train", "mbpo", "--rollout.horizon", "0"], ["rollout.horizon: 0", ">= 1"]),
@@ -129,7 +128,6 @@ MISSPELT = {  # a flag of each command, one letter short
     "check-world": ["classic/lqr", "--backnd", "mjx"],
     "dataset": ["DIR", "FILE", "--hel"],
     "lab": ["gradients", "--horizns", "5"],
-    "bench": ["compare", "A.json", "B.json", "--hlp"],
     "list": ["--hlp"],
 }
 assert set(MISSPELT) == set(USAGE)

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from conftest import replace
 
-from branchax.config import Config, ConfigError, Range, RolloutConfig, check, from_dict, nearest, to_dict
+from branchax.checks import check
+from branchax.config import Config, Range, RolloutConfig, from_dict, to_dict
+from branchax.errors import ConfigError, nearest
 from branchax.presets import PRESETS, preset
 from branchax.worlds import catalog
 
@@ -99,7 +101,7 @@ def test_refuses(base, changes, parts):
 def test_refuses_what_the_catalog_says(monkeypatch):
     worlds = {"a/continuous": catalog.Entry(""), "a/discrete": catalog.Entry("", discrete=True)}
     worlds |= {"a/broken": catalog.Entry("", refused="it is broken")}
-    monkeypatch.setattr("branchax.config.WORLDS", worlds)
+    monkeypatch.setattr("branchax.checks.WORLDS", worlds)
     check(replace(MBPO, world="a/discrete"))  # SAC takes both
     with pytest.raises(
         ConfigError, match=r"agent.kind: td3 .* a/discrete, whose actions are discrete; allowed: .* dqn"

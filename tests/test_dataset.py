@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from branchax import cli, worlds
-from branchax.config import ConfigError
-from branchax.host import dataset, rundir, runlog
+from branchax.errors import ConfigError
+from branchax.runs import dataset, rundir, runlog
 
 SPEC = worlds.make("classic/pendulum").spec
 DISCRETE = worlds.make("classic/cartpole_discrete").spec

@@ -7,12 +7,14 @@ import pytest
 
 from branchax import cli, worlds
 from branchax.agents.base import Agent, Valuation
-from branchax.config import ConfigError, to_dict
+from branchax.config import to_dict
 from branchax.dynamics.base import Dynamics
-from branchax.host import diagnose, play, rundir
-from branchax.host.play import Player
+from branchax.epoch.state import Counts, Fault, TrainState
+from branchax.errors import ConfigError
 from branchax.presets import preset
-from branchax.train import Counts, Fault, TrainState
+from branchax.runs import rundir
+from branchax.views import diagnose, play
+from branchax.views.play import Player
 from branchax.worlds.base import WorldSpec, WorldState, endless, make_world
 
 

@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from branchax.config import ConfigError
-from branchax.host import distributed
-from branchax.host.distributed import Processes
+from branchax.devices import distributed
+from branchax.devices.distributed import Processes
+from branchax.errors import ConfigError
 
 ARGUMENTS = [
     *("train", "mbpo", "--world", "classic/pendulum", "--env-steps", "120", "--explore-steps", "40"),
@@ -100,7 +100,7 @@ def ends(process, seconds):
 
 def state_of(directory):
     """The rows without clocks, and the bytes of each leaf of the last checkpoint."""
-    from branchax.host.run import restore
+    from branchax.runs.train import restore
     from tests.on_eight_devices import leaves
 
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

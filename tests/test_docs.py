@@ -16,9 +16,9 @@ from conftest import replace, toy_program
 
 from branchax import cli, worlds
 from branchax.commands import USAGE
-from branchax.config import ConfigError
-from branchax.host import run as host
+from branchax.errors import ConfigError
 from branchax.presets import preset
+from branchax.runs import train as host
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -143,13 +143,13 @@ def documented(toy_run, tmp_path, monkeypatch):
         monkeypatch.setattr(name, lambda *arguments, **options: begun.append(name) or result)
 
     record = {"seed": 0, "env_steps": 1, "episodes": 1, "eval/return_mean": 0.0, "eval/return_std": 0.0}
-    begin("branchax.host.run.train", tmp_path)
-    begin("branchax.host.evaluate.evaluate", [record | {"eval/length_mean": 0.0}])
-    begin("branchax.host.export.export", tmp_path)
-    begin("branchax.host.launch.launch", [])
-    begin("branchax.host.run.collected", SimpleNamespace(reward=np.zeros(3)))
-    begin("branchax.host.dataset.save", None)
-    begin("branchax.host.lab.run.gradients", None)
+    begin("branchax.runs.train.train", tmp_path)
+    begin("branchax.runs.evaluate.evaluate", [record | {"eval/length_mean": 0.0}])
+    begin("branchax.deploy.export.export", tmp_path)
+    begin("branchax.sweeps.launch.launch", [])
+    begin("branchax.runs.train.collected", SimpleNamespace(reward=np.zeros(3)))
+    begin("branchax.runs.dataset.save", None)
+    begin("branchax.lab.run.gradients", None)
     return begun
 
 

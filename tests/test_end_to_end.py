@@ -11,9 +11,9 @@ import pytest
 
 from branchax import cli, worlds
 from branchax.build import build
-from branchax.host import checkpoint, rundir, runlog
-from branchax.host import run as host
 from branchax.presets import PRESETS, preset
+from branchax.runs import checkpoint, rundir, runlog
+from branchax.runs import train as host
 
 SETTINGS = """
     --world classic/cartpole --seed 4 --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32

@@ -10,10 +10,11 @@ import pytest
 from conftest import replace, toy_program
 
 from branchax import build, cli, worlds
-from branchax.config import ConfigError, CriticConfig, DQNConfig, PolicyGradientConfig, QLearningConfig
-from branchax.host import export
-from branchax.host import run as host
+from branchax.config import CriticConfig, DQNConfig, PolicyGradientConfig, QLearningConfig
+from branchax.deploy import export
+from branchax.errors import ConfigError
 from branchax.presets import preset
+from branchax.runs import train as host
 
 TINY = {"agent__hidden": (16, 8)}
 CONFIGS = {

@@ -14,11 +14,11 @@ from test_checkpoint import bits, make
 
 from branchax import build, cli, worlds
 from branchax.config import Config, from_dict
-from branchax.host import checkpoint, faults, rundir, runlog
-from branchax.host import run as host
-from branchax.host.tensorboard import TensorBoard
+from branchax.epoch.state import no_fault
 from branchax.presets import preset
-from branchax.train import no_fault
+from branchax.runs import checkpoint, faults, rundir, runlog
+from branchax.runs import train as host
+from branchax.runs.tensorboard import TensorBoard
 from branchax.types import Transition
 
 DATA = Path(__file__).parent / "data"

@@ -15,9 +15,9 @@ from branchax import cli
 from branchax.config import ModelConfig
 from branchax.gradients.base import EstimatorError
 from branchax.gradients.pathwise import pathwise
-from branchax.host.lab import cases, measure, report
-from branchax.host.lab.measure import Draw, Level, Settings, Truth
-from branchax.host.lab.options import ESTIMATORS, LabOptions, estimators_of, horizons_of
+from branchax.lab import cases, measure, report
+from branchax.lab.measure import Draw, Level, Settings, Truth
+from branchax.lab.options import ESTIMATORS, LabOptions, estimators_of, horizons_of
 from branchax.worlds.lqr import double_integrator, lqr_gradient
 
 FEW = Settings(samples=8, estimates=64, truth_seconds=60.0)
@@ -359,7 +359,7 @@ def test_the_command_from_end_to_end(capsys, here, tmp_path):
 
 
 def test_ctrl_c_keeps_what_is_done(capsys, here, monkeypatch):
-    from branchax.host.lab import run
+    from branchax.lab import run
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt

@@ -10,9 +10,10 @@ import time
 
 import pytest
 
-from branchax.config import ConfigError
-from branchax.host import rundir, runlog, sweep
-from branchax.host.launch import Command, launch
+from branchax.errors import ConfigError
+from branchax.runs import rundir, runlog
+from branchax.sweeps import sweep
+from branchax.sweeps.launch import Command, launch
 
 NEEDS = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is an extra")
 
@@ -51,8 +52,8 @@ time.sleep(60)
 STOPPED = """
 import sys
 from pathlib import Path
-from branchax.host.launch import launch
-from branchax.host.signals import Preempted
+from branchax.sweeps.launch import launch
+from branchax.runs.signals import Preempted
 launcher, folder, child = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 commands = [[sys.executable, "-c", child, str(folder / str(i))] for i in range(3)]
 try:

@@ -7,10 +7,12 @@ import jax
 import pytest
 
 from branchax.build import build
-from branchax.config import ConfigError, with_field
-from branchax.host import memory, mesh, run
-from branchax.host.run import seed_keys
+from branchax.config import with_field
+from branchax.devices import memory, mesh
+from branchax.errors import ConfigError
 from branchax.presets import preset
+from branchax.runs import train
+from branchax.runs.train import seed_keys
 
 MBPO = dataclasses.replace(preset("mbpo", "classic/pendulum"), seeds=2)
 
@@ -71,9 +73,9 @@ def test_a_group_of_runs_names_what_the_user_set():
 
 def test_it_is_said_before_compiling_and_leaves_no_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "limit_of", lambda mesh: 1000)
-    monkeypatch.setattr(run, "ThreadPoolExecutor", mock.Mock())  # nothing is compiled
+    monkeypatch.setattr(train, "ThreadPoolExecutor", mock.Mock())  # nothing is compiled
     with pytest.raises(ConfigError, match=r"per device, where .* has 1e\+03 B"):
-        run.train(MBPO, tmp_path / "run")
+        train.train(MBPO, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

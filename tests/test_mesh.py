@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from branchax.config import ConfigError, changes, check, with_field
-from branchax.host import mesh
+from branchax.checks import check
+from branchax.config import changes, with_field
+from branchax.devices import mesh
+from branchax.errors import ConfigError
 from branchax.presets import preset
 from branchax.sharding import over_batch, over_seeds
 

@@ -15,8 +15,8 @@ from branchax.build import AGENTS
 from branchax.config import CriticConfig, DQNConfig, SACConfig, TD3Config
 from branchax.distributions import one_hot
 from branchax.dynamics.oracle import oracle
+from branchax.epoch.collect import uniform
 from branchax.rollout import rollout
-from branchax.train import uniform
 from branchax.types import Row
 from branchax.worlds.base import World
 from branchax.worlds.probes import DISCRETE_PROBES, PROBES

@@ -9,20 +9,13 @@ import pytest
 
 from branchax import worlds
 from branchax.agents.base import Agent
-from branchax.agents.until import until, while_agreed
 from branchax.build import build, build_agent
-from branchax.config import (
-    Config,
-    ConfigError,
-    ModelConfig,
-    PathwiseConfig,
-    PolicyGradientConfig,
-    RolloutConfig,
-    SACConfig,
-    check,
-)
+from branchax.checks import check
+from branchax.config import Config, ModelConfig, PathwiseConfig, PolicyGradientConfig, RolloutConfig, SACConfig
 from branchax.dynamics.oracle import oracle
-from branchax.train import make_program
+from branchax.epoch.program import make_program
+from branchax.epoch.until import until, while_agreed
+from branchax.errors import ConfigError
 
 TINY = Config(
     world="classic/cartpole",

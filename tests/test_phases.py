@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import pytest
 
 from branchax import build
-from branchax.host import phases
 from branchax.presets import preset
+from branchax.views import phases
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ from branchax.presets import preset
 def test_parts_of_an_epoch(name, world, expected):
     config = preset(name, world)
     program = build.build(config)
-    parts = phases._parts(program.parts, config, jnp.int32(config.rollout.horizon))
+    parts = phases._parts(program.stages, config, jnp.int32(config.rollout.horizon))
     assert list(parts) == expected
 
     def epoch(state):

@@ -11,7 +11,8 @@ from branchax import worlds
 from branchax.agents.base import Sources
 from branchax.agents.planner import Knobs, Plan, colour, make_planner, populations, refit, search, shift, worth
 from branchax.config import PlannerConfig
-from branchax.rollout import copies, episode_returns, rollout
+from branchax.epoch.evaluate import episode_returns
+from branchax.rollout import copies, rollout
 from branchax.worlds.base import WorldState, endless
 from branchax.worlds.lqr import double_integrator, lqr, riccati
 

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from branchax import cli, worlds
-from branchax.config import ConfigError, check
+from branchax.checks import check
+from branchax.epoch.collect import uniform
+from branchax.errors import ConfigError
 from branchax.presets import preset
 from branchax.rollout import rollout
-from branchax.train import uniform
 from branchax.worlds.catalog import PLAYGROUND
 
 

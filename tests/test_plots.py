@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from branchax.config import to_dict
-from branchax.host import plots, rundir, runlog, statistics
 from branchax.presets import preset
+from branchax.runs import plots, rundir, runlog, statistics
 from experiments import sample_efficiency
 
 MBPO = preset("mbpo", "classic/lqr")

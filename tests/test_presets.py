@@ -3,7 +3,9 @@
 import pytest
 
 from branchax import presets
-from branchax.config import CRITIC_AGENTS, Config, ConfigError, SACConfig, check
+from branchax.checks import check
+from branchax.config import CRITIC_AGENTS, Config, SACConfig
+from branchax.errors import ConfigError
 from branchax.worlds.catalog import WORLDS
 
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from branchax.config import Config
-from branchax.host import runlog
-from branchax.host.progress import BAR, LEVELS, TREND, Progress, sparkline
+from branchax.runs import runlog
+from branchax.runs.progress import BAR, LEVELS, TREND, Progress, sparkline
 
 CONFIG = Config(world="classic/pendulum", env_steps=100_000)
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from benchmarks.faults import bad_arguments
 from branchax import cli, normalize, replay
-from branchax.host import run as host
 from branchax.returns import gae, rewards_to_go
+from branchax.runs import train as host
 from branchax.types import Trajectory, Transition
 
 quick = settings(deadline=None, derandomize=True, max_examples=60, suppress_health_check=list(HealthCheck))

@@ -10,14 +10,18 @@ import pytest
 from PIL import Image
 
 from branchax import worlds
-from branchax.config import ConfigError
-from branchax.host import bodies, render, scenes
+from branchax.errors import ConfigError
+from branchax.views import bodies, render, scenes
 from branchax.worlds.brax import environment
-from branchax.worlds.catalog import WORLDS
+from branchax.worlds.catalog import WORLDS, observation_names
 
 
 def test_every_classic_world_has_a_scene_and_a_speed():
-    assert set(scenes.SCENES) == set(scenes.SECONDS) == {name for name in WORLDS if name.startswith("classic/")}
+    assert (
+        set(scenes.SCENES)
+        == {name for name, world in WORLDS.items() if world.seconds}
+        == {name for name in WORLDS if name.startswith("classic/")}
+    )
 
 
 @pytest.mark.parametrize("name", scenes.SCENES)
@@ -33,7 +37,7 @@ def test_every_scene_shows_its_world_s_states_inside_the_view(name):
         assert (x0 <= x).all() and (x <= x1).all() and (y0 <= y).all() and (y <= y1).all()
     picture = np.asarray(render.picture(scene, 0, width=60))
     assert picture.shape[1] == 60 and len(np.unique(picture.reshape(-1, 3), axis=0)) > 2
-    assert len(scenes.names(name, world.spec.obs_size)) == world.spec.obs_size
+    assert len(observation_names(name, world.spec.obs_size)) == world.spec.obs_size
 
 
 def test_a_pendulum_is_where_its_angle_says_even_off_the_circle():

@@ -10,8 +10,9 @@ import pytest
 from test_plots import MBPO, make_run
 
 from branchax import cli
-from branchax.host import diagnose, report, rundir, runlog
 from branchax.presets import preset
+from branchax.runs import rundir, runlog
+from branchax.views import diagnose, report
 
 SMALL = """
     --world classic/pendulum --env-steps 100 --explore-steps 60 --epoch-steps 40 --batch-size 16 --updates-per-step 1

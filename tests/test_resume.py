@@ -15,12 +15,13 @@ import jax
 import pytest
 from conftest import replace, toy_program
 
-from branchax.config import ConfigError, to_dict
-from branchax.host import checkpoint, lock, rundir, runlog
-from branchax.host import run as host
-from branchax.host.checkpoint import CheckpointError
-from branchax.host.faults import NonFinite
-from branchax.host.signals import Preempted, Stop
+from branchax.config import to_dict
+from branchax.errors import ConfigError
+from branchax.runs import checkpoint, lock, rundir, runlog
+from branchax.runs import train as host
+from branchax.runs.checkpoint import CheckpointError
+from branchax.runs.faults import NonFinite
+from branchax.runs.signals import Preempted, Stop
 
 HERE = Path(__file__).parent
 TRAIN = """
@@ -164,7 +165,7 @@ def test_signals_wait_or_raise_as_asked():
 def test_a_dead_owners_lock_is_taken_over(tmp_path):
     code = f"""
 import pathlib, time
-from branchax.host import lock
+from branchax.runs import lock
 with lock.held(pathlib.Path({str(tmp_path)!r})):
     print("held", flush=True)
     time.sleep(60)
@@ -196,7 +197,7 @@ def test_a_save_that_fails_leaves_the_older_ones(toy_config, tmp_path):
     """The system refuses to write more than 2 MB into a file: no tmpfs, no mocks."""
     code = f"""
 import resource
-from branchax.host import checkpoint
+from branchax.runs import checkpoint
 from pathlib import Path
 import jax
 folder = Path({str(tmp_path)!r})
@@ -267,7 +268,7 @@ def test_the_policy_for_worlds(monkeypatch, toy_config, tmp_path, capsys):
 
 
 def test_a_configuration_survives_its_file(toy_config, tmp_path):
-    from branchax.config import read
+    from branchax.checks import read
 
     config = replace(toy_config, model__hidden=(3, 4), rollout__ramp=(0, 5), faults__agent="stop", grace=1)
     (tmp_path / "c.json").write_text(json.dumps(to_dict(config)))

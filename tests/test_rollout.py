@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from branchax.rollout import episode_returns, finite, rollout
+from branchax.epoch.evaluate import episode_returns
+from branchax.rollout import finite, rollout
 from branchax.worlds.base import WorldSpec, make_world
 
 

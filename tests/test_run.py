@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from conftest import replace, toy_program
 
-from branchax.config import ConfigError
-from branchax.host import cache, checkpoint, evaluate, rundir, runlog
-from branchax.host import run as host
-from branchax.host.faults import NonFinite
+from branchax.devices import cache
+from branchax.errors import ConfigError
+from branchax.runs import checkpoint, evaluate, rundir, runlog
+from branchax.runs import train as host
+from branchax.runs.faults import NonFinite
 
 
 @pytest.fixture

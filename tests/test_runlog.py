@@ -5,8 +5,8 @@ import json
 import numpy as np
 import pytest
 
-from branchax.host import RunError
-from branchax.host.runlog import Log, plain, read, rows_of
+from branchax.errors import RunError
+from branchax.runs.runlog import Log, plain, read, rows_of
 
 
 def row(epoch, seed=0):

@@ -13,10 +13,11 @@ from conftest import replace, toy_program
 
 from branchax import build, cli, sharding
 from branchax.config import LARGEST, to_dict
-from branchax.host import checkpoint, launch, lockstep, rundir, runlog, sweep
-from branchax.host import run as host
-from branchax.host.signals import Preempted
 from branchax.presets import preset
+from branchax.runs import checkpoint, rundir, runlog
+from branchax.runs import train as host
+from branchax.runs.signals import Preempted
+from branchax.sweeps import launch, lockstep, sweep
 
 SMALL = {
     "env_steps": 60, "explore_steps": 20, "epoch_steps": 20, "batch_size": 8, "updates_per_step": 1,

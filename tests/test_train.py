@@ -10,8 +10,9 @@ import pytest
 from branchax import worlds
 from branchax.build import build, build_agent, build_dynamics
 from branchax.config import Config, ModelConfig, RolloutConfig, SACConfig
+from branchax.epoch.program import make_program
+from branchax.epoch.state import first_fault, no_fault, without_faults
 from branchax.returns import gae
-from branchax.train import first_fault, make_program, no_fault, without_faults
 from branchax.types import Trajectory, Transition
 from branchax.worlds.base import WorldSpec, make_world, never
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from branchax.agents.until import until, within
+from branchax.epoch.until import until, within
 
 KEYS = jax.random.split(jax.random.key(0), 12)
 

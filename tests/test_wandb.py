@@ -11,10 +11,10 @@ import pytest
 from conftest import replace, toy_program
 
 from branchax.commands.train import launch
-from branchax.config import ConfigError
-from branchax.host import run as host
-from branchax.host import rundir, runlog, wandb
-from branchax.host.distributed import Processes
+from branchax.devices.distributed import Processes
+from branchax.errors import ConfigError
+from branchax.runs import rundir, runlog, wandb
+from branchax.runs import train as host
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
 
@@ -114,8 +114,8 @@ def test_who_has_a_run_of_their_own_is_logged_in(server):
 
 def test_of_several_processes_the_first_alone_needs_a_login(server, toy_config, tmp_path, monkeypatch):
     server.key, config = None, replace(toy_config, wandb=True)
-    monkeypatch.setattr("branchax.host.distributed.start", lambda processes: None)
-    monkeypatch.setattr("branchax.host.run.train", lambda *arguments: None)
+    monkeypatch.setattr("branchax.devices.distributed.start", lambda processes: None)
+    monkeypatch.setattr("branchax.runs.train.train", lambda *arguments: None)
     second = Processes(coordinator="localhost:1234", process_id=1, processes=2)
     launch(config, tmp_path, False, "", second)
     with pytest.raises(ConfigError, match="not logged in"):

@@ -9,7 +9,7 @@ import pytest
 import scipy.integrate
 import scipy.linalg
 
-from branchax.config import ConfigError
+from branchax.errors import ConfigError
 from branchax.rollout import rollout
 from branchax.worlds import make
 from branchax.worlds.base import never

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from branchax.config import Config, ConfigError, check
+from branchax.checks import check
+from branchax.config import Config
+from branchax.errors import ConfigError
 from branchax.rollout import rollout
 from branchax.worlds import gymnasium as module
 from branchax.worlds import make, terminations

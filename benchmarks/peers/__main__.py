@@ -24,7 +24,7 @@ from rich.table import Table
 from benchmarks import flops
 from benchmarks.harness import HOPPER, RESULTS
 from branchax.config import ModelConfig, SACConfig
-from branchax.host import rundir
+from branchax.runs import rundir
 
 OURS, RESULT = "branchax", RESULTS / "peers.json"
 # Library: the environment's Python and the module that serves it.

@@ -14,9 +14,10 @@ from benchmarks import fit, harness, imagine, improve
 from benchmarks.peers.worker import Once, Paused, serve
 from branchax.build import build
 from branchax.config import Config, with_field
-from branchax.host import cache, rundir
-from branchax.host.run import seed_keys
+from branchax.devices import cache
 from branchax.presets import preset
+from branchax.runs import rundir
+from branchax.runs.train import seed_keys
 from branchax.sharding import over_seeds
 
 

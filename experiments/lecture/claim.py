@@ -29,9 +29,9 @@ from rich.console import Console
 from rich.table import Table
 
 from branchax.config import Config, with_field
-from branchax.host import cache
-from branchax.host.plots import COLOURS
-from branchax.host.statistics import interquartile_mean
+from branchax.devices import cache
+from branchax.runs.plots import COLOURS
+from branchax.runs.statistics import interquartile_mean
 from experiments import harness
 
 NAMES = ("jacobians", "estimators", "compounding", "horizon", "mismatch", "versions", "oracle")

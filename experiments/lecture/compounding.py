@@ -30,7 +30,7 @@ from matplotlib.axes import Axes
 from branchax import replay, worlds
 from branchax.config import to_dict
 from branchax.dynamics.fit import make_ensemble
-from branchax.host.lab.cases import HIDDEN, REACTION
+from branchax.lab.cases import HIDDEN, REACTION
 from branchax.policies import gaussian_policy
 from branchax.presets import PRESETS
 from branchax.rollout import rollout

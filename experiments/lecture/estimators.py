@@ -19,8 +19,8 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from matplotlib.axes import Axes
 
-from branchax.host.lab import cases
-from branchax.host.lab import measure as lab
+from branchax.lab import cases
+from branchax.lab import measure as lab
 from experiments.lecture.claim import Claim, Found, Measured, Prediction, bootstrap, legend, main, save, whiskers
 
 SETTINGS = lab.Settings(samples=32, estimates=64, chunk=8, limit_seconds=30.0)

@@ -25,9 +25,9 @@ from branchax import replay, worlds
 from branchax.agents.critic import make_critic
 from branchax.build import build_agent
 from branchax.config import Config, SACConfig
-from branchax.host.run import restore
 from branchax.presets import preset
 from branchax.rollout import rollout
+from branchax.runs.train import restore
 from branchax.types import Key
 from branchax.worlds.base import World, WorldState, endless
 from branchax.worlds.classic import pendulum

@@ -3,7 +3,7 @@
 On 40 random linear systems (4 states, no control) the largest singular value of J_{0:t} is compared with NumPy's matrix
 powers in float64, and its growth per step with the logarithm of the spectral radius. On two pendulums, the product in
 the world is compared with that in a learned model, at the same states, policies and noise (`gradients/jacobians.py`,
-`host/lab/cases.py`: a random network as the policy, 2,000 real steps of a random one as the data).
+`lab/cases.py`: a random network as the policy, 2,000 real steps of a random one as the data).
 
     python -m experiments.lecture.jacobians           # 2 models a world
     python -m experiments.lecture.jacobians --full    # 5
@@ -21,7 +21,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from branchax.gradients.jacobians import singular_values
-from branchax.host.lab import cases
+from branchax.lab import cases
 from branchax.types import Key
 from branchax.worlds.base import WorldState
 from branchax.worlds.lqr import LinearSystem, lqr

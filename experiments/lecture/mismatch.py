@@ -26,10 +26,10 @@ from matplotlib.axes import Axes
 from branchax import replay, worlds
 from branchax.build import build_agent, build_dynamics
 from branchax.config import Config
-from branchax.host.run import restore
+from branchax.epoch.state import TrainState
 from branchax.presets import preset
 from branchax.rollout import rollout
-from branchax.train import TrainState
+from branchax.runs.train import restore
 from branchax.types import Key
 from experiments.harness import curves, run
 from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, changed, directory, iqm, main, save, whiskers

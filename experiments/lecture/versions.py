@@ -20,8 +20,8 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from branchax.config import Config
-from branchax.host import rundir, runlog
 from branchax.presets import preset
+from branchax.runs import rundir, runlog
 from experiments.family import WORLDS as SCALES
 from experiments.harness import curves, run, steps_to
 from experiments.lecture.claim import (

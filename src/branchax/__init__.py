@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from branchax.agents.base import Agent
-    from branchax.config import Config, ConfigError, check, with_field
-    from branchax.host.evaluate import evaluate
-    from branchax.host.export import export
-    from branchax.host.run import train as run
+    from branchax.checks import check
+    from branchax.config import Config, with_field
+    from branchax.deploy.export import export
+    from branchax.epoch.program import make_program
+    from branchax.errors import ConfigError
     from branchax.presets import preset
-    from branchax.train import make_program
+    from branchax.runs.evaluate import evaluate
+    from branchax.runs.train import train as run
     from branchax.worlds.base import World, WorldSpec, make_world
 
 __version__ = "0.1.0"
@@ -50,13 +52,13 @@ _HOME = {
     "World": ("branchax.worlds.base", "World"),
     "WorldSpec": ("branchax.worlds.base", "WorldSpec"),
     "check": ("branchax.config", "check"),
-    "evaluate": ("branchax.host.evaluate", "evaluate"),
-    "export": ("branchax.host.export", "export"),
-    "make_program": ("branchax.train", "make_program"),
+    "evaluate": ("branchax.runs.evaluate", "evaluate"),
+    "export": ("branchax.deploy.export", "export"),
+    "make_program": ("branchax.epoch.program", "make_program"),
     "make_world": ("branchax.worlds.base", "make_world"),
     "preset": ("branchax.presets", "preset"),
     "with_field": ("branchax.config", "with_field"),
-    "run": ("branchax.host.run", "train"),
+    "run": ("branchax.runs.train", "train"),
 }
 
 

@@ -17,13 +17,16 @@ from branchax.agents.policy_gradient import make_policy_gradient
 from branchax.agents.q_learning import make_q_learning
 from branchax.agents.sac import make_sac
 from branchax.agents.td3 import make_td3
-from branchax.config import Config, ConfigError, PlannerConfig, check, check_actions
+from branchax.checks import check, check_actions
+from branchax.config import Config, PlannerConfig
 from branchax.dynamics import ensemble
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.oracle import oracle
 from branchax.dynamics.tabular import make_table
-from branchax.train import Parts, Program, make_program
+from branchax.epoch.parts import Stages
+from branchax.epoch.program import Program, make_program
+from branchax.errors import ConfigError
 from branchax.worlds.base import World, WorldSpec
 
 
@@ -47,15 +50,15 @@ def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = l
     """The program of a checked config in its world, with its agent as `wrapped` returns it.
 
     Floats of the config may be traced arrays [], as long as nothing in it has to know them to be built: that is how
-    `vmap` sweeps them (`host/lockstep.py`). One that must be known (a float that is rounded to a count, or that
+    `vmap` sweeps them (`sweeps/lockstep.py`). One that must be known (a float that is rounded to a count, or that
     switches a part of the program on) raises JAX's own `TypeError`.
     """
     dynamics = build_dynamics(config, world)
     program = make_program(config, world, dynamics, wrapped(build_agent(config, world, dynamics)))
-    assert program.parts is not None
+    assert program.stages is not None
     at = functools.partial(_at_precision, config.precision)
-    parts = Parts(*(at(part) for part in program.parts))
-    return Program(program.spec, at(program.init), at(program.epoch), at(program.evaluate), parts)
+    stages = Stages(*(at(stage) for stage in program.stages))
+    return Program(program.spec, at(program.init), at(program.epoch), at(program.evaluate), stages)
 
 
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:

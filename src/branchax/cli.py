@@ -1,4 +1,4 @@
-"""The command line. Bad settings are refused before JAX is loaded; the work itself is done in `branchax.host`."""
+"""The command line. Bad settings are refused before JAX is loaded; `branchax.commands` does the rest."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from branchax import __version__
 from branchax.commands import USAGE
 from branchax.commands.base import INTERRUPTED, OK, PREEMPTED, REFUSED
-from branchax.config import ConfigError, nearest
-from branchax.host import RunError, distributed
+from branchax.devices import distributed
+from branchax.errors import ConfigError, RunError, nearest
 
 _LINES = [f"  branchax {name} {line}".rstrip() for name, usage in USAGE.items() for line in usage.split("\n")]
 HELP = f"""\

@@ -8,7 +8,6 @@ from typing import Any
 from branchax.config import (
     CRITIC_AGENTS,
     Config,
-    ConfigError,
     CriticConfig,
     DQNConfig,
     ModelConfig,
@@ -19,9 +18,9 @@ from branchax.config import (
     RolloutConfig,
     SACConfig,
     TD3Config,
-    nearest,
     with_field,
 )
+from branchax.errors import ConfigError, nearest
 
 # Sized for a laptop's processor: a small world needs no 4 x 200, and time goes into updates, not into a perfect fit.
 _MODEL = ModelConfig(members=5, elites=3, hidden=(64, 64, 64), round_steps=50, max_rounds=30)

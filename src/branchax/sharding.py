@@ -1,4 +1,4 @@
-"""Where a program's arrays lie, said from inside the program; `host/mesh.py` makes the mesh.
+"""Where a program's arrays lie, said from inside the program; `devices/mesh.py` makes the mesh.
 
 A seed never meets another: the host spreads seeds over the mesh axis `seed`, and nothing in a program knows of it. The
 axis `batch` splits the work of one seed, so a program says what is spread over it, and the compiler does the rest.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 
@@ -32,6 +32,11 @@ class Sources(NamedTuple):
     model: Any = None  # the model's own state, for an agent that plans in it
 
 
+# What `update` reads: `sources.replay`, or `sources.rollout` (on-policy). An agent that "plans" takes `sources.model`
+# and searches in it whenever it acts.
+LearnsFrom = Literal["replay", "rollouts", "plans"]
+
+
 class Valuation(NamedTuple):
     """What an agent believes an action is worth: the discounted return from it on, under one of its policies."""
 
@@ -52,7 +57,7 @@ class Agent(NamedTuple):
     mode: Callable[..., Any]  # (P, obs [D]) -> action [A], for evaluation
     update: Callable[[Key, Any, Sources], tuple[Any, Metrics]]
     counts: int = 1  # gradient updates in one call of `update`
-    on_policy: bool = False  # whether `update` reads `sources.rollout`, and not `sources.replay`
+    learns_from: LearnsFrom = "replay"
     memory: Callable[[Any], Any] | None = None  # P -> what the policy carries at the start of an episode, unbatched
     # (P before, P after, obs [B, D]) -> [] nats: how far the policy moved on average; None: it cannot tell
     divergence: Callable[[Any, Any, jax.Array], jax.Array] | None = None

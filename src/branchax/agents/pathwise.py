@@ -135,7 +135,7 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
         return agent._replace(value=value, target=followed), metrics
 
     valuation = Valuation(lambda agent, obs, action: value_of(net, agent.value, obs)[None], False)
-    return Agent(init, act, mode, update, on_policy=True, valuation=valuation if config.critic else None)
+    return Agent(init, act, mode, update, learns_from="rollouts", valuation=valuation if config.critic else None)
 
 
 def first_nonfinite(rewards: Any, theta: Params, key: Key) -> jax.Array:

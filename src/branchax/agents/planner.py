@@ -112,7 +112,7 @@ def make_planner(
         del key
         return agent._replace(model=sources.model), {}
 
-    return Agent(init, act, mode, update, memory=memory)
+    return Agent(init, act, mode, update, learns_from="plans", memory=memory)
 
 
 def worth(

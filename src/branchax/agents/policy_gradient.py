@@ -185,7 +185,7 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
         act,
         mode,
         update,
-        on_policy=True,
+        learns_from="rollouts",
         divergence=divergence,
         budget=config.kl_budget,
         valuation=None if config.weight == "to_go" else valuation,

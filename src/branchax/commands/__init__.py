@@ -20,6 +20,5 @@ PRESET --world NAME --dataset FILE
     "check-world": "NAME",
     "dataset": "DIR FILE",
     "lab": "gradients [--world NAME] [--dynamics known|learned|oracle] [--horizons 1,2,5,10]",
-    "bench": "compare A.json B.json",
     "list": "",
 }

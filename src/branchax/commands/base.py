@@ -11,8 +11,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from branchax.config import ConfigError, nearest
-from branchax.host import rundir
+from branchax.errors import ConfigError, nearest
+from branchax.runs import rundir
 
 # Exit codes. PREEMPTED: a run was asked to end and did so well; INTERRUPTED: at once. `RunError`s bring their own.
 OK, FAILED, REFUSED, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130

@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 
 from branchax.commands.base import check_installed, parse
-from branchax.config import ConfigError, nearest
-from branchax.host import RunError
+from branchax.errors import ConfigError, RunError, nearest
 from branchax.worlds.catalog import BRAX_BACKENDS, WORLDS
 
 
@@ -26,7 +25,7 @@ def run(arguments: list[str]) -> None:
     check_installed(name)
 
     from branchax import worlds
-    from branchax.host import cache
+    from branchax.devices import cache
     from branchax.worlds import contract
 
     cache.enable()

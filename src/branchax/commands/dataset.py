@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from branchax.commands.base import check_installed, parse
-from branchax.config import ConfigError
-from branchax.host import rundir
+from branchax.errors import ConfigError
+from branchax.runs import rundir
 
 
 def run(arguments: list[str]) -> None:
@@ -23,8 +23,8 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"dataset: {options.file} exists already; name another file")
     check_installed(rundir.load_config(options.run).world)
 
-    from branchax.host import dataset
-    from branchax.host.run import collected
+    from branchax.runs import dataset
+    from branchax.runs.train import collected
 
     transitions = collected(options.run, say=lambda text: print(text, file=sys.stderr))
     dataset.save(options.file, transitions)

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from branchax.commands.base import aside, check_installed, parse
-from branchax.config import ConfigError
-from branchax.host import rundir
+from branchax.errors import ConfigError
+from branchax.runs import rundir
 
 
 def run(arguments: list[str]) -> None:
@@ -21,7 +21,7 @@ def run(arguments: list[str]) -> None:
     options = parse(parser, arguments)
     config = rundir.load_config(options.run)
     check_installed(config.world)
-    from branchax.host import diagnose, pictures
+    from branchax.views import diagnose, pictures
 
     if why := diagnose.refusal(config):
         raise ConfigError(

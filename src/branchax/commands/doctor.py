@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from branchax.commands.base import check_installed, parse
-from branchax.config import ConfigError
-from branchax.host import RunError, rundir
+from branchax.errors import ConfigError, RunError
+from branchax.runs import rundir
 
 
 def run(arguments: list[str]) -> None:
@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> None:
     elif options.replay:
         raise ConfigError("replay: name the directory of a run: branchax doctor DIR --replay")
 
-    from branchax.host import doctor
+    from branchax.views import doctor
 
     findings = []
     for finding in doctor.machine() if options.run is None else (*doctor.machine(), *doctor.run(options.run)):

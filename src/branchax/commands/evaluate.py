@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from branchax.commands.base import aside, check_flags, check_installed
-from branchax.config import ConfigError
-from branchax.host import rundir
+from branchax.errors import ConfigError
+from branchax.runs import rundir
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"episodes: {options.episodes} is not possible; allowed: >= 1")
     check_installed(rundir.load_config(options.run).world)
 
-    from branchax.host import runlog
-    from branchax.host.evaluate import evaluate
+    from branchax.runs import runlog
+    from branchax.runs.evaluate import evaluate
 
     records = evaluate(options.run, options.episodes, options.step, say=aside)
     for record in records:

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from branchax.commands.base import check_flags, check_installed
-from branchax.host import rundir
+from branchax.runs import rundir
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
     )
     check_installed(rundir.load_config(options.run).world)
 
-    from branchax.host import export
+    from branchax.deploy import export
 
     folder = export.export(options.run, options.seed)
     print(f"written to {folder}")

@@ -9,12 +9,12 @@ import sys
 import tyro
 
 from branchax.commands.base import INTERRUPTED, check_flags, check_installed
-from branchax.config import ConfigError, nearest
+from branchax.errors import ConfigError, nearest
 
 
 def run(arguments: list[str]) -> None:
     """Measures gradient estimators."""
-    from branchax.host.lab import options as lab  # which loads no JAX
+    from branchax.lab import options as lab  # which loads no JAX
 
     experiments, named = ("gradients",), [a for a in arguments[:1] if not a.startswith("-")]
     if named and named[0] not in experiments:
@@ -33,7 +33,7 @@ def run(arguments: list[str]) -> None:
     check_installed(options.world)
     directory = lab.directory_of(options)
     with lab.prepared(directory):
-        from branchax.host.lab.run import gradients
+        from branchax.lab.run import gradients
 
         try:
             gradients(options, directory, command=shlex.join(["branchax", "lab", *arguments]))

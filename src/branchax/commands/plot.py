@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from branchax.commands.base import aside, beside, check_run, parse
-from branchax.config import ConfigError
+from branchax.errors import ConfigError
 
 
 def run(arguments: list[str]) -> None:
@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
         check_run(directory, options.seed)
     out = options.out or beside(options.runs) / "plots"
 
-    from branchax.host import plots
+    from branchax.runs import plots
 
     for name, seconds in (("learning_curve.png", False), ("learning_curve_seconds.png", True)):
         plots.curve(options.runs, out / name, seconds)
@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
     if options.curves:
         return
 
-    from branchax.host import diagnose, pictures
+    from branchax.views import diagnose, pictures
 
     for directory in options.runs:
         try:

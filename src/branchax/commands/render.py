@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 
 from branchax.commands.base import check_installed, parse
-from branchax.config import ConfigError
-from branchax.host import rundir
+from branchax.errors import ConfigError
+from branchax.runs import rundir
 
 
 def run(arguments: list[str]) -> None:
@@ -28,7 +28,7 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"steps: {options.steps} is not possible; allowed: >= 1")
     check_installed(rundir.load_config(options.run).world)
 
-    from branchax.host import render
+    from branchax.views import render
 
     path = options.out or options.run / "plots" / "policy.gif"
     steps = render.render(options.run, path, options.steps, options.seed)

@@ -26,7 +26,7 @@ def run(arguments: list[str]) -> None:
         check_run(directory, options.seed)
     path = options.out or beside(options.runs) / "report.html"
 
-    from branchax.host.report import report
+    from branchax.views.report import report
 
     report(options.runs, path, options.curves, options.seed, say=aside)
     print(f"{path} ({path.stat().st_size / 1e6:.1f} MB; open it in a browser, no network needed)")

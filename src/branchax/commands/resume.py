@@ -11,10 +11,11 @@ import tyro
 
 from branchax.commands.base import check_flags
 from branchax.commands.train import flags, launch
-from branchax.config import Config, ConfigError
-from branchax.host import rundir
-from branchax.host.distributed import Processes
+from branchax.config import Config
+from branchax.devices.distributed import Processes
+from branchax.errors import ConfigError
 from branchax.presets import PRESETS
+from branchax.runs import rundir
 
 
 @dataclass(frozen=True)

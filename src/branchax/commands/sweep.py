@@ -10,13 +10,15 @@ from pathlib import Path
 
 import tyro
 
+from branchax.checks import check
 from branchax.commands.base import PREEMPTED, REFUSED, check_flags, check_installed
 from branchax.commands.train import TrainOptions, flags, preset_of
-from branchax.config import Config, ConfigError, check
-from branchax.host import RunError, launch, sweep
-from branchax.host.distributed import Processes
-from branchax.host.signals import Preempted
+from branchax.config import Config
+from branchax.devices.distributed import Processes
+from branchax.errors import ConfigError, RunError
 from branchax.presets import PRESETS
+from branchax.runs.signals import Preempted
+from branchax.sweeps import launch, sweep
 
 ABOUT = """\
 Trains PRESET once for each point of a grid, into a directory each, and prints a table of the last evaluations. Any
@@ -65,14 +67,14 @@ def run(arguments: list[str]) -> None:
         _config(options.preset, rest, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())
     ]
     if any(config.dataset for config in configs):
-        from branchax.host import dataset  # which loads NumPy
+        from branchax.runs import dataset  # which loads NumPy
 
         configs = [dataset.sized(config) for config in configs]
     for config in configs:
         check(config)
         check_installed(config.world)
     if any(config.wandb for config in configs):
-        from branchax.host import wandb  # which loads NumPy
+        from branchax.runs import wandb  # which loads NumPy
 
         wandb.check()
     points = sweep.plan(grid, configs)
@@ -104,7 +106,7 @@ def run(arguments: list[str]) -> None:
 
 def _train_group(directory: Path, group: int) -> None:
     """What one process of a sweep does."""
-    from branchax.host.lockstep import run_group
+    from branchax.sweeps.lockstep import run_group
 
     try:
         run_group(directory, [point for point in sweep.load(directory) if point.group == group])

@@ -11,11 +11,14 @@ from typing import Annotated
 
 import tyro
 
+from branchax.checks import check, read
 from branchax.commands.base import check_flags, check_installed
-from branchax.config import Config, ConfigError, check, flat, read, to_dict
-from branchax.host import RunError, distributed, lock, rundir
-from branchax.host.distributed import Processes
+from branchax.config import Config, flat, to_dict
+from branchax.devices import distributed
+from branchax.devices.distributed import Processes
+from branchax.errors import ConfigError, RunError
 from branchax.presets import PRESETS, preset
+from branchax.runs import lock, rundir
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,7 @@ def launch(
 ) -> None:
     """Refuses what cannot work before JAX is loaded, then trains."""
     if config.dataset is not None:
-        from branchax.host import dataset
+        from branchax.runs import dataset
 
         config = dataset.sized(config)
     check(config)
@@ -102,14 +105,14 @@ def launch(
             raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
         rundir.admit(directory, config, force)
         if config.wandb:
-            from branchax.host import wandb  # which loads NumPy
+            from branchax.runs import wandb  # which loads NumPy
 
             wandb.check()
         print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
     distributed.start(processes)
 
-    from branchax.host.checkpoint import CheckpointError
-    from branchax.host.run import train
+    from branchax.runs.checkpoint import CheckpointError
+    from branchax.runs.train import train
 
     try:
         train(config, directory, command, force)

@@ -24,7 +24,7 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
       ConfigError: the name is unknown, or the world cannot have this backend or episode length.
     """
     # Imported here: the configuration reads this package's catalog before JAX is loaded.
-    from branchax.config import ConfigError, nearest
+    from branchax.errors import ConfigError, nearest
     from branchax.worlds.catalog import WORLDS
 
     if episode_length is not None and episode_length < 1:
@@ -64,7 +64,7 @@ def _own(name: str, options: dict[str, Any]) -> World:
     """What `function` of `module` returns, for `module:function`; its module is looked for where one works, too."""
     import jax
 
-    from branchax.config import ConfigError, nearest
+    from branchax.errors import ConfigError, nearest
     from branchax.worlds.base import World
 
     module, _, function = name.partition(":")
@@ -114,7 +114,7 @@ def gymnasium_spec(name: str) -> Any:
     Raises:
       ConfigError: Gymnasium or the module is not installed, or the id is unknown.
     """
-    from branchax.config import ConfigError, nearest
+    from branchax.errors import ConfigError, nearest
 
     module, _, short = name.rpartition(":")
     try:

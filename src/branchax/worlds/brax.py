@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from branchax.config import ConfigError, nearest
+from branchax.errors import ConfigError, nearest
 from branchax.types import Key
 from branchax.worlds import terminations
 from branchax.worlds.base import World, WorldSpec, make_world

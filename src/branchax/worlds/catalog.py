@@ -44,19 +44,55 @@ class Entry(NamedTuple):
     refused: str = ""  # why the world cannot be built, when it cannot
     backends: tuple[str, ...] = BRAX_BACKENDS  # what `backend` may be; worlds other than Brax's ignore it
     tabular: bool = False  # the observation is the one-hot vector of a state
+    seconds: float | None = None  # of one step; a world without time of its own is shown at a speed one can follow
+    names: tuple[str, ...] = ()  # of the observation's entries
 
 
 WORLDS: dict[str, Entry] = {
-    "classic/pendulum": Entry("swing a pendulum up and hold it there"),
-    "classic/cartpole": Entry("swing-free balancing of a pole on a cart, continuous force"),
-    "classic/point_mass": Entry("push a damped point mass to the origin of the plane"),
-    "classic/double_pendulum": Entry("raise two linked pendulums that move chaotically"),
-    "classic/lqr": Entry("linear dynamics, quadratic cost: optimal gain and value in closed form"),
-    "classic/cartpole_discrete": Entry("CartPole pushed left or right with full force", discrete=True),
-    "classic/acrobot": Entry("swing the tip of two linked pendulums above a line", discrete=True),
-    "classic/mountain_car": Entry("rock a weak car out of a valley", discrete=True),
-    "classic/gridworld": Entry("Sutton and Barto's maze for Dyna: 14 moves to the goal", discrete=True, tabular=True),
-    "classic/chain": Entry("Strens's slippery chain: pass small rewards for a large one", discrete=True, tabular=True),
+    "classic/pendulum": Entry(
+        "swing a pendulum up and hold it there", seconds=0.05, names=("cos(angle)", "sin(angle)", "velocity [rad/s]")
+    ),
+    "classic/cartpole": Entry(
+        "swing-free balancing of a pole on a cart, continuous force",
+        seconds=0.02,
+        names=("position [m]", "velocity [m/s]", "angle [rad]", "spin [rad/s]"),
+    ),
+    "classic/point_mass": Entry(
+        "push a damped point mass to the origin of the plane",
+        seconds=0.05,
+        names=("x [m]", "y [m]", "x velocity [m/s]", "y velocity [m/s]"),
+    ),
+    "classic/double_pendulum": Entry(
+        "raise two linked pendulums that move chaotically",
+        seconds=0.05,
+        names=("cos(a1)", "sin(a1)", "cos(a2)", "sin(a2)", "spin 1 [rad/s]", "spin 2 [rad/s]"),
+    ),
+    "classic/lqr": Entry(
+        "linear dynamics, quadratic cost: optimal gain and value in closed form",
+        seconds=0.1,
+        names=("position [m]", "velocity [m/s]"),
+    ),
+    "classic/cartpole_discrete": Entry(
+        "CartPole pushed left or right with full force",
+        discrete=True,
+        seconds=0.02,
+        names=("position [m]", "velocity [m/s]", "angle [rad]", "spin [rad/s]"),
+    ),
+    "classic/acrobot": Entry(
+        "swing the tip of two linked pendulums above a line",
+        discrete=True,
+        seconds=0.2,
+        names=("cos(a1)", "sin(a1)", "cos(a2)", "sin(a2)", "spin 1 [rad/s]", "spin 2 [rad/s]"),
+    ),
+    "classic/mountain_car": Entry(
+        "rock a weak car out of a valley", discrete=True, seconds=0.04, names=("position", "velocity")
+    ),
+    "classic/gridworld": Entry(
+        "Sutton and Barto's maze for Dyna: 14 moves to the goal", discrete=True, tabular=True, seconds=0.2
+    ),
+    "classic/chain": Entry(
+        "Strens's slippery chain: pass small rewards for a large one", discrete=True, tabular=True, seconds=0.2
+    ),
     "probe/constant_reward": Entry("one step, reward 1: Q = 1"),
     "probe/observation": Entry("one step, reward equal to the observation: Q = obs"),
     "probe/discounting": Entry("two steps, reward 1 at the second: Q = discount, then 1"),
@@ -69,10 +105,23 @@ WORLDS: dict[str, Entry] = {
     "brax/hopper": Entry("planar one-legged hopping"),
     "brax/humanoid": Entry("humanoid locomotion"),
     "brax/humanoidstandup": Entry("humanoid getting up"),
-    "brax/inverted_pendulum": Entry("balance a pole on a cart"),
+    "brax/inverted_pendulum": Entry(
+        "balance a pole on a cart", names=("cart [m]", "pole [rad]", "cart velocity [m/s]", "pole spin [rad/s]")
+    ),
     "brax/inverted_double_pendulum": Entry("balance two linked poles on a cart"),
     "brax/pusher": Entry("push an object to a goal"),
     "brax/reacher": Entry("reach a target with a two-link arm"),
     "brax/swimmer": Entry("planar swimming in a viscous fluid", backends=("generalized",)),
     "brax/walker2d": Entry("planar two-legged walking"),
 }
+
+
+def observation_names(world: str, size: int) -> list[str]:
+    """The names of the entries of a world's observation [D]: `obs 3` where nothing better is known."""
+    known = WORLDS[world].names if world in WORLDS else ()
+    return list(known or [f"obs {i}" for i in range(size)])
+
+
+def step_seconds(world: str) -> float:
+    """Seconds that one step of a world takes when it is shown."""
+    return (WORLDS[world].seconds if world in WORLDS else None) or 0.1

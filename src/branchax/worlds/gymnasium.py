@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from branchax.config import ConfigError
+from branchax.errors import ConfigError
 from branchax.types import Key, Transition
 from branchax.worlds import gymnasium_spec, terminations
 from branchax.worlds.base import World, WorldSpec, WorldState

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from branchax.config import ConfigError, nearest
+from branchax.errors import ConfigError, nearest
 from branchax.types import Key
 from branchax.worlds.base import World, WorldSpec, make_world, never
 from branchax.worlds.catalog import PLAYGROUND

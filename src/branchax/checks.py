@@ -1,0 +1,332 @@
+"""What settings cannot work, alone or together: found before anything is compiled, and before JAX is loaded."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from branchax.config.agents import (
+    CRITIC_AGENTS,
+    OFF_POLICY,
+    PathwiseConfig,
+    PlannerConfig,
+    PolicyGradientConfig,
+    QLearningConfig,
+    SACConfig,
+)
+from branchax.config.fields import LARGEST, check_ranges, from_dict, with_field
+from branchax.config.run import Config
+from branchax.errors import ConfigError, nearest
+from branchax.worlds.catalog import PLAYGROUND, WORLDS
+
+
+def check(config: Config) -> None:
+    """Raises `ConfigError` for the first setting that cannot work, before JAX is loaded."""
+    check_ranges(config, "")
+
+    def need(holds: bool, path: str, allowed: str) -> None:
+        if not holds:
+            value = functools.reduce(getattr, path.split("."), config)
+            raise ConfigError(f"{path}: {value} is not possible; allowed: {allowed}")
+
+    _check_world(config, need)
+    _check_sizes(config, need)
+    if config.model_free:
+        _check_model_free(config, need)
+    else:
+        _check_model(config, need)
+    _check_agent(config, need)
+    _check_mesh(config, need)
+
+
+Need = Callable[[bool, str, str], None]  # (what must hold, the path of a field, what is allowed)
+
+
+def _check_world(config: Config, need: Need) -> None:
+    if config.world.startswith("gym/") or ":" in config.world:
+        return  # not in the catalog: only what is built can tell
+    if config.world.startswith("playground/"):
+        _check_playground(config, need)
+    else:
+        _check_catalog(config, need)
+
+
+def _check_playground(config: Config, need: Need) -> None:
+    names = [f"playground/{name}" for name in PLAYGROUND]
+    near = nearest(config.world, names)
+    need(config.world in names, "world", f"MuJoCo Playground's control suite, see `branchax list`{near}")
+    tabular = isinstance(config.agent, QLearningConfig) or config.model.kind == "tabular"
+    need(not tabular, "world", "a world of few states, for a table")
+    check_actions(config, discrete=False)
+
+
+def _check_catalog(config: Config, need: Need) -> None:
+    if config.world not in WORLDS:
+        raise ConfigError(
+            f"world: {config.world!r} is unknown{nearest(config.world, WORLDS)}; `branchax list` shows all"
+        )
+    entry, is_brax = WORLDS[config.world], config.world.startswith("brax/")
+    need(not entry.refused, "world", f"another world: {entry.refused}")
+    check_actions(config, entry.discrete)
+    needs_table = isinstance(config.agent, QLearningConfig) or config.model.kind == "tabular"
+    tables = [name for name, other in WORLDS.items() if other.tabular]
+    need(entry.tabular or not needs_table, "world", f"{', '.join(tables)}: a table needs a world of few states")
+    near = nearest(config.backend, entry.backends)
+    need(not is_brax or config.backend in entry.backends, "backend", ", ".join(entry.backends) + near)
+    own_length = config.world.startswith("probe/")
+    need(config.episode_length is None or not own_length, "episode_length", f"unset: {config.world} has its own")
+
+
+def check_actions(config: Config, discrete: bool) -> None:
+    """Raises `ConfigError` unless the agent can act in a world whose actions are discrete, or are not."""
+    if config.discrete is None or config.discrete == discrete:
+        return
+    if isinstance(config.agent, SACConfig):
+        raise ConfigError(
+            f"agent.through_model: True is not possible on {config.world}; allowed: False, as discrete actions have no"
+            " derivative"
+        )
+    kind, others = ("discrete", "dqn, dyna, sac, mbpo, ppo") if discrete else ("continuous", "mbpo, sac, td3, ppo")
+    raise ConfigError(
+        f"agent.kind: {config.agent.kind} is not possible on {config.world}, whose actions are {kind}; allowed: agents"
+        f" that take them, as in presets {others}"
+    )
+
+
+def _check_sizes(config: Config, need: Need) -> None:
+    need(
+        config.seed + config.seeds - 1 <= LARGEST,
+        "seeds",
+        f"<= {LARGEST - config.seed + 1}, counted from seed = {config.seed}",
+    )
+    need(
+        config.seeds <= config.most_seeds,
+        "seeds",
+        f"so few that buffers hold at most {LARGEST:,} rows in all; a seed's hold {config.real_capacity:,} real"
+        f" and {config.imagined_capacity:,} imagined ones",
+    )
+    need(config.env_steps > config.explored, "env_steps", f"> explore_steps = {config.explored}")
+    for name in ("explore_steps", "collect_steps"):
+        multiple = f"a multiple of parallel_worlds = {config.parallel_worlds}"
+        need(getattr(config, name) % config.parallel_worlds == 0, name, multiple)
+    need(
+        config.epoch_steps % config.collect_steps == 0,
+        "epoch_steps",
+        f"a multiple of collect_steps = {config.collect_steps}",
+    )
+    sized = config.dataset is not None  # which says how large the buffer is, unless replay_capacity does
+    per_round = config.updates_per_step * config.collect_steps
+    need(
+        math.isclose(per_round, round(per_round)) and round(per_round) >= 1,
+        "updates_per_step",
+        f"a number whose product with collect_steps = {config.collect_steps} is whole and >= 1",
+    )
+    need(
+        not isinstance(config.agent, CRITIC_AGENTS) or config.batch_size <= config.real_capacity,
+        "batch_size",
+        f"<= the real buffer's capacity, {config.real_capacity}" + (", what is kept of the dataset" if sized else ""),
+    )
+    need(
+        config.dataset is not None or config.real_capacity >= max(config.explore_steps, config.collect_steps),
+        "replay_capacity",
+        f">= explore_steps = {config.explore_steps} and >= collect_steps = {config.collect_steps}",
+    )
+    collects = isinstance(config.agent, QLearningConfig) or (config.on_policy and config.model_free)
+    need(config.dataset is None or not collects, "dataset", "unset: this agent learns on what it has just collected")
+
+
+def _check_model_free(config: Config, need: Need) -> None:
+    need(
+        not isinstance(config.agent, CRITIC_AGENTS) or config.real_fraction == 1.0,
+        "rollout.horizon",
+        f">= 1, because real_fraction = {config.real_fraction:g} asks for imagined data (model-free: preset sac)",
+    )
+    need(
+        not config.looks_ahead,
+        "rollout.horizon",
+        ">= 1: this agent's updates look ahead in a model or the oracle (without: preset sac)",
+    )
+    need(
+        not isinstance(config.agent, PathwiseConfig),
+        "rollout.horizon",
+        ">= 1: the pathwise gradient goes back through rollouts in a model or the oracle; without one: preset ppo,"
+        " reinforce, a2c or sac",
+    )
+    need(
+        not config.on_policy or config.updates_per_round == 1,
+        "updates_per_step",
+        f"1 / collect_steps = {1 / config.collect_steps:.10g}: model-free, an on-policy agent can use what it"
+        " collects for one update",
+    )
+    need(not config.plans, "rollout.horizon", ">= 1: a planner needs a model")
+    need(config.rollout.horizon_end is None, "rollout.horizon_end", "unset at horizon 0")
+
+
+def _check_model(config: Config, need: Need) -> None:
+    (low, high), learned = config.rollout.ramp, config.model.kind == "ensemble"
+    need(config.model.elites <= config.model.members, "model.elites", f"<= model.members = {config.model.members}")
+    need(
+        not isinstance(config.agent, OFF_POLICY) or config.stores_imagined or config.looks_ahead,
+        "real_fraction",
+        "small enough to leave imagined rows in the batch (model-free: rollout.horizon 0)",
+    )
+    need(
+        not learned or config.dataset is not None or config.explore_steps >= 2 * config.model.holdout_every,
+        "explore_steps",
+        f">= {2 * config.model.holdout_every}, so that the first fit has rows to train on and to hold out",
+    )
+    if config.dataset is not None:
+        least = 2 * config.model.holdout_every
+        enough = (config.replay_capacity or LARGEST) >= least
+        need(enough, "dataset", f"at least {least} transitions to keep, so that there are some to hold out")
+        need(config.model.kind != "oracle", "dataset", "unset with the oracle: a file holds no simulator states")
+    need(
+        config.rollout.horizon_end is None or high > low,
+        "rollout.ramp",
+        "two env-step counts in rising order when rollout.horizon_end is set",
+    )
+    need(
+        config.rollout.horizon_end is not None or config.rollout.ramp == (0, 0),
+        "rollout.horizon_end",
+        f"the horizon at the end of rollout.ramp = {config.rollout.ramp}",
+    )
+    need(
+        (config.rollout.horizon_end or config.rollout.horizon) >= config.rollout.horizon,
+        "rollout.horizon_end",
+        f">= rollout.horizon = {config.rollout.horizon}",
+    )
+    need(bool(config.model.weight_decay), "model.weight_decay", "at least one value")
+    need(
+        config.model.kind != "oracle" or not (config.looks_ahead and config.stores_imagined),
+        "real_fraction",
+        "1: the oracle looks ahead from simulator states, which imagined rows do not have",
+    )
+    need(
+        not config.through_model or config.model.kind != "tabular",
+        "model.kind",
+        "ensemble or oracle: a table has no gradient",
+    )
+    need(
+        config.rollout.first_action == "policy" or (config.rollout.start == "replay" and config.stores_imagined),
+        "rollout.first_action",
+        "policy, but for rollouts off replayed states into a buffer",
+    )
+    gated, ensemble = config.rollout.gate != "none", config.model.kind == "ensemble"
+    if gated or config.rollout.penalty > 0:
+        field, off = ("rollout.gate", "none") if gated else ("rollout.penalty", "0")
+        need(config.model.kind != "oracle", field, f"{off}: the oracle is certain")
+        used = config.stores_imagined or config.on_policy
+        need(used, field, f"{off}: only rollouts into a buffer, or an on-policy agent's, are gated and penalised")
+        several = not ensemble or config.model.elites > 1 or config.model.uncertainty == "max_std"
+        need(several, "model.elites", f">= 2 for {field}: a single one never disagrees with itself")
+    whole = config.rollout.gate != "rank" or not config.on_policy
+    need(whole, "rollout.gate", "none or threshold: an on-policy agent's rollouts must not have holes")
+
+
+def _check_agent(config: Config, need: Need) -> None:
+    agent, every = config.agent, config.rollout.validate_every
+    imagines = config.on_policy and not config.model_free
+    need(
+        every is None or (imagines and config.updates_per_round % every == 0),
+        "rollout.validate_every",
+        f"a divisor of the {config.updates_per_round} updates of a round"
+        if imagines
+        else "unset, but for an agent that learns on imagined rollouts of its own",
+    )
+    if isinstance(agent, CRITIC_AGENTS):
+        members = agent.critic.members
+        need((agent.critic.subset or 1) <= members, "agent.critic.subset", f"<= agent.critic.members = {members}")
+        steve = agent.critic.expand == "steve"
+        need(not steve or agent.critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")
+        need(
+            agent.critic.td_k or agent.critic.expand == "mve",
+            "agent.critic.td_k",
+            "true without agent.critic.expand mve",
+        )
+    at_once = getattr(agent, "policy_delay", 1)  # updates that go together
+    whole = f"a number whose product with collect_steps = {config.collect_steps} is a multiple of {at_once}"
+    need(config.updates_per_round % at_once == 0, "updates_per_step", f"{whole}, agent.policy_delay")
+    once = not isinstance(agent, QLearningConfig) or config.updates_per_round == 1
+    need(
+        once, "updates_per_step", f"1 / collect_steps = {1 / config.collect_steps:.10g}: each real step is learned once"
+    )
+    if isinstance(agent, PlannerConfig):
+        need(agent.elites <= agent.candidates, "agent.elites", f"<= agent.candidates = {agent.candidates}")
+        need(config.model.kind == "ensemble", "model.kind", "ensemble: a planner sees observations, not states")
+        whole = config.collect_steps == config.epoch_steps and config.updates_per_round == 1
+        need(whole, "collect_steps", f"epoch_steps = {config.epoch_steps}, with one update: a plan lasts that long")
+    if isinstance(agent, (PolicyGradientConfig, PathwiseConfig)):
+        in_range = not agent.squash or 1e-4 <= agent.init_std <= 7.0
+        need(in_range, "agent.init_std", ">= 0.0001 and <= 7 with agent.squash")
+    if isinstance(agent, PolicyGradientConfig):
+        horizon = config.collect_steps // config.parallel_worlds if config.model_free else config.rollout.longest()
+        rows = horizon * (config.parallel_worlds if config.model_free else config.rollouts)
+        need(agent.minibatches <= rows, "agent.minibatches", f"<= the {rows} steps of an update")
+        several = agent.kl_budget is None or not config.model_free
+        need(
+            several, "agent.kl_budget", "unset: model-free, a collection brings one update (agent.kl_stop bounds that)"
+        )
+        one_rule = agent.kl_budget is None or every is None
+        need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: one of the two ends a round's updates")
+
+
+def _check_mesh(config: Config, need: Need) -> None:
+    """The axes of an explicit mesh must divide what is spread over them; a chosen one always does."""
+    if config.mesh_shape is None:
+        return
+    over_seeds, over_batch = config.mesh_shape
+    total = over_seeds * over_batch
+    need(config.devices in (None, total), "devices", f"{total}, the product of mesh = {config.mesh}")
+    knob = "devices" if config.mesh is None else "mesh"
+    divisors = [n for n in range(1, config.seeds + 1) if config.seeds % n == 0]
+    fitting = f"a seed axis that divides seeds = {config.seeds}: {', '.join(map(str, divisors))}"
+    need(config.seeds % over_seeds == 0, knob, fitting)
+    if over_batch == 1:
+        return
+    alone = config.plans or isinstance(config.agent, QLearningConfig) or (config.on_policy and config.model_free)
+    need(not alone, knob, f"a batch axis of 1: agent.kind = {config.agent.kind} has nothing here to spread over it")
+
+    def divides(path: str, count: Callable[[Config], int]) -> None:
+        """`count`, a size that follows from the field at `path`, is a multiple of the batch axis."""
+        value: Any = functools.reduce(getattr, path.split("."), config)
+
+        def fits(candidate: int) -> bool:
+            return candidate >= 1 and count(with_field(config, path, candidate)) % over_batch == 0
+
+        further = range(1, 64 * over_batch)
+        lower = next((value - n for n in further if fits(value - n)), None)
+        higher = next((value + n for n in further if fits(value + n)), None)
+        numbers = " or ".join(str(n) for n in (lower, higher) if n is not None) or "another"
+        group = "" if path.endswith("batch_size") else ", so that the rollouts of a group divide"
+        need(fits(value), path, f"{numbers}, for a batch axis of {over_batch}{group}")
+
+    if not config.on_policy:
+        divides("batch_size", lambda c: c.batch_size)
+    if config.model_free:
+        return
+    if config.model.kind == "ensemble":
+        divides("model.batch_size", lambda c: c.model.batch_size)
+    if config.on_policy or config.stores_imagined:
+        knob = "rollout.per_update" if config.on_policy else "rollout.per_step"
+        divides(knob, lambda c: c.rollouts // c.rollout.groups)
+
+
+def read(path: Path) -> Config:
+    """The checked settings in a JSON file, such as a run's `config.json`; what it leaves out has its default.
+
+    Raises:
+      ConfigError: when there is no such file, it cannot be read, or a setting cannot work.
+    """
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ConfigError(f"config: {path} does not exist") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"config: cannot read {path}: {error}") from error
+    config = from_dict(Config, data)
+    check(config)
+    return config

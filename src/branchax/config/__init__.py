@@ -1,0 +1,90 @@
+"""Every knob, as frozen dataclasses, a file for each part that they set. Nothing here imports JAX.
+
+A preset is a `Config` value (`presets.py`); a run is a preset with some fields replaced. `checks.check` finds what is
+impossible before anything is compiled and says the field, its value and what is allowed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from branchax.config.agents import (
+    CRITIC_AGENTS,
+    OFF_POLICY,
+    AgentConfig,
+    CriticConfig,
+    DQNConfig,
+    PathwiseConfig,
+    PlannerConfig,
+    PolicyGradientConfig,
+    QLearningConfig,
+    SACConfig,
+    TD3Config,
+)
+from branchax.config.changes import RESUMABLE, changes, decisive
+from branchax.config.fields import (
+    LARGEST,
+    Count,
+    Fraction,
+    Natural,
+    NonNegative,
+    OptionalCount,
+    Positive,
+    Range,
+    flat,
+    from_dict,
+    to_dict,
+    value_at,
+    with_field,
+)
+from branchax.config.model import ModelConfig
+from branchax.config.rollout import RolloutConfig
+from branchax.config.run import MESH_AXES, PLACEMENT, Config, FaultConfig, Upkeep
+from branchax.errors import ConfigError, nearest
+
+__all__ = [
+    "CRITIC_AGENTS",
+    "LARGEST",
+    "MESH_AXES",
+    "OFF_POLICY",
+    "PLACEMENT",
+    "RESUMABLE",
+    "AgentConfig",
+    "Config",
+    "ConfigError",
+    "Count",
+    "CriticConfig",
+    "DQNConfig",
+    "FaultConfig",
+    "Fraction",
+    "ModelConfig",
+    "Natural",
+    "NonNegative",
+    "OptionalCount",
+    "PathwiseConfig",
+    "PlannerConfig",
+    "PolicyGradientConfig",
+    "Positive",
+    "QLearningConfig",
+    "Range",
+    "RolloutConfig",
+    "SACConfig",
+    "TD3Config",
+    "Upkeep",
+    "changes",
+    "decisive",
+    "flat",
+    "from_dict",
+    "nearest",
+    "to_dict",
+    "value_at",
+    "with_field",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Loads `check`, `check_actions` and `read` from `branchax.checks`, which stands above this package."""
+    if name in ("check", "check_actions", "read"):
+        return getattr(importlib.import_module("branchax.checks"), name)
+    raise AttributeError(f"module 'branchax.config' has no attribute {name!r}")

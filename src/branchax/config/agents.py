@@ -1,0 +1,247 @@
+"""The knobs of the agents, a dataclass for each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from branchax.config.fields import Count, Fraction, NonNegative, OptionalCount, Positive, Range
+
+
+@dataclass(frozen=True)
+class CriticConfig:
+    """An ensemble of Q-functions, and how its targets are made."""
+
+    members: Count = 2
+    """Q-functions."""
+    subset: OptionalCount = None
+    """The target takes the least of so many of them, drawn afresh for each update (REDQ). Default: of all."""
+    layer_norm: bool = False
+    """LayerNorm after each hidden layer (keeps values bounded when updates are many)."""
+    expand: Literal["none", "mve", "steve"] = "none"
+    """Targets look ahead `rollout.horizon` steps in the model (MVE), or average all horizons up to it, weighted by
+    inverse variance over model and critics (STEVE)."""
+    td_k: bool = True
+    """MVE: learn on the imagined states too, each with what is left of the horizon."""
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """Soft actor-critic with a learned temperature (Haarnoja et al. 2018, arXiv:1812.05905), for discrete actions too
+    (Christodoulou 2019, arXiv:1910.07207)."""
+
+    kind: Literal["sac"] = "sac"
+    """Off-policy: learns on batches of replayed and imagined transitions."""
+    hidden: tuple[Count, ...] = (256, 256)
+    """Widths of the hidden layers of actor and critics."""
+    learning_rate: Positive = 3e-4
+    """Adam's step size for actor, critics and temperature."""
+    discount: Fraction = 0.99
+    """Gamma."""
+    tau: Annotated[float, Range(0, 1, above=True)] = 0.005
+    """Step of the Polyak average that the target critics follow."""
+    target_entropy: Annotated[float | None, Range(-1e9, 1e9)] = None
+    """Nats; the default is minus half the number of action entries (of discrete actions: half of the largest)."""
+    init_temperature: Annotated[float, Range(1e-9, 1e9)] = 0.1
+    """Alpha at the start."""
+    learn_temperature: bool = True
+    """Adjust alpha so that the policy's entropy stays at `target_entropy`."""
+    through_model: bool = False
+    """The actor's gradient goes back through `rollout.horizon` model steps before the critic takes over (SVG)."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+
+
+@dataclass(frozen=True)
+class TD3Config:
+    """Twin delayed deterministic policy gradients (Fujimoto et al. 2018, arXiv:1802.09477)."""
+
+    kind: Literal["td3"] = "td3"
+    """Off-policy, for continuous actions."""
+    hidden: tuple[Count, ...] = (256, 256)
+    """Widths of the hidden layers of actor and critics."""
+    learning_rate: Positive = 3e-4
+    """Adam's step size for actor and critics."""
+    discount: Fraction = 0.99
+    """Gamma."""
+    tau: Annotated[float, Range(0, 1, above=True)] = 0.005
+    """Step of the Polyak average that the target networks follow."""
+    policy_delay: Count = 2
+    """Updates of the critics for each of the actor and the targets."""
+    exploration: NonNegative = 0.1
+    """Deviation of the noise on every action taken."""
+    target_noise: NonNegative = 0.2
+    """Deviation of the noise on the target's actions ..."""
+    target_noise_clip: NonNegative = 0.5
+    """... and where it is clipped."""
+    critic: CriticConfig = field(default_factory=CriticConfig)
+
+
+@dataclass(frozen=True)
+class DQNConfig:
+    """Deep Q-learning (Mnih et al. 2015), double (van Hasselt et al. 2016) and dueling (Wang et al. 2016)."""
+
+    kind: Literal["dqn"] = "dqn"
+    """Off-policy, for discrete actions."""
+    hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the hidden layers; none makes Q linear, which on a tabular world is a table."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size."""
+    discount: Fraction = 0.99
+    """Gamma."""
+    tau: Annotated[float, Range(0, 1, above=True)] = 0.005
+    """Step of the Polyak average that the target critics follow."""
+    epsilon: Fraction = 0.1
+    """Share of actions that are drawn uniformly."""
+    double: bool = True
+    """The online critics choose the next action, the target critics value it."""
+    dueling: bool = False
+    """Q = V + A - mean A, from one trunk."""
+    critic: CriticConfig = field(default_factory=lambda: CriticConfig(members=1))
+
+
+@dataclass(frozen=True)
+class QLearningConfig:
+    """Q-learning with a table (Watkins 1989), on each transition as it comes; with a model, tabular Dyna-Q."""
+
+    kind: Literal["q_learning"] = "q_learning"
+    """Off-policy, for worlds of few states and discrete actions."""
+    learning_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
+    """Alpha."""
+    discount: Fraction = 0.95
+    """Gamma."""
+    epsilon: Fraction = 0.1
+    """Share of actions that are drawn uniformly."""
+
+
+@dataclass(frozen=True)
+class PolicyGradientConfig:
+    """Likelihood-ratio gradients: REINFORCE, advantage actor-critic and PPO are values of these fields."""
+
+    kind: Literal["policy_gradient"] = "policy_gradient"
+    """On-policy: learns on rollouts of its own policy, fresh for every update."""
+    weight: Literal["to_go", "baseline", "gae"] = "gae"
+    """What multiplies the score: rewards to go, less a learned value, or generalised advantage estimates."""
+    gae_lambda: Fraction = 0.95
+    """Lambda of the advantage estimates."""
+    passes: Count = 1
+    """Passes over the rollouts of one update."""
+    minibatches: Count = 1
+    """Gradient steps per pass."""
+    clip: Annotated[float | None, Range(0, 1e9, above=True)] = None
+    """The probability ratio gains nothing outside 1 +- clip (PPO). Default: not clipped."""
+    kl_penalty: NonNegative = 0.0
+    """Weight of KL(old policy || new) at the start; it doubles or halves to keep the divergence near `kl_target`."""
+    kl_target: Positive = 0.01
+    """Nats by which an update is meant to move the policy, where there is a penalty."""
+    kl_stop: Annotated[float | None, Range(0, 1e9, above=True)] = None
+    """Nats at which an update takes no further steps. Default: it takes them all."""
+    kl_budget: Annotated[float | None, Range(0, 1e9, above=True)] = None
+    """Nats that the policy may move by between two collections; the update that would exceed them is undone, and those
+    after it are left out. Default: unlimited."""
+    entropy_weight: NonNegative = 0.0
+    """Weight of the policy's entropy in the objective."""
+    normalise: bool = True
+    """Standardise the advantages of each update."""
+    hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the policy's hidden layers; none makes its mean linear."""
+    value_hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the value's hidden layers."""
+    init_std: Positive = 0.5
+    """Deviation of the policy's Gaussian at the start, in units of half the actuators' range."""
+    squash: bool = False
+    """Squash actions by tanh; otherwise the world clips them."""
+    learning_rate: Positive = 3e-4
+    """Adam's step size for the policy."""
+    value_learning_rate: Positive = 1e-3
+    """Adam's step size for the value."""
+    value_passes: Count = 1
+    """Gradient steps of the value for each of the policy's."""
+    max_gradient_norm: Annotated[float | None, Range(0, 1e9, above=True)] = 0.5
+    """Longer gradients are scaled down to it."""
+    discount: Fraction = 0.99
+    """Gamma."""
+
+
+@dataclass(frozen=True)
+class PathwiseConfig:
+    """Gradients back through model and policy: SVG(infinity), SVG(k), APG and SHAC are values of these fields."""
+
+    kind: Literal["pathwise"] = "pathwise"
+    """On-policy: differentiates through rollouts of its own policy, fresh for every update."""
+    deterministic: bool = False
+    """A policy without noise. Otherwise a Gaussian, reparameterised."""
+    critic: bool = True
+    """Bootstrap rollouts with a learned value where they are cut."""
+    window: OptionalCount = None
+    """Steps after which the derivative is cut; with a critic, its slope stands in for what is lost. Default: never."""
+    gae_lambda: Fraction = 0.95
+    """Lambda of the returns that the value is fitted to."""
+    tau: Annotated[float, Range(0, 1, above=True)] = 0.05
+    """Step of the Polyak average that the target value follows."""
+    value_passes: Count = 8
+    """Gradient steps of the value per update."""
+    hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the policy's hidden layers; none makes its mean linear."""
+    value_hidden: tuple[Count, ...] = (64, 64)
+    """Widths of the value's hidden layers."""
+    init_std: Positive = 0.3
+    """Deviation of the policy's Gaussian at the start, in units of half the actuators' range."""
+    squash: bool = True
+    """Squash actions by tanh; a clipped action has no derivative."""
+    learning_rate: Positive = 1e-3
+    """Adam's step size for the policy."""
+    value_learning_rate: Positive = 1e-3
+    """Adam's step size for the value."""
+    max_gradient_norm: Annotated[float | None, Range(0, 1e9, above=True)] = 1.0
+    """Longer gradients are scaled down to it."""
+    discount: Fraction = 0.99
+    """Gamma."""
+
+
+@dataclass(frozen=True)
+class PlannerConfig:
+    """Planning in the model at every step: random shooting, CEM, iCEM and MPPI are values of these fields."""
+
+    kind: Literal["planner"] = "planner"
+    """Learns nothing of its own: it acts by what the latest model says of many action sequences (PETS)."""
+    horizon: Count = 25
+    """Steps that a plan looks ahead."""
+    candidates: Count = 200
+    """Plans that are tried in the first iteration."""
+    iterations: Count = 5
+    """Times that plans are drawn, tried and refitted, at every step of a world."""
+    elites: Count = 20
+    """The best plans, to which the distribution of the next iteration's is fitted; all of them for MPPI."""
+    temperature: Annotated[float | None, Range(0, 1e9, above=True)] = None
+    """In a fit an elite weighs exp(return / temperature), in the return's units (MPPI). Default: all the same (CEM)."""
+    momentum: Fraction = 0.1
+    """Share of the old mean that a fit keeps."""
+    std_momentum: Fraction = 0.1
+    """Share of the old deviation that a fit keeps; 1 holds it at `init_std` (MPPI)."""
+    init_std: Positive = 0.5
+    """Deviation that each step's first iteration draws with, in units of half the actuators' range."""
+    uniform: bool = False
+    """Draw actions uniformly within a deviation of the mean (random shooting, with `init_std` 1), not normally."""
+    noise_exponent: Annotated[float, Range(0, 10)] = 0.0
+    """Beta: the draws' power falls as 1 / frequency^beta along a plan (iCEM). 0 is white noise."""
+    keep: Fraction = 0.0
+    """Share of the elites that are tried again in the next iteration and, shifted, at the next step (iCEM)."""
+    decay: Annotated[float, Range(1, 1e9)] = 1.0
+    """Each iteration tries so many times fewer plans than the one before, but no fewer than two per elite (iCEM)."""
+    warm_start: bool = True
+    """Start from the mean of the step before, shifted by a step; otherwise from zero."""
+    execute: Literal["mean", "best"] = "mean"
+    """Whose first action is taken: the fitted mean's, or that of the best plan tried in the last iteration."""
+    particles: Count = 1
+    """Rollouts of each plan under each elite of the model; a plan is worth the mean return of them all."""
+    discount: Fraction = 1.0
+    """Gamma."""
+
+
+AgentConfig = (
+    SACConfig | TD3Config | DQNConfig | QLearningConfig | PolicyGradientConfig | PathwiseConfig | PlannerConfig
+)
+
+CRITIC_AGENTS = (SACConfig, TD3Config, DQNConfig)  # those with an ensemble of Q-functions
+
+OFF_POLICY = (*CRITIC_AGENTS, QLearningConfig)

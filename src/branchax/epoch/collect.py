@@ -1,0 +1,78 @@
+"""Real steps: how they are taken, and how they enter the replay buffer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from branchax import replay
+from branchax.distributions import one_hot
+from branchax.epoch.parts import Parts
+from branchax.epoch.state import TrainState, first_fault, no_counts, no_fault, without_faults
+from branchax.rollout import Act, copies, rollout
+from branchax.types import Key, Row, Stream, Trajectory, finite, stream
+from branchax.worlds.base import WorldSpec
+
+
+def explore(parts: Parts, key: Key) -> TrainState:
+    """The state of a run at its beginning, after `explore_steps` uniformly random real steps."""
+    world, sizes = parts.world, parts.sizes
+    keys = jax.random.split(stream(key, Stream.WORLD), sizes.parallel_worlds)
+    worlds = jax.vmap(world.reset)(keys)
+    one = jax.eval_shape(world.step, key, jax.tree.map(lambda x: x[0], worlds), jnp.zeros(world.spec.action_size))
+    row = Row(one[1], one[0] if parts.keeps_state else None)
+    state = TrainState(
+        key=key,
+        world=worlds,
+        real=replay.init(row, sizes.real_capacity),
+        imagined=replay.init(row.transition, sizes.imagined_capacity) if sizes.imagined_capacity else (),
+        model=() if parts.dynamics is None else parts.dynamics.init(stream(key, Stream.MODEL)),
+        agent=parts.agent.init(stream(key, Stream.AGENT)),
+        counts=no_counts(),
+        fault=no_fault(row.transition),
+    )
+    if sizes.offline:
+        return state  # the host fills the buffer
+    return take_steps(parts, stream(key, Stream.EXPLORE), state, uniform(world.spec), sizes.explore_steps)[0]
+
+
+def collect(parts: Parts, state: TrainState) -> tuple[TrainState, Trajectory | None]:
+    """The `collect_steps` real steps of a round by the agent's policy: the state after them, and the steps as they
+    came, [H, W, ...]. Offline only the clock goes on."""
+    agent, steps = parts.agent, parts.sizes.collect_steps
+    if parts.sizes.offline:
+        counts = state.counts._replace(env_steps=state.counts.env_steps + steps)
+        return state._replace(counts=counts), None
+    act = lambda k, obs, *memory: agent.act(k, state.agent, obs, *memory)  # noqa: E731
+    key = stream(state.key, Stream.COLLECT, state.counts.env_steps)
+    memory = None if agent.memory is None else copies(agent.memory(state.agent), parts.sizes.parallel_worlds)
+    return take_steps(parts, key, state, act, steps, memory)
+
+
+def take_steps(
+    parts: Parts, key: Key, state: TrainState, act: Act, steps: int, memory: Any = None
+) -> tuple[TrainState, Trajectory]:
+    """`steps` real steps over the parallel worlds, into the replay buffer; also as they came, [H, W, ...]."""
+    length = steps // parts.sizes.parallel_worlds
+    worlds, trajectory = rollout(key, parts.world, act, state.world, length, restart=True, memory=memory)
+    rows = Row(trajectory.transition, trajectory.state if parts.keeps_state else None)
+    rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)  # [H, W, ...] -> [H W, ...], oldest first
+    good = finite(rows.transition)
+    state = state._replace(
+        world=worlds,
+        real=replay.add(state.real, rows, good),
+        counts=state.counts._replace(env_steps=state.counts.env_steps + steps),
+        fault=first_fault(state.fault, state.counts.env_steps, rows.transition),
+    )
+    return state, without_faults(trajectory, good.reshape(trajectory.valid.shape))
+
+
+def uniform(spec: WorldSpec) -> Callable[[Key, jax.Array], tuple[jax.Array, Any]]:
+    """The exploring policy: every action entry uniform in [-1, 1], or each of the discrete actions as likely."""
+    if spec.discrete:
+        count = spec.action_size
+        return lambda key, obs: (one_hot(jax.random.randint(key, (), 0, count), count), ())
+    return lambda key, obs: (jax.random.uniform(key, (spec.action_size,), minval=-1.0, maxval=1.0), ())

@@ -1,0 +1,101 @@
+"""Imagined rollouts: where they branch off, which member of the model predicts them, and what of them is stored."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from branchax import replay
+from branchax.dynamics.base import assign_members
+from branchax.dynamics.uncertainty import gate
+from branchax.epoch.parts import Parts, Starts
+from branchax.epoch.state import TrainState
+from branchax.replay import Ring
+from branchax.rollout import Act, rollout
+from branchax.sharding import over_batch, side_by_side
+from branchax.types import Key, Metrics, Row, Stream, Trajectory, finite, stream
+from branchax.worlds.base import World
+
+
+def draw_starts(parts: Parts, key: Key, state: TrainState, count: int) -> Starts:
+    """`count` states: replayed real ones, drawn uniformly (3.0), or fresh initial ones (2.0, 2.5)."""
+    config, dynamics = parts.sizes.rollout, parts.model
+    if config.start == "initial":
+        reset = dynamics.world(state.model, None).reset
+        return Starts(jax.vmap(reset)(jax.random.split(key, count)))
+    rows: Row = replay.sample(key, state.real, count)
+    start = jax.vmap(dynamics.branch)(rows)
+    return Starts(start, rows.transition.action if config.first_action == "replayed" else None)
+
+
+def branch(
+    parts: Parts, key: Key, state: TrainState, act: Act, horizon: jax.Array, window: int | None = None
+) -> Trajectory:
+    """Rollouts of `act` in the model from the run's `starts`, in groups [G, H, B, ...]."""
+    config, dynamics = parts.sizes.rollout, parts.model
+    groups, longest = config.groups, config.longest()
+    key_members, key_groups = jax.random.split(key)
+    members = assign_members(key_members, dynamics.elites(state.model), groups, longest, config.propagation)
+
+    def world_of(member: Any) -> World:
+        return dynamics.world(state.model, member)
+
+    def group(x: tuple[Key, Any]) -> Trajectory:
+        key_start, key_run = jax.random.split(x[0])
+        starts = parts.stages.starts(parts, key_start, state, parts.sizes.rollouts // groups)
+        return rollout(
+            key_run,
+            world_of if members is not None else world_of(None),
+            act,
+            over_batch(starts.state),
+            longest,
+            context=x[1],
+            horizon=horizon,
+            window=window,
+            actions=None if starts.action is None else starts.action[None],
+        )[1]
+
+    def doubted(x: tuple[Key, Any]) -> tuple[Trajectory, jax.Array]:
+        trajectory = group(x)
+        t = trajectory.transition
+        doubt = functools.partial(dynamics.doubt, state.model)
+        return trajectory, jax.vmap(jax.vmap(doubt))(t.obs, t.action)
+
+    x, at_once = (jax.random.split(key_groups, groups), members), side_by_side(config)
+    if config.gate == "none" and config.penalty == 0:
+        return jax.lax.map(group, x, batch_size=at_once)
+    trajectory, doubt = jax.lax.map(doubted, x, batch_size=at_once)
+    return gate(trajectory, doubt, horizon, config)
+
+
+def imagine(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+    """Stores the valid steps of branched rollouts of the agent's policy, `horizon` [] long."""
+    sizes = parts.sizes
+    key = stream(state.key, Stream.IMAGINE, state.counts.epochs)
+    key_else = jax.random.fold_in(key, 1)
+    act = lambda k, obs: parts.agent.act(k, state.agent, obs)  # noqa: E731
+    trajectory = branch(parts, key, state, act, horizon)
+    rows, valid = jax.tree.map(
+        lambda x: x.reshape(-1, *x.shape[3:]), (trajectory.transition, trajectory.valid)
+    )  # [G, H, B, ...] -> [G H B, ...]
+    valid = valid & finite(rows)
+    assert isinstance(state.imagined, Ring)
+    steps = valid.sum()
+    share = jnp.maximum(steps, 1)
+    metrics = {
+        "imagine/steps": steps.astype(jnp.float32),
+        "imagine/length_mean": steps / sizes.rollouts,
+        "imagine/reward_mean": jnp.where(valid, rows.reward, 0.0).sum() / share,
+        "imagine/terminated": (valid & rows.terminated).sum() / share,
+        "imagine/obs_max": jnp.where(valid[:, None], jnp.abs(rows.next_obs), 0.0).max(),
+    }
+    # The epochs before this one, as long as rollouts are now; older rows come from older policies and models.
+    kept = replay.keep_latest(state.imagined, (sizes.rollout.keep_epochs - 1) * sizes.rollouts * horizon)
+    counts = state.counts._replace(model_steps=state.counts.model_steps + steps.astype(jnp.uint32))
+    added = replay.add(kept, rows, valid)
+    # Where gates have ruled out every step, or none was finite, the batches' imagined share is real.
+    added = replay.or_else(added, replay.sample(key_else, state.real, sizes.batch_size).transition)
+    return state._replace(imagined=added._replace(data=over_batch(added.data)), counts=counts), metrics

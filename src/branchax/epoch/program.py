@@ -1,0 +1,105 @@
+"""A whole run as three pure functions over one state: `init`, `epoch` and `evaluate`.
+
+An epoch is fit -> imagine -> (collect -> improve) x n, as nested scans with static lengths (MBPO, algorithm 2):
+
+    fit       the model to all real data                                                   dynamics.fit
+    imagine   many short rollouts branched off real states, into the model buffer          rollout, in the model's world
+    collect   a few real steps, into the replay buffer                                     rollout, in the real world
+    improve   the agent on batches with an exact share of real rows                        agent.update
+
+Only batches that mix real and imagined rows need the model buffer. An agent that learns on rollouts of its own policy
+(PPO, the pathwise gradient) imagines afresh for each update, or takes what was just collected when there is no model;
+one whose targets or gradients look ahead (MVE, STEVE, SVG) rolls the model out from the states of its batch; a planner
+takes the model itself, before it collects. Otherwise an epoch that collects only once does so first.
+
+Each stage is a function of its own (`STAGES`), and `make_program` takes others in their place. Everything that changes
+lives in `TrainState`: `sharding.over_seeds` trains many at once, saving it resumes exactly. Nothing here knows a name;
+`build.py` makes the parts.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from branchax.agents.base import Agent
+from branchax.config import Config
+from branchax.dynamics.base import Dynamics
+from branchax.epoch import collect, evaluate, fit, imagine, improve
+from branchax.epoch.parts import Parts, Stages, sizes_of
+from branchax.epoch.state import TrainState, no_fault
+from branchax.types import Key, Metrics
+from branchax.worlds.base import World, WorldSpec
+
+STAGES = Stages(
+    collect=collect.collect,
+    fit=fit.fit,
+    starts=imagine.draw_starts,
+    imagine=imagine.imagine,
+    improve=improve.improve,
+)
+
+
+class Program(NamedTuple):
+    """A run as pure, unbatched functions; the host takes them over seeds (`sharding.over_seeds`) and compiles them."""
+
+    spec: WorldSpec
+    init: Callable[[Key], TrainState]  # exploration included
+    epoch: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]  # (state, horizon [] int32)
+    evaluate: Callable[[Key, Any], Metrics]  # (key, state.agent) -> {"return": [N], "length": [N]}
+    stages: Stages | None = None  # each with the run's parts filled in, for whoever runs or times them alone
+
+
+def make_program(
+    config: Config, world: World, dynamics: Dynamics | None, agent: Agent, stages: Stages = STAGES
+) -> Program:
+    """Composes ready-made parts into a run; only sizes are read from `config`. A model-free run has no `dynamics`."""
+    parts = Parts(sizes_of(config), world, dynamics, agent, stages)
+
+    def bind(function: Any) -> Any:
+        return functools.update_wrapper(functools.partial(function, parts), function)
+
+    stages = Stages(*map(bind, stages))
+    return Program(world.spec, bind(collect.explore), bind(epoch), bind(evaluate.evaluate), stages)
+
+
+def epoch(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
+    """One epoch: (state, horizon [] int32) -> the state after it, and its metrics []."""
+    stages = parts.stages
+    state = state._replace(fault=no_fault(state.fault.first))
+
+    def fit_and_imagine(state: TrainState) -> tuple[TrainState, Metrics]:
+        state, metrics = stages.fit(parts, state)
+        if not parts.sizes.imagined_capacity:
+            return state, metrics
+        state, imagined = stages.imagine(parts, state, horizon)
+        return state, metrics | imagined
+
+    def one_round(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+        state, recent = stages.collect(parts, state)
+        return stages.improve(parts, state, recent, horizon)
+
+    if parts.agent.learns_from == "plans":  # in the model of all data so far, as PETS does
+        state, metrics = fit_and_imagine(state)
+        state, _ = stages.improve(parts, state, None, horizon)
+        state, recent = stages.collect(parts, state)
+        improved = {} if recent is None else recent.extras
+        steps = improved.get("plan/steps", jnp.zeros(())).astype(jnp.uint32).sum()
+        state = state._replace(counts=state.counts._replace(model_steps=state.counts.model_steps + steps))
+    elif parts.sizes.rounds == 1:
+        state, recent = stages.collect(parts, state)
+        state, metrics = fit_and_imagine(state)
+        state, improved = stages.improve(parts, state, recent, horizon)
+    else:
+        state, metrics = fit_and_imagine(state)
+        state, improved = jax.lax.scan(one_round, state, None, length=parts.sizes.rounds)
+    # Of each loss, how many of the epoch's updates found it not finite.
+    metrics |= {f"{k}_nonfinite": (~jnp.isfinite(v)).sum() for k, v in improved.items() if k.endswith("loss")}
+    metrics |= {"collect/nonfinite_rows": state.fault.rows}
+    # Means over the epoch's updates; the largest of what is a maximum or a running count.
+    metrics |= {k: (jnp.max if k.endswith(("_max", "skipped_steps")) else jnp.mean)(v) for k, v in improved.items()}
+    return state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1)), metrics

@@ -1,0 +1,136 @@
+"""Files of transitions: what an offline run learns from, and what any run has collected.
+
+A `.npz` of plain arrays with Minari's names, N transitions in the order in which they happened; nothing in it is
+executed when it is read.
+
+    observations [N, D]    actions [N, A] (discrete ones as numbers [N] or one-hot)    rewards [N]
+    next_observations [N, D], before any reset    terminations [N] bool    truncations [N] bool (optional)
+
+D4RL's `terminals` and `timeouts` are understood too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from branchax.config import Config
+from branchax.errors import ConfigError, nearest
+
+if TYPE_CHECKING:  # a dataset is looked at before JAX is loaded
+    from branchax.types import Transition
+    from branchax.worlds.base import WorldSpec
+
+# our name of the field: names in the file, the first one is what is written
+NAMES = {
+    "obs": ("observations",),
+    "action": ("actions",),
+    "reward": ("rewards",),
+    "next_obs": ("next_observations",),
+    "terminated": ("terminations", "terminals"),
+    "truncated": ("truncations", "timeouts"),
+}
+
+
+def rows(path: str | Path) -> int:
+    """How many transitions a file holds. Raises `ConfigError` when it cannot be read or lacks a field."""
+    return read(path)["obs"].shape[0]
+
+
+def sized(config: Config) -> Config:
+    """`config` with a replay buffer that holds its dataset, unless it says how many rows to keep."""
+    if config.dataset is None or config.replay_capacity is not None:
+        return config
+    return dataclasses.replace(config, replay_capacity=rows(config.dataset))
+
+
+def read(path: str | Path) -> dict[str, np.ndarray]:
+    """The arrays of a file by our names, as they are.
+
+    Raises:
+      ConfigError: when it cannot be read, lacks a field, or fields differ in length.
+    """
+    try:
+        if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and say so
+            Path(path).open("rb").close()
+            raise ConfigError(f"dataset: {path} is no .npz file; allowed: what numpy.savez writes")
+        with np.load(path, allow_pickle=False) as file:
+            found = {ours: next((file[n] for n in names if n in file), None) for ours, names in NAMES.items()}
+            known = list(file)
+    except ConfigError:
+        raise
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        said = "it holds Python objects" if "pickle" in str(error) else error
+        raise ConfigError(f"dataset: cannot read {path}: {said}") from error
+    for ours, (name, *_) in NAMES.items():
+        if found[ours] is None and ours != "truncated":
+            raise ConfigError(f"dataset: {path} has no {name}{nearest(name, known)}; it holds: {', '.join(known)}")
+    if found["truncated"] is None:
+        found["truncated"] = np.zeros_like(found["terminated"], dtype=bool)
+    arrays = {ours: array for ours, array in found.items() if array is not None}
+    lengths = {NAMES[ours][0]: array.shape[0] if array.ndim else 0 for ours, array in arrays.items()}
+    if len(set(lengths.values())) > 1 or not lengths["observations"]:
+        listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        raise ConfigError(f"dataset: the fields of {path} must be as long as each other and not empty: {listed}")
+    return arrays
+
+
+def load(path: str | Path, spec: WorldSpec) -> Transition:
+    """The transitions of a file [N, ...], for a world.
+
+    Raises:
+      ConfigError: when it cannot be read, does not fit the world, or holds a number that is not finite.
+    """
+    from branchax.types import Transition
+
+    arrays = read(path)
+    action = arrays["action"]
+    if spec.discrete and action.ndim == 1:
+        if action.size and not (np.isin(action, np.arange(spec.action_size))).all():
+            raise ConfigError(f"dataset: actions of {path} must be whole numbers from 0 to {spec.action_size - 1}")
+        arrays["action"] = np.eye(spec.action_size)[action.astype(int)]
+    count = arrays["obs"].shape[0]
+    wanted = {
+        "obs": (count, spec.obs_size),
+        "action": (count, spec.action_size),
+        "reward": (count,),
+        "next_obs": (count, spec.obs_size),
+        "terminated": (count,),
+        "truncated": (count,),
+    }
+    for ours, shape in wanted.items():
+        name, array = NAMES[ours][0], arrays[ours]
+        if array.shape != shape:
+            raise ConfigError(f"dataset: {name} of {path} has shape {array.shape}; {spec.name} needs {shape}")
+        if array.dtype.kind not in "biuf":
+            raise ConfigError(f"dataset: {name} of {path} holds {array.dtype}; allowed: real numbers")
+        with np.errstate(over="ignore"):
+            bad = ~np.isfinite(array.astype(np.float32))  # what a float64 holds may be infinite here
+        if bad.any():
+            raise ConfigError(f"dataset: {name} of {path} is not finite in row {int(np.argwhere(bad)[0, 0])}")
+        if ours in ("terminated", "truncated") and not np.isin(array, (0, 1)).all():
+            raise ConfigError(f"dataset: {name} of {path} must be 0 or 1")
+    for ours in ("action",) * spec.discrete + ("obs", "next_obs") * spec.tabular:
+        if not ((arrays[ours] == 0) | (arrays[ours] == 1)).all() or not (arrays[ours].sum(-1) == 1).all():
+            raise ConfigError(f"dataset: {NAMES[ours][0]} of {path} must be one-hot, as {spec.name} has them")
+    arrays["truncated"] = arrays["truncated"].astype(bool) & ~arrays["terminated"].astype(bool)
+    if not spec.discrete and np.abs(arrays["action"]).max() > 1 + 1e-5:
+        largest = np.abs(arrays["action"]).max()
+        raise ConfigError(f"dataset: actions of {path} reach {largest:.3g}; allowed: -1 to 1, the actuators' range")
+    kinds = {name: bool if name in ("terminated", "truncated") else np.float32 for name in wanted}
+    return Transition(**{name: np.asarray(arrays[name], kinds[name]) for name in wanted})  # type: ignore[arg-type]
+
+
+def save(path: str | Path, transitions: Transition) -> None:
+    """Writes transitions [N, ...] to a file. Raises `ConfigError` when it cannot be written."""
+    arrays: dict[str, Any] = {NAMES[name][0]: np.asarray(x) for name, x in transitions._asdict().items()}
+    try:
+        with Path(path).open("wb") as file:
+            np.savez_compressed(file, **arrays)
+    except OSError as error:
+        raise ConfigError(f"dataset: cannot write {path}: {error.strerror}") from error

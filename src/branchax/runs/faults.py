@@ -1,0 +1,133 @@
+"""Numbers that are not finite: whose they are, what the policy says about them, and what is kept to look into them.
+
+The flags are computed in the compiled epoch: rows of a world (`state.fault`), members of the ensemble
+(`model/nonfinite_*`, `model/skipped_steps`) and losses and gradients of the agent (`*loss_nonfinite`,
+`*/skipped_steps`). None of it reaches what is good: such rows are not stored, such members are rolled back alone, such
+updates are left out. The policy (`config.faults`) only decides whether the run goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from branchax.config import Config
+from branchax.epoch.state import Fault, TrainState
+from branchax.errors import RunError
+from branchax.runs import rundir, runlog
+from branchax.sharding import of_seed
+from branchax.types import Transition
+
+SKIPPED = "/skipped_steps"
+
+
+class NonFinite(RunError):
+    """A number that is not finite ended the run, as `config.faults` asks. What was saved before is good."""
+
+    def __init__(self, what: str, brief: str) -> None:
+        super().__init__(what)
+        self.brief = brief
+
+
+class Found(NamedTuple):
+    """One thing that went wrong in an epoch."""
+
+    kind: str  # "world", "model" or "agent"
+    place: int  # of the seed, among those of the run
+    what: str
+    brief: str  # the same for a cell of a table
+    stops: bool
+
+
+def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.ndarray) -> list[Found]:
+    """What was not finite in an epoch.
+
+    Args:
+      config: the settings.
+      fault: that of the state after the epoch, [K, ...].
+      metrics: the epoch's, of [K].
+      skipped: `skipped_of` the epoch before, [K].
+    """
+    found = []
+    everything = config.epoch_steps if metrics else config.explore_steps
+    now = skipped_of(metrics, config.seeds)
+    losses = [name for name in metrics if name.endswith("loss_nonfinite")]
+    for i in range(config.seeds):
+        seed = f"of seed {config.seed + i}"
+        brief = f"{{}} not finite, seed {config.seed + i}".format
+        if rows := int(fault.rows[i]):
+            field, step = Transition._fields[int(fault.field[i])], int(fault.step[i])
+            what = f"{config.world} returned a non-finite {field} at env step {step} {seed}"
+            if config.parallel_worlds > 1:  # whose steps are counted world after world
+                what += f", in parallel world {step % config.parallel_worlds}"
+            if field == "action":
+                what = f"the policy's action is not finite at env step {step} {seed}: training has diverged"
+            elif rows > 1:
+                what += f", the first of {rows}"
+            stops = config.faults.world == "stop" or field == "action" or rows >= everything
+            found.append(Found("world", i, what, f"{brief(field)}, step {step}", stops))
+        members, steps = (
+            int(metrics.get(f"model/{x}", np.zeros(i + 1))[i]) for x in ("nonfinite_members", SKIPPED[1:])
+        )
+        if members or steps:
+            mask = int(metrics["model/nonfinite_which"][i])
+            which = ", ".join(str(i) for i in range(config.model.members) if mask >> i & 1) or "32 or above"
+            what = f"the model {seed} was not finite in member {which}: {members} rolled back"
+            what += f", {steps} gradient steps left out"
+            found.append(Found("model", i, what, brief("model"), config.faults.model == "stop"))
+        counts = {name.removesuffix("_nonfinite"): int(metrics[name][i]) for name in losses}
+        bad = [f"{name} in {count} updates" for name, count in counts.items() if count]
+        bad += [f"{int(now[i] - skipped[i])} gradients, left out"] if now[i] > skipped[i] else []
+        if bad:
+            what = f"the agent {seed} was not finite: {', '.join(bad)}"
+            found.append(Found("agent", i, what, brief("agent"), config.faults.agent == "stop"))
+    return found
+
+
+def skipped_of(metrics: Mapping[str, Any], seeds: int) -> np.ndarray:
+    """How many updates of the agent were left out since the run began, [K]."""
+    counts = [np.asarray(x) for name, x in metrics.items() if name.endswith(SKIPPED) and not name.startswith("model/")]
+    return sum(counts, np.zeros(seeds))
+
+
+def dump(directory: Path, found: Found, config: Config, state: TrainState, horizon: int, metrics: Any) -> Path:
+    """Writes what there is to look into a fault: `faults/<kind>_<env steps>_seed<n>.json` and an `.npz` beside it.
+
+    The arrays are the first bad row of a world (`row.*`) and the seed's state after the epoch without its buffers
+    (`state.*`). The epoch itself can be run again from the last checkpoint: `branchax doctor DIR --replay`.
+    """
+    one = of_seed(state._replace(real=(), imagined=()), found.place)
+    kept = {"state": one._replace(fault=())} | ({"row": one.fault.first} if found.kind == "world" else {})
+    seed, steps = config.seed + found.place, int(one.counts.env_steps)
+    path = directory / rundir.FAULTS / f"{found.kind}_{steps}_seed{seed}.json"
+    about = {
+        "kind": found.kind,
+        "what": found.what,
+        "seed": seed,
+        "env_steps": steps,
+        "epoch": int(one.counts.epochs),
+        "horizon": horizon,
+        "metrics": {name: runlog.plain(x[found.place]) for name, x in metrics.items()},
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_arrays(path.with_suffix(".npz"), kept)
+    rundir.write_json(path, about)
+    return path
+
+
+def save_arrays(path: Path, trees: dict[str, Any]) -> None:
+    """Writes the leaves of trees by their paths, in dtypes that NumPy can write."""
+
+    def plain(x: Any) -> np.ndarray:
+        if jnp.issubdtype(x.dtype, jax.dtypes.prng_key):
+            return np.asarray(jax.random.key_data(x))
+        return np.asarray(x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x)
+
+    leaves = jax.tree_util.tree_leaves_with_path(trees)
+    arrays: dict[str, Any] = {jax.tree_util.keystr(p, simple=True, separator="."): plain(x) for p, x in leaves}
+    np.savez_compressed(path, **arrays)

@@ -1,0 +1,185 @@
+"""What a run shows: plain lines that stay, and on a terminal two live lines below them, which fit 80 columns.
+
+    ⠋ training ━━━━╌╌╌╌╌╌ 1,750/4,000 env steps · 1:32 left · 24 steps/s
+      return 812.3 ▁▁▂▅▇█▇ · model error 0.0123 · horizon 5
+
+The first says how far the work is, the second what has come of it: the bars beside the return are the evaluations that
+led to it, from the lowest to the highest of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+import numpy as np
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from branchax.config import Config
+from branchax.runs.runlog import LENGTH, MODEL_ERROR, RETURN, RETURN_SPREAD, Row, clock
+
+RECENT = 3  # epochs that the speed is measured over
+BAR = 10  # cells
+TREND = 12  # evaluations whose returns are drawn
+LEVELS = "▁▂▃▄▅▆▇█"
+
+
+class Progress:
+    """The display of one run; a context manager. Everything it is told is a fact, it decides only how to show it."""
+
+    def __init__(
+        self, config: Config, console: Console | None = None, now: Callable[[], float] = time.perf_counter
+    ) -> None:
+        self._config = config
+        self._now = now
+        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._steps = "offline" if config.dataset else "env steps"
+        self._phase = "starting"
+        self._since = now()
+        self._env_steps = 0
+        self._compiling: list[str] = []
+        self._name = ""  # of the run that spoke last, among several
+        self._returns: dict[str, list[float]] = {}  # not changed but replaced: another thread draws the live lines
+        self._model_error: float | None = None
+        self._horizon = 0
+        self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT + 1)  # empty until training begins
+        self._headed = False
+        self._live = Live(get_renderable=self._lines, console=self._console, refresh_per_second=6, transient=True)
+
+    def __enter__(self) -> Progress:
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()
+
+    def say(self, text: str, style: str = "") -> None:
+        """A line that stays."""
+        self._console.print(text, style=style, markup=False)
+        self._console.file.flush()
+
+    def phase(self, name: str) -> None:
+        """Names what is being done from now on."""
+        self._phase = name
+        if not self._compiling:
+            self._since = self._now()
+
+    def finished(self, what: str, seconds: float) -> None:
+        """Something that comes before training is over, and how long it took."""
+        self.say(f"  {what} in {seconds:.1f} s", style="dim")
+
+    def compiling(self, what: str) -> None:
+        """A function is being compiled, beside whatever else goes on, until `compiled` says otherwise."""
+        if not self._compiling:
+            self._since = self._now()
+        self._compiling.append(what)
+
+    def compiled(self, what: str, seconds: float) -> None:
+        """The function is ready."""
+        self._compiling.remove(what)
+        self.finished(f"compiled {what}", seconds)
+
+    def began(self, env_steps: int) -> None:
+        """Training starts (again) here; the speed is measured from now on."""
+        self._env_steps = env_steps
+        self._recent = deque([(env_steps, self._now())], maxlen=RECENT + 1)
+
+    def advanced(self, rows: list[Row], name: str = "") -> None:
+        """One epoch is over, for all seeds of the run, `name` among several. Prints a line if it was evaluated."""
+        self._env_steps, self._name, self._horizon = clock(rows[0]), name, rows[0]["horizon"]
+        if self._recent and self._env_steps > self._recent[-1][0]:  # the first run to say so
+            self._recent.append((self._env_steps, self._now()))
+        self._model_error = _mean(rows, MODEL_ERROR)
+        if RETURN not in rows[0]:
+            return
+        mean = _mean(rows, RETURN)
+        self._returns[name] = [*self._returns.get(name, []), np.nan if mean is None else mean][-TREND:]
+        if not self._headed:
+            self._headed = True
+            spread = "seeds" if len(rows) > 1 else "episodes"
+            scores = f"return ± SD of {spread:<8}  length  model error  elapsed"
+            self.say(f"\n  {self._steps:>9}  horizon      {scores}", "bold")
+        self.say(f"{self._row(rows, mean)}  {name}".rstrip())
+
+    def _row(self, rows: list[Row], mean: float | None) -> str:
+        spread = (
+            rows[0][RETURN_SPREAD]
+            if len(rows) == 1
+            else float(np.std([np.nan if r[RETURN] is None else r[RETURN] for r in rows]))
+        )
+        return (
+            f"  {self._env_steps:9,d}  {self._horizon:7d}  {_number(mean):>10} ± {_number(spread):<14}"
+            f"  {_number(_mean(rows, LENGTH)):>6}  {_number(self._model_error):>11}  {_clock(rows[0]['wall_s']):>7}"
+        )
+
+    def _lines(self) -> Table:
+        """The live lines; in each, what matters least comes last, where a narrow terminal cuts it off."""
+        lines = Table.grid(padding=(0, 1))
+        lines.add_row(Spinner("dots", style="cyan"), _joined(self._work()))
+        if found := self._found():
+            lines.add_row("", _joined(found))
+        return lines
+
+    def _work(self) -> list[str]:
+        """What is being done, how far it is, how long it will take."""
+        now, total = self._now(), self._config.env_steps
+        doing = f"compiling {', '.join(self._compiling)}" if self._compiling else self._phase
+        if not self._env_steps:
+            return [f"{doing} {_clock(now - self._since)}"]
+        full = round(min(self._env_steps / total, 1.0) * BAR)
+        parts = [f"{doing} {'━' * full}{'╌' * (BAR - full)} {self._env_steps:,}/{total:,} {self._steps}"]
+        if len(self._recent) > 1:
+            (first, begun), (last, ended) = self._recent[0], self._recent[-1]
+            rate = (last - first) / (ended - begun)
+            speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
+            parts += [f"{_clock(max(0.0, (total - last) / rate - (now - ended)))} left", f"{speed} steps/s"]
+        return parts
+
+    def _found(self) -> list[str]:
+        """What has come of it: the return and where it goes, the model's error, the horizon of rollouts."""
+        parts, returns = [], self._returns.get(self._name)
+        if returns:
+            trend = f" {sparkline(returns)}" if len(returns) > 1 else ""
+            parts.append(f"return {_number(returns[-1])}{trend}")
+        if self._model_error is not None:
+            parts.append(f"model error {_number(self._model_error)}")
+        return [*parts, f"horizon {self._horizon}"] if self._horizon else parts
+
+
+def sparkline(values: Sequence[float]) -> str:
+    """A bar for each value, from the lowest to the highest of them; a cross where it is not finite."""
+    finite = [value for value in values if np.isfinite(value)]
+    low = min(finite, default=0.0)
+    scale = (len(LEVELS) - 1) / (max(finite, default=0.0) - low or 1.0)
+    return "".join(LEVELS[round((value - low) * scale)] if np.isfinite(value) else "×" for value in values)
+
+
+def _joined(parts: list[str]) -> Text:
+    return Text(" · ".join(parts), overflow="ellipsis", no_wrap=True)
+
+
+def _mean(rows: list[Row], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return float(np.mean(values)) if values else None
+
+
+def _number(value: float | None) -> str:
+    """At most four digits that matter."""
+    if value is None or not np.isfinite(value):
+        return "-" if value is None else "nan"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _clock(seconds: float) -> str:
+    whole = int(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

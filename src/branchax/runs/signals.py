@@ -1,0 +1,76 @@
+"""SIGTERM and Ctrl-C: the first asks a run to end well, a second Ctrl-C ends it at once.
+
+Python runs a handler between two steps of the main thread only, so that thread must never wait in compiled code: it
+waits for futures (`wait`), which it does in short naps.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+from branchax.errors import RunError
+
+NAP = 0.2  # seconds
+NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+
+
+class Preempted(RunError):
+    """A run was asked to end before it was done; the same command goes on with it."""
+
+    exit_code = 75  # EX_TEMPFAIL: try again
+
+
+class Stop:
+    """What the signals ask for. Outside of `deferred` the first one raises `Preempted` where the main thread is."""
+
+    def __init__(self, grace: float) -> None:
+        self.asked = ""  # the name of the first signal
+        self.grace = grace  # seconds
+        self._since = 0.0
+        self._deferring = False
+
+    @contextlib.contextmanager
+    def handled(self) -> Iterator[None]:
+        """Handles the signals, in the main thread; elsewhere they stay with whoever owns that thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in NAMES}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextlib.contextmanager
+    def deferred(self) -> Iterator[None]:
+        """The first signal only sets `asked`, and whoever runs this looks at it."""
+        self._deferring = True
+        try:
+            yield
+        finally:
+            self._deferring = False
+
+    def wait(self, future: concurrent.futures.Future) -> Any:
+        """The result of a future. Raises `Preempted` when a signal came and it is not there within the grace period."""
+        while not concurrent.futures.wait([future], NAP).done:
+            if self.asked and time.monotonic() - self._since > self.grace:
+                raise Preempted(f"stopped by {self.asked}: the epoch did not end within {self.grace:g} s")
+        return future.result()
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.asked:
+            if number == signal.SIGINT:
+                raise KeyboardInterrupt
+            return
+        self.asked, self._since = NAMES[signal.Signals(number)], time.monotonic()
+        if not self._deferring:
+            raise Preempted(f"stopped by {self.asked} before there was anything new to save")

@@ -1,0 +1,168 @@
+"""Sweeps: a grid of settings, each point a run in a directory of its own, with a table at the end.
+
+sweep.json       the grid, the points and what came of them
+<point>/         the run of a point, as `branchax train` would have made it
+    failed.txt   why it came to nothing, in short and in full
+
+Points that differ in floats alone form a group, which is one process and, as far as the floats allow, one compiled
+program (`lockstep.py`). The same sweep again goes on where it stopped: a run that is finished stays as it is.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from branchax.config import Config, decisive, from_dict, to_dict, value_at, with_field
+from branchax.errors import ConfigError
+from branchax.runs import rundir
+
+SWEEP, FAILED = "sweep.json", "failed.txt"
+GROUP = "--group"  # `branchax sweep --group DIR N` is what the process of a group is started as
+
+
+class Point(NamedTuple):
+    """One run of a sweep."""
+
+    name: str  # of its directory
+    settings: dict[str, str]  # what the grid says, field by field
+    config: Config
+    group: int  # points of the same group run in one process
+
+
+def plan(grid: dict[str, list[str]], configs: list[Config]) -> list[Point]:
+    """The points of a grid, whose last field varies fastest, with their checked configs in that order."""
+    groups: dict[Config, int] = {}
+    points = []
+    for values, config in zip(itertools.product(*grid.values()), configs, strict=True):
+        settings = dict(zip(grid, values, strict=True))
+        rest = config  # without the floats of the grid
+        for path in settings:
+            rest = with_field(rest, path, 0.0) if isinstance(value_at(config, path), float) else rest
+        group = groups.setdefault(rest, len(groups))
+        name = ",".join(f"{path}={value}" for path, value in settings.items())
+        points.append(Point(name.replace("/", "-").replace(" ", "+"), settings, config, group))
+    return points
+
+
+def directory_of(points: list[Point], stem: str, chosen: Path | None) -> Path:
+    """Where the sweep belongs: `chosen`, or `<stem>_<n>` with the first `n` that is free or holds this very sweep.
+
+    Raises:
+      ConfigError: when `chosen` holds another sweep, or anything else.
+    """
+    for number in itertools.count(1):
+        directory = chosen or Path(f"{stem}_{number}")
+        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+            return directory
+        found = load(directory) if (directory / SWEEP).exists() else None
+        if found is not None and list(map(_lasting, found)) == list(map(_lasting, points)):
+            return directory
+        if chosen is not None:
+            what = "another sweep" if found else "something else"
+            raise ConfigError(f"run: {directory} holds {what}; name another directory, or give the same sweep again")
+    raise AssertionError("unreachable")
+
+
+def _lasting(point: Point) -> dict[str, Any]:
+    return point._asdict() | {"config": decisive(point.config)}
+
+
+def save(directory: Path, points: list[Point], command: str) -> None:
+    """Writes sweep.json, with what has come of the points so far."""
+    rows = [point._asdict() | {"config": to_dict(point.config)} for point in points]
+    results = [{"result": result(directory / point.name)} for point in points]
+    found = {"command": command, "points": [row | outcome for row, outcome in zip(rows, results, strict=True)]}
+    rundir.write_json(directory / SWEEP, found)
+
+
+def load(directory: Path) -> list[Point]:
+    """The points of sweep.json. Raises `ConfigError` when it cannot be read."""
+    try:
+        rows = json.loads((directory / SWEEP).read_text(encoding="utf-8"))["points"]
+        return [Point(r["name"], r["settings"], from_dict(Config, r["config"]), r["group"]) for r in rows]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"sweep: cannot read {directory / SWEEP}: {error}") from error
+
+
+def commands(directory: Path, points: list[Point]) -> list[list[str]]:
+    """One command for each group that is not done."""
+    open_groups = sorted({point.group for point in points if not is_over(directory / point.name, point.config)})
+    return [[sys.executable, "-m", "branchax", "sweep", GROUP, str(directory), str(group)] for group in open_groups]
+
+
+def is_over(directory: Path, config: Config) -> bool:
+    """Whether the run is done, or came to nothing."""
+    found = result(directory)
+    return "failed" in found or (found.get("finished", 0) >= config.env_steps and rundir.is_done(directory))
+
+
+def result(directory: Path) -> dict[str, Any]:
+    """What came of a run so far: the mean and the spread (SD) of its seeds' last evaluations, and when that was.
+
+    `failed` says why it came to nothing, `stopped` why it ended before it was done, for a reason that is not its own.
+    """
+    from branchax.runs import checkpoint, runlog  # not above: the command line loads this module before it needs JAX
+
+    failed = directory / FAILED
+    found: dict[str, Any] = {"failed": failed.read_text(encoding="utf-8").strip()} if failed.exists() else {}
+    status = rundir.status(directory)
+    if not found and status.get("state") in ("preempted", "failed"):  # "done" has no reason
+        found["stopped"] = status["reason"]
+    rows = [row for row in runlog.read(directory / rundir.METRICS) if row.get(runlog.RETURN) is not None]
+    if not rows:
+        return found
+    last = [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
+    returns = [row[runlog.RETURN] for row in last]
+    saved = checkpoint.steps(directory / rundir.CHECKPOINTS)
+    return found | {
+        "return_mean": statistics.fmean(returns),
+        "return_std": statistics.pstdev(returns),
+        "seeds": len(returns),
+        "env_steps": runlog.clock(last[0]),
+        "finished": saved[-1] if saved else 0,
+        "wall_s": last[0]["wall_s"],
+    }
+
+
+def show(directory: Path, points: list[Point]) -> None:
+    """Prints the table, and below it why runs are not done."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    fields, seeds = list(points[0].settings), points[0].config.seeds
+    spread = f", mean ± SD over {seeds} seeds" if seeds > 1 else ""
+    table = Table(box=box.SIMPLE_HEAD)
+    for name in fields:
+        table.add_column(name.replace(".", ".\n"), justify="right", overflow="fold")
+    for name in ("return", "env\nsteps", "wall\n[s]"):
+        table.add_column(name, justify="right", no_wrap=True)
+    reasons = []
+    for point in points:
+        found = result(directory / point.name)
+        cells = [_score(found, point.config), f"{found.get('env_steps', 0):,}", f"{found.get('wall_s', 0.0):.0f}"]
+        table.add_row(*(point.settings[name] for name in fields), *cells)
+        if why := found.get("failed", found.get("stopped")):
+            reasons.append(f"{point.name}: {why.splitlines()[-1]}")
+    console = Console(highlight=False, markup=False)
+    console.print(f"{directory}: last evaluations{spread}", soft_wrap=True)
+    console.print(table)
+    for reason in reasons:
+        console.print(reason, soft_wrap=True)
+
+
+def _score(found: dict[str, Any], config: Config) -> str:
+    """The cell of the return, in short lines."""
+    if "failed" in found:
+        return "failed:\n" + found["failed"].splitlines()[0].replace(", ", ",\n", 1)
+    score = ""
+    if "return_mean" in found:
+        score = f"{found['return_mean']:.1f}" + (f" ± {found['return_std']:.1f}" if found["seeds"] > 1 else "")
+    if found.get("finished", 0) >= config.env_steps:
+        return score
+    return f"{score}\n{'stopped' if 'stopped' in found else 'unfinished'}".strip()

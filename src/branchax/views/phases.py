@@ -1,0 +1,107 @@
+"""Where a run's time goes: an epoch from the last checkpoint on, part by part.
+
+The epoch of a run is one compiled program, in which its stages cannot be told apart. Here each is a program of its own,
+for one seed, gone through as an epoch does, so that a fit has as much new data to learn as it had in the run; twice
+where that is quick, and the second time is what counts. Evaluating and saving are what they take on the host, shared
+among the epochs that they come once in.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from branchax.config import Config
+from branchax.devices import cache
+from branchax.epoch.parts import Stages
+from branchax.epoch.program import make_program
+from branchax.epoch.state import TrainState, copy_state
+from branchax.runs import checkpoint
+from branchax.runs.runlog import Row
+from branchax.views.play import Player
+
+AT_ONCE = 3  # programs that are compiled side by side
+LONG = 10.0  # seconds; what takes so long is not run a second time
+
+
+def measure(player: Player, rows: Sequence[Row] = ()) -> dict[str, Any]:
+    """Seconds of each phase in an epoch, for one seed alone on this machine; `rows` are those that the run wrote.
+
+    Returns:
+      `names` of the phases and their `seconds` per epoch, `epoch_steps` that it takes, the `seeds` of the run, and the
+      seconds that its own epochs took, all seeds at once (`run`, a median; None when there are too few).
+    """
+    config, state = player.config, copy_state(player.state)  # a copy: each part is donated it
+    program = make_program(config, player.world, player.dynamics, player.agent)
+    assert program.stages is not None
+    horizon = jnp.int32(config.rollout.at(player.clock))
+    parts = _parts(program.stages, config, horizon)
+    with jax.default_matmul_precision(config.precision), ThreadPoolExecutor(AT_ONCE) as pool:
+        shapes = jax.eval_shape(lambda s: (s, None if "collect" not in parts else parts["collect"](s, None)[1]), state)
+        looks = pool.submit(
+            lambda: cache.compiled(jax.jit(program.evaluate).lower(player.key, state.agent), cache.SOONER["evaluate"])
+        )
+        compile_ = lambda f: jax.jit(f, donate_argnums=0).lower(*shapes).compile()  # noqa: E731
+        compiled = dict(zip(parts, pool.map(compile_, parts.values()), strict=True))
+        evaluate = looks.result()
+        seconds: dict[str, float] = {}
+        for _ in range(2):
+            recent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
+            for name, part in compiled.items():
+                (state, recent), seconds[name] = _timed(part, state, recent)
+            taken = _timed(evaluate, player.key, state.agent)[1]
+            seconds["evaluate"] = taken / config.eval_every
+            if sum(seconds.values()) > LONG:
+                break
+    with tempfile.TemporaryDirectory() as folder:
+        taken = _timed(checkpoint.save, Path(folder) / "saved", player.clock, state, {})[1]
+    seconds["save"] = taken / config.checkpoint_every
+    return {
+        "names": list(seconds),
+        "seconds": list(seconds.values()),
+        "epoch_steps": config.epoch_steps,
+        "seeds": config.seeds,
+        "run": _epoch_seconds(rows, player.seed),
+    }
+
+
+def _parts(parts: Stages, config: Config, horizon: jax.Array) -> dict[str, Callable[[TrainState, Any], Any]]:
+    """Each part of an epoch, `(state, what was collected) -> (state, what was collected)`, in their order."""
+    rounds = 1 if config.plans else config.epoch_steps // config.collect_steps
+
+    def collect(state: TrainState, _: Any) -> tuple[TrainState, Any]:
+        state, recent = jax.lax.scan(lambda s, _: parts.collect(s), state, None, length=rounds)
+        return state, jax.tree.map(lambda x: x[-1], recent)
+
+    def improve(state: TrainState, recent: Any) -> tuple[TrainState, Any]:
+        once = lambda s, _: (parts.improve(s, recent, horizon)[0], None)  # noqa: E731
+        return jax.lax.scan(once, state, None, length=rounds)[0], recent
+
+    found: dict[str, Callable[[TrainState, Any], Any]] = {} if config.dataset is not None else {"collect": collect}
+    if not config.model_free and config.model.kind != "oracle":
+        found["fit"] = lambda state, recent: (parts.fit(state)[0], recent)
+    if config.stores_imagined:
+        found["imagine"] = lambda state, recent: (parts.imagine(state, horizon)[0], recent)
+    return found | {"improve": improve}
+
+
+def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    out = jax.block_until_ready(function(*arguments))
+    return out, time.perf_counter() - start
+
+
+def _epoch_seconds(rows: Sequence[Row], seed: int) -> float | None:
+    """The median of what the latest epochs took; one after a resume holds the compilation as well, as an outlier."""
+    at = [(row["epoch"], row["wall_s"]) for row in rows if row["seed"] == seed][-21:]
+    taken = [after[1] - before[1] for before, after in itertools.pairwise(at) if after[0] == before[0] + 1]
+    return float(np.median(taken)) if len(taken) >= 3 else None

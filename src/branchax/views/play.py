@@ -1,0 +1,206 @@
+"""A saved policy, played again: whole episodes in the real world, and the same starts imagined in the model."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from branchax import build, worlds
+from branchax.agents.base import Agent
+from branchax.config import Config
+from branchax.dynamics.base import Dynamics
+from branchax.epoch.state import TrainState
+from branchax.errors import ConfigError
+from branchax.rollout import Act, copies, rollout
+from branchax.runs.train import restore
+from branchax.sharding import of_seed
+from branchax.types import Key, Row, Stream, Trajectory, Transition, stream
+from branchax.worlds.base import World, WorldState
+
+
+class Player(NamedTuple):
+    """One seed of a run at its last checkpoint, with the parts that it is made of."""
+
+    config: Config
+    seed: int
+    world: World
+    dynamics: Dynamics | None  # None: model-free
+    agent: Agent
+    state: TrainState  # of this seed alone
+    key: Key  # [] that training never draws from: the one its evaluation at this step had
+
+    @property
+    def clock(self) -> int:
+        """The env steps of the checkpoint, or what stands for them offline."""
+        return int(self.state.counts.env_steps)
+
+
+def load(directory: Path, seed: int | None = None) -> Player:
+    """The seed (by default the run's first) at the run's last checkpoint.
+
+    Raises:
+      ConfigError: when the directory holds no run, no checkpoint yet, or no such seed.
+      CheckpointError: when the checkpoint cannot be read.
+    """
+    config, states = restore(directory)
+    seed = config.seed if seed is None else seed
+    place = seed - config.seed
+    if not 0 <= place < config.seeds:
+        last = config.seed + config.seeds - 1
+        raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
+    state: TrainState = of_seed(states, place)
+    world = worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
+    dynamics = build.build_dynamics(config, world)
+    key = stream(jax.random.key(seed), Stream.EVALUATE, state.counts.env_steps)
+    return Player(config, seed, world, dynamics, build.build_agent(config, world, dynamics), state, key)
+
+
+def policy(player: Player, agent: Any, greedy: jax.Array | bool) -> Act:
+    """The policy of parameters `agent`: its mode where `greedy` [] holds, else a sample. Planners have only a mode."""
+
+    def act(key: Key, obs: jax.Array, *memory: Any) -> tuple[Any, ...]:
+        if player.agent.memory is not None:
+            action, later = player.agent.mode(agent, obs, *memory)
+            return action, (), later
+        return jnp.where(greedy, player.agent.mode(agent, obs), player.agent.act(key, agent, obs)[0]), ()
+
+    return act
+
+
+def _memory(player: Player, agent: Any, count: int) -> Any:
+    return None if player.agent.memory is None else copies(player.agent.memory(agent), count)
+
+
+def episodes(
+    player: Player, count: int, length: int, keep: Callable[[WorldState], Any]
+) -> Callable[[bool], tuple[Trajectory, Any]]:
+    """A function `greedy -> (trajectory [H, B, ...], starts [B, ...])`, compiled at its first call.
+
+    It runs `count` episodes side by side in the real world, from the starts that the run's own evaluation at this step
+    has when it is of as many. A termination ends an episode; the clock does not, so that a discounted return can be
+    followed past it. The trajectory's `state` is what `keep` makes of it.
+    """
+
+    def run(key: Key, agent: Any, greedy: jax.Array) -> tuple[Trajectory, Any]:
+        key_reset, key_run = jax.random.split(key)
+        starts = jax.vmap(player.world.reset)(jax.random.split(key_reset, count))
+        act = policy(player, agent, greedy)
+        trajectory = rollout(key_run, player.world, act, starts, length, memory=_memory(player, agent, count))[1]
+        return trajectory._replace(state=jax.vmap(jax.vmap(keep))(trajectory.state)), starts
+
+    compiled = jax.jit(run)
+
+    def play(greedy: bool) -> tuple[Trajectory, Any]:
+        with jax.default_matmul_precision(player.config.precision):
+            return compiled(player.key, player.state.agent, jnp.asarray(greedy))
+
+    return play
+
+
+def imagine(player: Player, obs: np.ndarray, length: int, members: int | None = None) -> Trajectory:
+    """The mode of the policy in the model, from obs [B, D] on: [n, H, B, ...], a member to each of the first n elites.
+
+    A member predicts its rollouts to their end (TS-infinity); a predicted termination ends one.
+    """
+    dynamics = player.dynamics
+    assert dynamics is not None, "a model-free run imagines nothing"
+
+    def run(key: Key, model: Any, agent: Any, obs: jax.Array) -> Trajectory:
+        act, carried = policy(player, agent, True), _memory(player, agent, obs.shape[0])
+        starts = jax.vmap(lambda x: dynamics.branch(_at(player, x)))(obs)
+
+        def one(key: Key, member: jax.Array) -> Trajectory:
+            trajectory = rollout(key, dynamics.world(model, member), act, starts, length, memory=carried)[1]
+            return trajectory._replace(state=(), extras=())
+
+        elites = dynamics.elites(model)[:members]
+        return jax.vmap(one)(jax.random.split(key, elites.shape[0]), elites)
+
+    with jax.default_matmul_precision(player.config.precision):
+        key = jax.random.fold_in(player.key, 1)
+        found = jax.jit(run)(key, player.state.model, player.state.agent, jnp.asarray(obs))
+    return jax.tree.map(np.asarray, found)
+
+
+def _at(player: Player, obs: jax.Array) -> Row:
+    """A row that a learned model can branch from: it reads the observation alone."""
+    zero, no = jnp.zeros(()), jnp.zeros((), bool)
+    return Row(Transition(obs, jnp.zeros(player.world.spec.action_size), zero, obs, no, no))
+
+
+def open_loop(player: Player, obs: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the model predicts of recorded actions [H, B, A] from obs [B, D]: `next_obs` only.
+
+    Returns:
+      [n, H, B, D], a sample of each elite that predicts its rollouts to their end; and [H, B, D], without noise, where
+      each step is the mean of the elites' means (a table draws instead, it has no mean).
+    """
+    dynamics = player.dynamics
+    assert dynamics is not None, "a model-free run imagines nothing"
+
+    def run(key: Key, model: Any, obs: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        starts = jax.vmap(lambda x: dynamics.branch(_at(player, x)))(obs)
+
+        def one(key: Key, member: jax.Array | None) -> jax.Array:
+            world = dynamics.world(model, member)
+            return rollout(key, world, None, starts, len(actions), actions=actions)[1].transition.next_obs
+
+        elites = dynamics.elites(model)
+        sampled = jax.vmap(one)(jax.random.split(key, elites.shape[0]), elites)
+        return sampled, one(key, None)
+
+    with jax.default_matmul_precision(player.config.precision):
+        key = jax.random.fold_in(player.key, 2)
+        sampled, mean = jax.jit(run)(key, player.state.model, jnp.asarray(obs), jnp.asarray(actions))
+    return np.asarray(sampled), np.asarray(mean)
+
+
+def one_step(player: Player, obs: np.ndarray, actions: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    """Samples of the model at obs [N, D], actions [N, A]: next_obs [draws, N, D], reward [draws, N].
+
+    Elites take turns, so that all have their share of the draws.
+    """
+    dynamics = player.dynamics
+    assert dynamics is not None, "a model-free run imagines nothing"
+
+    def run(key: Key, model: Any, obs: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
+        elites = dynamics.elites(model)
+
+        def draw(key: Key, member: jax.Array) -> tuple[jax.Array, jax.Array]:
+            step = dynamics.world(model, member).step
+            starts = jax.vmap(lambda x: dynamics.branch(_at(player, x)))(obs)
+            t = jax.vmap(step)(jax.random.split(key, obs.shape[0]), starts, actions)[1]
+            return t.next_obs, t.reward
+
+        members = elites[jnp.arange(draws) % elites.shape[0]]
+        return jax.lax.map(lambda x: draw(*x), (jax.random.split(key, draws), members))
+
+    with jax.default_matmul_precision(player.config.precision):
+        key = jax.random.fold_in(player.key, 3)
+        next_obs, reward = jax.jit(run)(key, player.state.model, jnp.asarray(obs), jnp.asarray(actions))
+    return np.asarray(next_obs), np.asarray(reward)
+
+
+def doubt(player: Player, obs: np.ndarray, actions: np.ndarray | None = None) -> np.ndarray:
+    """The elites' disagreement [N] at obs [N, D] under actions [N, A], by default the policy's mode there.
+
+    The spread of an ensemble's means in standard units (`uncertainty.disagreement`), whatever measure the run itself
+    gates by; of a table, 1 where a pair was never seen.
+    """
+    model = dataclasses.replace(player.config.model, uncertainty="disagreement")
+    dynamics = build.build_dynamics(dataclasses.replace(player.config, model=model), player.world)
+    assert dynamics is not None, "a model-free run imagines nothing"
+
+    def run(model: Any, agent: Any, obs: jax.Array, actions: jax.Array | None) -> jax.Array:
+        if actions is None:
+            actions = jax.vmap(lambda x: player.agent.mode(agent, x))(obs)
+        return jax.vmap(lambda o, a: dynamics.doubt(model, o, a))(obs, actions)
+
+    with jax.default_matmul_precision(player.config.precision):
+        return np.asarray(jax.jit(run)(player.state.model, player.state.agent, jnp.asarray(obs), actions))

@@ -1,0 +1,134 @@
+"""One HTML page about a run or several, complete in itself: it opens offline and asks nothing of any server."""
+
+from __future__ import annotations
+
+import html
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from branchax.config import Config, flat, to_dict
+from branchax.errors import ConfigError
+from branchax.runs import plots, rundir, runlog
+from branchax.runs.plots import Group, Line
+
+PAGE = Path(__file__).parent / "page"
+SCRIPTS = ("charts.js", "player.js", "page.js")
+FIRST = (runlog.RETURN, runlog.MODEL_ERROR)  # of the metrics to choose from
+NO_CURVES = {"seed", "epoch", "env_steps", runlog.OFFLINE}  # what curves are drawn over, or by
+
+
+def report(
+    run_dirs: Sequence[str | Path],
+    path: str | Path,
+    curves_only: bool = False,
+    seed: int | None = None,
+    say: Callable[[str], Any] = lambda text: None,
+) -> None:
+    """Writes the page: curves, a player of real and imagined episodes, diagnostics, evaluations, settings.
+
+    Args:
+      run_dirs: directories of runs.
+      path: the file to write.
+      curves_only: leaves out what needs the checkpoints, and JAX.
+      seed: whose model to diagnose, by default each run's first.
+      say: hears of what takes long.
+
+    Raises:
+      ConfigError: when a directory holds no run.
+    """
+    directories = [Path(d) for d in run_dirs]
+    found = plots.groups(directories)
+    runs = [_run(directory, curves_only, seed, say) for directory in directories]
+    offline = any(runlog.OFFLINE in row for group in found for rows in group.seeds for row in rows)
+    data = {
+        "steps": "steps of training offline" if offline else "env steps",
+        "curves": [_curves(group) for group in found],
+        "runs": runs,
+    }
+    title = f"{', '.join(sorted({group.world for group in found}))} · {', '.join(run['name'] for run in runs)}"
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(page(title, data), encoding="utf-8")
+    draft.replace(path)
+
+
+def page(title: str, data: dict[str, Any]) -> str:
+    """The page's HTML, with its style, scripts and data inside."""
+    parts = {
+        "TITLE": html.escape(title),
+        "STYLE": (PAGE / "style.css").read_text(encoding="utf-8"),
+        # In a script element `</` would end it, whatever stands around it.
+        "DATA": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
+        "SCRIPT": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+    }
+    text = (PAGE / "report.html").read_text(encoding="utf-8")
+    head, rest = text.split("STYLE")
+    between, tail = rest.split("DATA")
+    before, after = tail.split("SCRIPT")
+    head, between = (x.replace("TITLE", parts["TITLE"]) for x in (head, between))
+    return head + parts["STYLE"] + between + parts["DATA"] + before + parts["SCRIPT"] + after
+
+
+def _curves(group: Group) -> dict[str, Any]:
+    names = {name for rows in group.seeds for row in rows for name in row} - NO_CURVES
+    order = [name for name in FIRST if name in names] + sorted(names - set(FIRST))
+    metrics = {}
+    for name in order:
+        parts = {"steps": plots.line(group, name), "seconds": plots.line(group, name, seconds=True)}
+        metrics[name] = {over: _line(line) for over, line in parts.items() if line is not None}
+    return {"label": group.label, "metrics": {name: both for name, both in metrics.items() if both}}
+
+
+def _line(line: Line) -> dict[str, Any]:
+    rounded = lambda x: [float(f"{v:.6g}") if math.isfinite(v) else None for v in x.tolist()]  # noqa: E731
+    parts = {name: rounded(x) for name, x in line._asdict().items() if name != "seeds"}
+    return {**parts, "seeds": [rounded(y) for y in line.seeds] if len(line.seeds) > 1 else [[]]}
+
+
+def _run(directory: Path, curves_only: bool, seed: int | None, say: Callable[[str], Any]) -> dict[str, Any]:
+    config, diagnosis, note = rundir.load_config(directory), None, ""
+    if not curves_only:
+        from branchax.views.diagnose import diagnose
+
+        try:
+            diagnosis = diagnose(directory, seed, say)
+        except ConfigError as error:  # no checkpoint yet: there are still curves
+            note = str(error)
+    command = directory / rundir.COMMAND
+    environment = directory / rundir.ENVIRONMENT
+    return {
+        "name": directory.resolve().name,
+        "config": flat(to_dict(config)),
+        "environment": json.loads(environment.read_text(encoding="utf-8")) if environment.exists() else {},
+        "command": command.read_text(encoding="utf-8").strip() if command.exists() else "",
+        "evaluations": _evaluations(directory, config),
+        "diagnosis": diagnosis,
+        "note": note,
+    }
+
+
+def _evaluations(directory: Path, config: Config) -> list[dict[str, Any]]:
+    """The run's own last evaluation of each seed, and what `branchax evaluate` measured, oldest first."""
+    rows = [row for row in runlog.read(directory / rundir.METRICS) if row.get(runlog.RETURN) is not None]
+    last = {row["seed"]: {**row, "episodes": config.eval_episodes} for row in rows}
+    files = sorted((f for f in (directory / rundir.EVALUATIONS).glob("*.json") if f.stem.isdecimal()), key=_step)
+    records = [record for f in files for record in json.loads(f.read_text(encoding="utf-8"))]
+    return [
+        {
+            "seed": record["seed"],
+            "steps": runlog.clock(record),
+            "episodes": record["episodes"],
+            "mean": record.get(runlog.RETURN),
+            "std": record.get(runlog.RETURN_SPREAD),
+            "length": record.get(runlog.LENGTH),
+        }
+        for record in [*last.values(), *records]
+    ]
+
+
+def _step(path: Path) -> int:
+    return int(path.stem)
