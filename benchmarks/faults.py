@@ -391,8 +391,8 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
     program = build(config)
 
     def bare(state: Any, horizon: Any) -> Any:
-        state, metrics = program.epoch(state, horizon)
-        return state, {name: x for name, x in metrics.items() if "nonfinite" not in name}
+        state, report = program.epoch(state, horizon)
+        return state, report.metrics
 
     keys, horizon = seed_keys(config), jnp.int32(1)
     state = jax.jit(over_seeds(program.init))(keys)
@@ -415,10 +415,9 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
         timed("copy", lambda: copy_state(state))  # noqa: B023
         order = ("with", "without") if number % 2 else ("without", "with")
         outs = {name: timed(name, lambda: compiled[name](state, horizon)) for name in order}  # noqa: B023
-        state, metrics = outs["with"]
-        arrays = {name: np.asarray(x) for name, x in metrics.items()}
-        fault, skipped = jax.tree.map(np.asarray, state.fault), np.zeros(config.seeds)
-        timed("look", lambda: faults.find(config, fault, arrays, skipped))  # noqa: B023
+        state, report = outs["with"]
+        fault, health = jax.tree.map(np.asarray, (state.fault, report.health))
+        timed("look", lambda: faults.find(config, fault, health))  # noqa: B023
         timed("log", lambda: (log.sync(), rundir.write_status(work, "running", 0)))
         note = {"config": to_dict(config)}
         timed("save", lambda: checkpoint.save(work / "checkpoints", number, state, note))  # noqa: B023

@@ -14,7 +14,7 @@ config = branchax.preset("mbpo", "classic/pendulum")
 program = build(config)
 state = jax.jit(program.init)(jax.random.key(0))  # explores
 epoch = jax.jit(program.epoch, donate_argnums=0)
-state, metrics = epoch(state, jnp.int32(config.rollout.horizon))  # fits the model, then collects, imagines, improves
+state, report = epoch(state, jnp.int32(config.rollout.horizon))  # fits the model, then collects, imagines, improves
 
 # %% [markdown]
 # # Look at the state
@@ -25,7 +25,7 @@ state, metrics = epoch(state, jnp.int32(config.rollout.horizon))  # fits the mod
 print(f"{state.counts.env_steps} env steps, {state.counts.model_steps} imagined ones, {state.counts.updates} updates")
 last = state.real.data.transition.reward[state.real.cursor - 1]
 print(f"{state.real.size} real transitions; the last reward is {last:.2f}")
-print(f"the model's error on held-out transitions is {metrics['model/holdout_error']:.4f} of their variance")
+print(f"the model's error on held-out transitions is {report.metrics['model/holdout_error']:.4f} of their variance")
 found = jax.jit(program.evaluate)(jax.random.key(1), state.agent)
 print(f"the policy returns {found['return'].mean():.0f} over {found['return'].size} episodes")
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import branchax
+from branchax.agents.base import Outcome
 from branchax.build import build_dynamics, make_world
 
 
@@ -25,14 +26,14 @@ def make_search(spec, noise=0.1, step_size=0.05):
         key_direction, key_rollout = jax.random.split(key)
         direction = jax.random.normal(key_direction, gain.shape)
         up, down = (worth(key_rollout, gain + side * noise * direction, sources) for side in (1, -1))
-        return gain + step_size * jnp.sign(up - down) * direction, {"policy/return": (up + down) / 2}
+        return gain + step_size * jnp.sign(up - down) * direction, Outcome({}, {"policy/return": (up + down) / 2})
 
     return branchax.Agent(
         init=lambda key: jnp.zeros((spec.action_size, spec.obs_size)),
         act=lambda key, gain, obs: (action(gain, obs), ()),
         mode=action,
         update=update,
-        on_policy=True,  # it reads `sources.rollout`: fresh rollouts of whatever policy it asks for
+        learns_from="rollouts",  # it reads `sources.rollout`: fresh rollouts of whatever policy it asks for
     )
 
 
@@ -47,7 +48,7 @@ program = branchax.make_program(config, world, build_dynamics(config, world), ma
 state = jax.jit(program.init)(jax.random.key(0))
 evaluate = jax.jit(program.evaluate)
 before = evaluate(jax.random.key(1), state.agent)["return"].mean()
-state, metrics = jax.jit(program.epoch, donate_argnums=0)(state, jnp.int32(config.rollout.horizon))
+state, report = jax.jit(program.epoch, donate_argnums=0)(state, jnp.int32(config.rollout.horizon))
 after = evaluate(jax.random.key(1), state.agent)["return"].mean()
 print(
     f"return {before:.1f} before, {after:.1f} after {state.counts.updates} updates, {state.counts.env_steps} env steps"

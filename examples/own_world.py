@@ -42,7 +42,7 @@ if __name__ == "__main__":
     epoch = jax.jit(program.epoch, donate_argnums=0)
     state = jax.jit(program.init)(jax.random.key(0))
     for _ in range(2):
-        state, metrics = epoch(state, jnp.int32(config.rollout.horizon))
-        print(f"{state.counts.env_steps} env steps, model error {metrics['model/holdout_error']:.4f}")
+        state, report = epoch(state, jnp.int32(config.rollout.horizon))
+        print(f"{state.counts.env_steps} env steps, model error {report.metrics['model/holdout_error']:.4f}")
     found = jax.jit(program.evaluate)(jax.random.key(1), state.agent)
     print(f"return {found['return'].mean():.1f}")

@@ -62,7 +62,9 @@ def toy_program(config, fault_at=None, traces=None):
     Its world returns NaN as the reward of env step `fault_at`. `traces` counts how often each function is traced.
     """
     from branchax import replay
+    from branchax.dynamics.base import MemberFaults
     from branchax.epoch.program import Program
+    from branchax.epoch.report import Health, Report
     from branchax.epoch.state import Counts, TrainState, no_fault
     from branchax.types import Row, Stream, Transition, stream
     from branchax.worlds.base import WorldSpec, WorldState
@@ -116,11 +118,9 @@ def toy_program(config, fault_at=None, traces=None):
             epochs=counts.epochs + 1, updates=counts.updates + 7, model_steps=counts.model_steps + horizon
         )
         state = add(state._replace(agent=agent, counts=counts), config.epoch_steps)
-        return state, {
-            "policy/entropy": agent["walk"].mean(),
-            "critic/loss": jnp.nan,
-            "model/holdout_error": 1.0 / seen,
-        }
+        metrics = {"policy/entropy": agent["walk"].mean(), "critic/loss": jnp.nan, "model/holdout_error": 1.0 / seen}
+        none = jnp.zeros((), jnp.int32)
+        return state, Report(metrics, Health({}, none, MemberFaults(none, none, none)))
 
     def evaluate(key, agent):
         traces["evaluate"] = traces.get("evaluate", 0) + 1

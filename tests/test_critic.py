@@ -154,9 +154,9 @@ def test_the_objective_through_the_model_is_the_discounted_return_and_the_value_
     agent, row = make_sac(world.spec, config), experience(world)
     first = jax.tree.map(lambda x: x[np.asarray(row.transition.obs[:, 0] < 0.5)], row)  # those at the start
     sources = Sources(lambda key: first, None, ahead=ahead_of(world, 3))  # type: ignore[arg-type]
-    _, metrics = jax.jit(lambda: agent.update(jax.random.key(1), agent.init(jax.random.key(0)), sources))()
-    assert float(metrics["policy/loss"]) == pytest.approx(-0.8, abs=1e-5)
-    assert float(metrics["ahead/steps"]) == 2 * first.transition.reward.shape[0]
+    _, told = jax.jit(lambda: agent.update(jax.random.key(1), agent.init(jax.random.key(0)), sources))()
+    assert float(told.losses["policy/loss"]) == pytest.approx(-0.8, abs=1e-5)
+    assert float(told.model_steps) == 2 * first.transition.reward.shape[0]
 
 
 def test_model_steps_are_those_of_every_update_of_the_critics():
@@ -165,5 +165,5 @@ def test_model_steps_are_those_of_every_update_of_the_critics():
     agent, row = make_td3(world.spec, TD3Config(hidden=(8,), critic=CriticConfig(expand="mve"))), experience(world)
     first = jax.tree.map(lambda x: x[np.asarray(row.transition.obs[:, 0] < 0.5)], row)
     sources = Sources(lambda key: first, None, ahead=ahead_of(world, 3))  # type: ignore[arg-type]
-    _, metrics = jax.jit(lambda: agent.update(jax.random.key(1), agent.init(jax.random.key(0)), sources))()
-    assert float(metrics["ahead/steps"]) == 2 * first.transition.reward.shape[0]
+    _, told = jax.jit(lambda: agent.update(jax.random.key(1), agent.init(jax.random.key(0)), sources))()
+    assert float(told.model_steps) == 2 * first.transition.reward.shape[0]

@@ -76,10 +76,10 @@ def test_the_table_is_the_maximum_likelihood_model():
     ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], Row(t)), count + 7), Row(t))
     dynamics = make_table(world)
     empty = jax.jit(dynamics.init)(jax.random.key(0))
-    table, metrics = jax.jit(dynamics.fit)(jax.random.key(0), empty, ring)
+    table, report = jax.jit(dynamics.fit)(jax.random.key(0), empty, ring)
     visits = np.asarray(table.visits)
     np.testing.assert_allclose(visits / visits.sum(-1, keepdims=True), mdp.transition, atol=0.03)
-    assert int(metrics["model/pairs"]) == 10
+    assert int(report.metrics["model/pairs"]) == 10
     # Value iteration in the model comes close to the world's own optimum, which pays up to 10.
     estimate = mdp._replace(transition=visits / visits.sum(-1, keepdims=True))
     np.testing.assert_allclose(optimal_q(estimate, 0.9), optimal_q(mdp, 0.9), rtol=0.05)
@@ -112,10 +112,10 @@ def test_a_budget_of_divergence_bounds_what_an_epoch_changes():
 
     program = build(config)
     before = jax.jit(program.init)(jax.random.key(0))
-    after, metrics = jax.jit(program.epoch)(before, jnp.int32(3))
+    after, report = jax.jit(program.epoch)(before, jnp.int32(3))
     agent = build_agent(config, worlds.make(config.world))
     obs = after.real.data.transition.obs[:200]
     moved = float(agent.divergence(before.agent, after.agent, obs))
     assert 0 < moved <= 0.04  # 0.02 on a sample of these states
     assert 0 < int(after.counts.updates) < 20
-    assert round(20 * float(metrics["improve/done"])) == int(after.counts.updates)
+    assert round(20 * float(report.metrics["improve/done"])) == int(after.counts.updates)

@@ -14,6 +14,8 @@ from test_checkpoint import bits, make
 
 from branchax import build, cli, worlds
 from branchax.config import Config, from_dict
+from branchax.dynamics.base import MemberFaults
+from branchax.epoch.report import Health
 from branchax.epoch.state import no_fault
 from branchax.presets import preset
 from branchax.runs import checkpoint, faults, rundir, runlog
@@ -32,14 +34,8 @@ def none(seeds=2):
 @pytest.mark.parametrize("policy", ["stop", "skip"])
 def test_says_whose_number_it_was(policy):
     config = replace(preset("mbpo", "classic/pendulum"), seed=5, seeds=2, faults__model=policy, faults__agent=policy)
-    metrics = {
-        "model/nonfinite_members": np.array([0, 1]),
-        "model/nonfinite_which": np.array([0, 0b1010]),
-        "model/skipped_steps": np.array([0.0, 3.0]),
-        "critic/loss_nonfinite": np.array([2, 0]),
-        "critic/skipped_steps": np.array([7.0, 4.0]),
-    }
-    found = faults.find(config, none(), metrics, np.array([4.0, 4.0]))
+    members = MemberFaults(np.array([0, 1]), np.array([0, 3]), np.array([0, 0b1010]))
+    found = faults.find(config, none(), Health({"critic/loss": np.array([2, 0])}, np.array([3, 0]), members))
     assert [(f.kind, f.place, f.stops) for f in found] == [
         ("agent", 0, policy == "stop"),
         ("model", 1, policy == "stop"),
@@ -48,17 +44,18 @@ def test_says_whose_number_it_was(policy):
     assert (
         "the model of seed 6 was not finite in member 1, 3: 1 rolled back, 3 gradient steps left out" in found[1].what
     )
-    assert not faults.find(config, none(), {}, np.zeros(2))
+    assert not faults.find(config, none(), None)
 
 
 def test_a_world_may_lose_rows_but_not_all_and_never_the_policys():
     config = replace(preset("mbpo", "classic/pendulum"), faults__world="drop")
+    healthy = Health({}, np.zeros(1), MemberFaults(*[np.zeros(1, int)] * 3))
     some = none(1)._replace(rows=np.array([3]), step=np.array([17]), field=np.array([2]))
-    assert [f.stops for f in faults.find(config, some, {"x": 0}, np.zeros(1))] == [False]
+    assert [f.stops for f in faults.find(config, some, healthy)] == [False]
     all_of_them = some._replace(rows=np.array([config.epoch_steps]))
-    assert [f.stops for f in faults.find(config, all_of_them, {"x": 0}, np.zeros(1))] == [True]
+    assert [f.stops for f in faults.find(config, all_of_them, healthy)] == [True]
     diverged = some._replace(field=np.array([1]))
-    assert [f.stops for f in faults.find(config, diverged, {"x": 0}, np.zeros(1))] == [True]
+    assert [f.stops for f in faults.find(config, diverged, healthy)] == [True]
 
 
 SETTINGS = """
@@ -120,9 +117,10 @@ def test_the_batch_of_a_bad_update_is_found(tmp_path, monkeypatch, capsys):
         def update(key, state, sources):
             drawn = []
             draw = lambda key: drawn.append(sources.replay(key)) or drawn[-1]  # noqa: E731
-            after, metrics = agent.update(key, state, sources._replace(replay=draw))
+            after, told = agent.update(key, state, sources._replace(replay=draw))
             bad = drawn[0].transition.reward.min() < limit
-            return after, metrics | {"critic/loss": jnp.where(bad, jnp.nan, metrics["critic/loss"])}
+            losses = told.losses | {"critic/loss": jnp.where(bad, jnp.nan, told.losses["critic/loss"])}
+            return after, told._replace(losses=losses)
 
         return agent._replace(update=update)
 

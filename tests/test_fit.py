@@ -48,9 +48,9 @@ INIT, FIT = jax.jit(DYNAMICS.init), jax.jit(DYNAMICS.fit)
 
 
 def test_learns_dynamics_and_reward_of_very_different_scales():
-    model, metrics = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data()))
-    assert float(metrics["model/holdout_error"]) < 0.01  # in variances of the targets
-    assert float(metrics["model/skipped_steps"]) == 0
+    model, report = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data()))
+    assert float(report.metrics["model/holdout_error"]) < 0.01  # in variances of the targets
+    assert float(report.metrics["model/skipped_steps"]) == 0
     t = data()
 
     @jax.jit
@@ -88,12 +88,12 @@ def test_held_out_rows_are_never_trained_on():
     original, fitting.measure = fitting.measure, lambda *_: scales  # else the NaN would enter through the scales
     try:
         start = INIT(jax.random.key(1))
-        model, metrics = jax.jit(make_ensemble(linear_world(never), CONFIG).fit)(
+        model, report = jax.jit(make_ensemble(linear_world(never), CONFIG).fit)(
             jax.random.key(0), start, ring._replace(data=Row(poisoned))
         )
     finally:
         fitting.measure = original
-    assert float(metrics["model/skipped_steps"]) == 0
+    assert float(report.metrics["model/skipped_steps"]) == 0
     # ... and an error that is NaN is never the best: what was there before is kept.
     jax.tree.map(np.testing.assert_array_equal, model.params, start.params)
 
@@ -103,10 +103,10 @@ def test_a_member_gone_nan_leaves_the_others_bit_equal():
     broken = start._replace(params=jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), start.params))
     ring = ring_of(data())
     well, _ = FIT(jax.random.key(0), start, ring)
-    hurt, metrics = FIT(jax.random.key(0), broken, ring)
+    hurt, report = FIT(jax.random.key(0), broken, ring)
     for member in (0, 2):
         jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[member], y[member]), well.params, hurt.params)  # noqa: B023
-    assert float(metrics["model/skipped_steps"]) > 0 and 1 not in hurt.elites
+    assert float(report.metrics["model/skipped_steps"]) > 0 and 1 not in hurt.elites
 
 
 def test_a_member_that_diverges_is_rolled_back_alone_and_counted():
@@ -115,12 +115,12 @@ def test_a_member_that_diverges_is_rolled_back_alone_and_counted():
     huge = start._replace(params=jax.tree.map(lambda leaf: leaf.at[1].multiply(1e20), start.params))
     ring = ring_of(data())
     well, before = FIT(jax.random.key(0), start, ring)
-    hurt, metrics = FIT(jax.random.key(0), huge, ring)
+    hurt, report = FIT(jax.random.key(0), huge, ring)
     for member in (0, 2):
         jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[member], y[member]), well.params, hurt.params)  # noqa: B023
     jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[1], y[1]), huge.params, hurt.params)
-    assert (int(before["model/nonfinite_members"]), int(metrics["model/nonfinite_members"])) == (0, 1)
-    assert 1 not in hurt.elites and np.isfinite(float(metrics["model/holdout_error"]))
+    assert (int(before.metrics["model/nonfinite_members"]), int(report.metrics["model/nonfinite_members"])) == (0, 1)
+    assert 1 not in hurt.elites and np.isfinite(float(report.metrics["model/holdout_error"]))
 
 
 def test_members_draw_their_own_minibatches():
@@ -159,9 +159,9 @@ def test_slow_gains_add_up():
 
 
 def test_elites_are_the_members_with_the_lowest_error_and_fits_stop_early():
-    model, metrics = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data(noise=0.3)))
-    assert float(metrics["model/fit_rounds"]) < CONFIG.max_rounds  # noise cannot be learned
-    assert float(metrics["model/holdout_error"]) <= float(metrics["model/holdout_error_worst"])
+    model, report = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data(noise=0.3)))
+    assert float(report.metrics["model/fit_rounds"]) < CONFIG.max_rounds  # noise cannot be learned
+    assert float(report.metrics["model/holdout_error"]) <= float(report.metrics["model/holdout_error_worst"])
     assert len(set(model.elites.tolist())) == 2
 
 

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from branchax import worlds
-from branchax.agents.base import Agent
+from branchax.agents.base import Agent, Outcome
 from branchax.build import build, build_agent
 from branchax.checks import check
 from branchax.config import Config, ModelConfig, PathwiseConfig, PolicyGradientConfig, RolloutConfig, SACConfig
 from branchax.dynamics.oracle import oracle
 from branchax.epoch.program import make_program
-from branchax.epoch.until import until, while_agreed
+from branchax.epoch.stopping import stop_early, while_models_agree
 from branchax.errors import ConfigError
 
 TINY = Config(
@@ -51,14 +51,14 @@ def test_counts_are_exact_and_a_seed_does_not_see_the_others(agent):
     for seeds in ((0, 1), (1, 2)):
         state = init(keys(*seeds))
         for horizon in (3, 5):
-            state, metrics = epoch(state, jnp.int32(horizon))
+            state, report = epoch(state, jnp.int32(horizon))
         runs.append(state)
     both, other = runs
     assert both.imagined == () and both.counts.env_steps.tolist() == [140, 140]
     assert both.counts.updates.tolist() == [8, 8]  # 4 per epoch
     steps = both.counts.model_steps.astype(int)
     assert (steps <= 4 * 8 * 3 + 4 * 8 * 5).all() and (steps > 4 * 8 * 3).all()  # valid steps alone are counted
-    assert metrics["imagine/steps"].shape == (2,) and epoch._cache_size() == 1
+    assert report.metrics["imagine/steps"].shape == (2,) and epoch._cache_size() == 1
     for a, b in zip(jax.tree.leaves(both.agent), jax.tree.leaves(other.agent), strict=True):
         np.testing.assert_allclose(a[1], b[0], rtol=2e-3, atol=2e-4)
 
@@ -68,14 +68,14 @@ def probe_agent(record):
 
     def update(key, params, sources):
         trajectory = sources.rollout(key, lambda k, obs: (jnp.zeros(1), ()), None)
-        return record(trajectory), {"imagine/steps": trajectory.valid.sum() * 1.0}
+        return record(trajectory), Outcome({}, {}, trajectory.valid.sum() * 1.0)
 
     return Agent(
         init=lambda key: record(None),
         act=lambda key, params, obs: (jnp.zeros(1), ()),
         mode=lambda params, obs: jnp.zeros(1),
         update=update,
-        on_policy=True,
+        learns_from="rollouts",
     )
 
 
@@ -122,7 +122,7 @@ def test_improving_stops_once_fewer_models_agree_than_asked():
     """Three models: they all gain for two looks, then only one in three does."""
 
     def update(count, key):
-        return count + 1, {"count": count.astype(jnp.float32)}
+        return count + 1, Outcome({}, {"count": count.astype(jnp.float32)})
 
     def returns_of(count):
         return jnp.stack([count, jnp.where(count <= 4, count, -count), jnp.where(count <= 4, count, -count)])
@@ -130,12 +130,12 @@ def test_improving_stops_once_fewer_models_agree_than_asked():
     zero, twelve = jnp.int32(0), jax.random.split(jax.random.key(0), 12)
 
     def run(share):
-        return jax.jit(until(update, while_agreed(returns_of, share), returns_of(zero), every=2, undo=False))
+        return jax.jit(stop_early(update, while_models_agree(returns_of, share), returns_of(zero), every=2, undo=False))
 
-    count, metrics = run(0.5)(zero, twelve)
+    count, told, done = run(0.5)(zero, twelve)
     assert int(count) == 6  # the third look finds one in three; the three pairs of keys after it do nothing
-    np.testing.assert_array_equal(metrics["improve/done"], [1] * 6 + [0] * 6)
-    np.testing.assert_array_equal(metrics["count"], [0, 1, 2, 3, 4, 5] + [4, 5] * 3)
+    np.testing.assert_array_equal(done, [1] * 6 + [0] * 6)
+    np.testing.assert_array_equal(told.metrics["count"], [0, 1, 2, 3, 4, 5] + [4, 5] * 3)
     assert int(run(0.3)(zero, twelve)[0]) == 12
 
 
@@ -143,8 +143,8 @@ def test_improving_stops_once_fewer_models_agree_than_asked():
 def test_me_trpo_runs_and_says_what_share_of_its_updates_was_done():
     rollout = dataclasses.replace(TINY.rollout, validate_every=2, validate_share=1.0, horizon_end=None)
     init, epoch = compiled(build(dataclasses.replace(TINY, rollout=rollout)))
-    state, metrics = epoch(init(keys(0)), jnp.int32(3))
-    agreed = float(metrics["improve/done"][0])
+    state, report = epoch(init(keys(0)), jnp.int32(3))
+    agreed = float(report.metrics["improve/done"][0])
     assert agreed in (0.5, 1.0) and int(state.counts.updates[0]) == 4 * agreed
 
 

@@ -81,8 +81,8 @@ def test_the_optimal_plan_of_a_linear_system_is_found(config, atol):
     expected, best = optimal_plan(config.horizon)
     np.testing.assert_allclose(plan, expected, atol=atol)
     assert best - float(return_of(plan)) < 1e-3 * abs(best)
-    assert float(extras["plan/return"]) == pytest.approx(best, rel=0.05)
-    assert int(extras["plan/steps"]) == 8 * sum(populations(config))
+    assert float(extras.metrics["plan/return"]) == pytest.approx(best, rel=0.05)
+    assert int(extras.model_steps) == 8 * sum(populations(config))
     assert float(after.mean[-1, 0]) == 0.0 and int(after.time) == 1
 
 

@@ -118,7 +118,8 @@ def test_the_first_update_of_ppo_equals_numpy():
     before = jax.jit(agent.init)(jax.random.key(3))
     trajectory = random_trajectory()
     update = jax.jit(lambda p: agent.update(jax.random.key(1), p, Sources(None, lambda k, act, window: trajectory)))
-    after_two, metrics = update(before)
+    after_two, told = update(before)
+    metrics = told.losses | told.metrics
     after_one, _ = jax.jit(
         lambda p: make_policy_gradient(SPEC, config.__class__(**{**config.__dict__, "passes": 1})).update(
             jax.random.key(1), p, Sources(None, lambda k, act, window: trajectory)
@@ -191,8 +192,8 @@ def test_the_penalty_and_the_early_stop_act():
     )
     agent, trajectory = make_policy_gradient(SPEC, config), random_trajectory()
     update = jax.jit(lambda p: agent.update(jax.random.key(1), p, Sources(None, lambda k, act, window: trajectory)))
-    after, metrics = update(jax.jit(agent.init)(jax.random.key(0)))
-    assert 0.0 < float(metrics["policy/steps_taken"]) < 1.0
+    after, told = update(jax.jit(agent.init)(jax.random.key(0)))
+    assert 0.0 < float(told.metrics["policy/steps_taken"]) < 1.0
     assert float(after.kl_weight) == 2.0
 
 
@@ -216,11 +217,11 @@ def exploding(length=40, rate=1e8):
 def test_a_pathwise_gradient_that_is_not_finite_is_skipped_counted_and_located():
     agent = make_pathwise(SPEC, PathwiseConfig(critic=False, squash=False, hidden=(8,)))
     before = jax.jit(agent.init)(jax.random.key(0))
-    after, metrics = jax.jit(lambda p: agent.update(jax.random.key(1), p, Sources(None, exploding())))(before)
+    after, told = jax.jit(lambda p: agent.update(jax.random.key(1), p, Sources(None, exploding())))(before)
     jax.tree.map(np.testing.assert_array_equal, after.policy.params, before.policy.params)
-    assert float(metrics["policy/skipped_steps"]) == 1
+    assert float(told.metrics["policy/skipped_steps"].value) == 1
     # 1e8^t leaves float32 (3.4e38) between the fourth and the sixth step
-    assert 4 <= float(metrics["policy/nonfinite_horizon_max"]) <= 6
+    assert 4 <= float(told.metrics["policy/nonfinite_horizon_max"].value) <= 6
 
 
 def test_the_first_nonfinite_step_is_named():

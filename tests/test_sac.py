@@ -61,7 +61,8 @@ def test_first_update_equals_numpy():
     ended = np.arange(16) % 3 == 0
     batch = Transition(f(16, 1), np.tanh(f(16, 1)), f(16), f(16, 1), ended, ~ended)
     key = jax.random.key(7)
-    after, metrics = jax.jit(lambda p: agent.update(key, p, Sources(lambda k: Row(batch), None)))(params)
+    after, told = jax.jit(lambda p: agent.update(key, p, Sources(lambda k: Row(batch), None)))(params)
+    metrics = told.losses | told.metrics
 
     def dense(p, x, i):
         return x @ np.asarray(p[f"layer_{i}"]["kernel"], np.float64) + np.asarray(p[f"layer_{i}"]["bias"], np.float64)
@@ -131,6 +132,6 @@ def test_a_gradient_that_is_not_finite_changes_nothing_and_is_counted():
     params = INIT(jax.random.key(0))
     batch = jax.tree.map(lambda x: x[:32], experience(PROBES["action"].world()).transition)
     batch = batch._replace(reward=batch.reward.at[3].set(jnp.nan))
-    after, metrics = jax.jit(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: Row(batch), None)))(params)
+    after, told = jax.jit(lambda p: AGENT.update(jax.random.key(1), p, Sources(lambda k: Row(batch), None)))(params)
     jax.tree.map(np.testing.assert_array_equal, after.critics.params, params.critics.params)
-    assert float(metrics["critic/skipped_steps"]) == 1
+    assert float(told.metrics["critic/skipped_steps"].value) == 1

@@ -48,7 +48,7 @@ def run(config, init, epoch, seeds, epochs=3):
     for _ in range(epochs):
         horizon = config.rollout.at(int(state.counts.env_steps[0]))
         state, out = epoch(state, jnp.int32(horizon))
-        metrics.append(out)
+        metrics.append(out.metrics)
     return state, metrics
 
 
@@ -165,8 +165,12 @@ def test_matrix_products_are_float32_throughout():
 def test_model_free_builds_no_model():
     config = dataclasses.replace(TINY, rollout=RolloutConfig(horizon=0), real_fraction=1.0)
     program = build(config)
-    state, metrics = jax.eval_shape(lambda k: program.epoch(program.init(k), jnp.int32(0)), jax.random.key(0))
-    assert state.model == () and state.imagined == () and not any(m.startswith(("model/", "imagine/")) for m in metrics)
+    state, report = jax.eval_shape(lambda k: program.epoch(program.init(k), jnp.int32(0)), jax.random.key(0))
+    assert (
+        state.model == ()
+        and state.imagined == ()
+        and not any(m.startswith(("model/", "imagine/")) for m in report.metrics)
+    )
 
 
 @pytest.mark.slow

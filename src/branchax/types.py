@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 Key = jax.Array  # [] typed PRNG key (`jax.random.key`)
-Metrics = dict[str, jax.Array]  # scalars, named "part/what"
+Metrics = dict[str, Any]  # scalars [], or `Largest` ones; named "part/what"
 Params = Any  # a pytree of arrays
 
 
@@ -53,6 +53,12 @@ class Trajectory(NamedTuple):
     valid: jax.Array  # [H, B] bool; False from the step after a termination on, and past a shortened horizon
     state: Any  # [H, B, ...] the world's state before each step (free when unused: the compiler drops it)
     extras: Any  # [H, B, ...] whatever the policy's `act` returned beside the action
+
+
+class Largest(NamedTuple):
+    """A metric of updates that is reported as its largest value over an epoch, where others are as their mean."""
+
+    value: jax.Array  # []
 
 
 class Stream(enum.IntEnum):

@@ -32,6 +32,14 @@ class Sources(NamedTuple):
     model: Any = None  # the model's own state, for an agent that plans in it
 
 
+class Outcome(NamedTuple):
+    """What an update tells beside the new parameters. The epoch reports all of it, and counts by the types alone."""
+
+    losses: Metrics  # [] each; an epoch in which one is not finite is a fault of the agent
+    metrics: Metrics
+    model_steps: jax.Array | float = 0.0  # [] that the update itself took in the model
+
+
 # What `update` reads: `sources.replay`, or `sources.rollout` (on-policy). An agent that "plans" takes `sources.model`
 # and searches in it whenever it acts.
 LearnsFrom = Literal["replay", "rollouts", "plans"]
@@ -55,7 +63,7 @@ class Agent(NamedTuple):
     init: Callable[[Key], Any]  # -> P
     act: Callable[..., tuple[Any, ...]]  # (key, P, obs [D]) -> action [A], extras
     mode: Callable[..., Any]  # (P, obs [D]) -> action [A], for evaluation
-    update: Callable[[Key, Any, Sources], tuple[Any, Metrics]]
+    update: Callable[[Key, Any, Sources], tuple[Any, Outcome]]
     counts: int = 1  # gradient updates in one call of `update`
     learns_from: LearnsFrom = "replay"
     memory: Callable[[Any], Any] | None = None  # P -> what the policy carries at the start of an episode, unbatched

@@ -26,12 +26,12 @@ import jax
 import jax.numpy as jnp
 
 from branchax import nn
-from branchax.agents.base import Ahead, Sources
+from branchax.agents.base import Ahead, Outcome, Sources
 from branchax.agents.learner import Learner, Optimizer, skipped
 from branchax.config import CriticConfig
 from branchax.returns import bootstrapped
 from branchax.rollout import Act
-from branchax.types import Key, Metrics, Params, Row, Trajectory
+from branchax.types import Key, Largest, Params, Row, Trajectory
 from branchax.worlds.base import WorldSpec
 
 
@@ -183,7 +183,7 @@ def regress(
     targets: Targets,
     optimizer: Optimizer,
     learning_rate: jax.Array,
-) -> tuple[Learner, Metrics]:
+) -> tuple[Learner, Outcome]:
     """One step of all critics on J_Q, rows weighted."""
     total = targets.weight.sum()
 
@@ -193,10 +193,5 @@ def regress(
 
     (j_q, q), gradient = jax.value_and_grad(loss, has_aux=True)(critics.params)
     critics = optimizer.step(critics, gradient, learning_rate)
-    metrics = {
-        "critic/loss": j_q,
-        "critic/q_mean": q.mean(),
-        "critic/q_max": q.max(),
-        "critic/skipped_steps": skipped(critics),
-    }
-    return critics, metrics if targets.steps is None else metrics | {"ahead/steps": targets.steps}
+    metrics = {"critic/q_mean": q.mean(), "critic/q_max": Largest(q.max()), "critic/skipped_steps": skipped(critics)}
+    return critics, Outcome({"critic/loss": j_q}, metrics, 0.0 if targets.steps is None else targets.steps)

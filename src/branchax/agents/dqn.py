@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from branchax.agents.base import Agent, Sources, Valuation
+from branchax.agents.base import Agent, Outcome, Sources, Valuation
 from branchax.agents.critic import Backup, action_values, make_discrete_critic, make_targets, regress
-from branchax.agents.learner import Learner, adam
+from branchax.agents.learner import Learner, adam, fill_knobs
 from branchax.config import DQNConfig
 from branchax.distributions import one_hot
-from branchax.types import Key, Metrics, Params
+from branchax.types import Key, Params
 from branchax.worlds.base import WorldSpec
 
 
@@ -46,9 +46,8 @@ def make_dqn(spec: WorldSpec, config: DQNConfig) -> Agent:
 
     def init(key: Key) -> DQN:
         critics = critic.init(key)
-        floats = config.learning_rate, config.discount, config.tau, config.epsilon
         # A copy: donated buffers must not be shared.
-        return DQN(optimizer.init(critics), jax.tree.map(jnp.copy, critics), Knobs(*(jnp.float32(x) for x in floats)))
+        return DQN(optimizer.init(critics), jax.tree.map(jnp.copy, critics), fill_knobs(Knobs, config))
 
     def greedy(params: Params, obs: jax.Array) -> jax.Array:
         return one_hot(action_values(critic, params, obs, count).mean(0).argmax(-1), count)
@@ -59,7 +58,7 @@ def make_dqn(spec: WorldSpec, config: DQNConfig) -> Agent:
     def mode(agent: DQN, obs: jax.Array) -> jax.Array:
         return greedy(agent.critics.params, obs)
 
-    def update(key: Key, agent: DQN, sources: Sources) -> tuple[DQN, Metrics]:
+    def update(key: Key, agent: DQN, sources: Sources) -> tuple[DQN, Outcome]:
         key_batch, key_targets = jax.random.split(key)
         chooser = agent.critics.params if config.double else agent.targets
         backup = Backup(
@@ -68,9 +67,9 @@ def make_dqn(spec: WorldSpec, config: DQNConfig) -> Agent:
         )
         row = sources.replay(key_batch)
         goal = make_targets(key_targets, row, sources, backup, config.critic, agent.knobs.discount)
-        critics, metrics = regress(critic.values, agent.critics, goal, optimizer, agent.knobs.learning_rate)
+        critics, outcome = regress(critic.values, agent.critics, goal, optimizer, agent.knobs.learning_rate)
         targets = optax.incremental_update(critics.params, agent.targets, agent.knobs.tau)
-        return DQN(critics, targets, agent.knobs), metrics
+        return DQN(critics, targets, agent.knobs), outcome
 
     valuation = Valuation(lambda agent, obs, action: critic.values(agent.critics.params, obs, action), True)
     return Agent(init, act, mode, update, valuation=valuation)

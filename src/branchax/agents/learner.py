@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.types import Key, Params
+from branchax.types import Key, Largest, Params
+
+K = TypeVar("K")
 
 
 class Learner(NamedTuple):
@@ -37,15 +40,31 @@ class Optimizer(NamedTuple):
         return Learner(jax.tree.map(lambda p, u: p - learning_rate * u, learner.params, updates), state)
 
 
-def skipped(learner: Learner) -> jax.Array:
-    """How many gradients were not finite so far, []."""
-    return jnp.float32(learner.optimizer.total_notfinite)
+def count_skipped(tree: Any) -> jax.Array:
+    """How many gradients the optimizers in a pytree have left out so far because they were not finite, [] int32.
+
+    It finds the optimizers by their state, that of `optax.apply_if_finite`.
+    """
+    states = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, optax.ApplyIfFiniteState))
+    counts = [x.total_notfinite.sum() for x in states if isinstance(x, optax.ApplyIfFiniteState)]
+    return jnp.asarray(sum(counts, 0), jnp.int32)
+
+
+def skipped(learner: Learner) -> Largest:
+    """`count_skipped`, as a metric."""
+    return Largest(jnp.float32(count_skipped(learner.optimizer)))
 
 
 def adam(max_gradient_norm: float | None = None) -> Optimizer:
     """Adam; gradients longer than `max_gradient_norm` are scaled down to it, non-finite ones counted and skipped."""
     clip = optax.identity() if max_gradient_norm is None else optax.clip_by_global_norm(max_gradient_norm)
     return Optimizer(optax.apply_if_finite(optax.chain(clip, optax.scale_by_adam()), max_consecutive_errors=2**31 - 1))
+
+
+def fill_knobs(kind: Callable[..., K], config: Any, **others: Any) -> K:
+    """The floats of `kind`, a NamedTuple of them, by their names: from `others`, else from `config`. All [] float32."""
+    names = kind._fields  # type: ignore[attr-defined]
+    return kind(**{name: jnp.float32(others[name] if name in others else getattr(config, name)) for name in names})
 
 
 class Value(NamedTuple):

@@ -22,14 +22,14 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from branchax import nn
-from branchax.agents.base import Agent, Sources, Valuation
-from branchax.agents.learner import Learner, Value, adam, fit_value, init_value, rescale, skipped, value_of
+from branchax.agents.base import Agent, Outcome, Sources, Valuation
+from branchax.agents.learner import Learner, Value, adam, fill_knobs, fit_value, init_value, rescale, skipped, value_of
 from branchax.agents.policy_gradient import rows_mean
 from branchax.config import PathwiseConfig
 from branchax.gradients.base import returns
 from branchax.policies import gaussian_policy
 from branchax.returns import gae
-from branchax.types import Key, Metrics, Params, Trajectory
+from branchax.types import Key, Largest, Params, Trajectory
 from branchax.worlds.base import WorldSpec
 
 
@@ -61,12 +61,11 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
     def init(key: Key) -> Pathwise:
         key_policy, key_value = jax.random.split(key)
         value = init_value(key_value, net, value_optimizer)
-        floats = config.learning_rate, config.value_learning_rate, config.discount, config.gae_lambda, config.tau
         return Pathwise(
             optimizer.init(policy.init(key_policy)),
             value,
             jax.tree.map(jnp.copy, value.learner.params),  # a copy: donated buffers must not be shared
-            Knobs(*(jnp.float32(x) for x in floats)),
+            fill_knobs(Knobs, config),
         )
 
     def act(key: Key, agent: Pathwise, obs: jax.Array) -> tuple[jax.Array, Any]:
@@ -78,7 +77,7 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
     def slow(agent: Pathwise, obs: jax.Array) -> jax.Array:
         return value_of(net, agent.value._replace(learner=agent.value.learner._replace(params=agent.target)), obs)
 
-    def update(key: Key, agent: Pathwise, sources: Sources) -> tuple[Pathwise, Metrics]:
+    def update(key: Key, agent: Pathwise, sources: Sources) -> tuple[Pathwise, Outcome]:
         key_rollout, key_direction = jax.random.split(key)
         knobs = agent.knobs
         bootstrap = (lambda obs, time: slow(agent, obs)) if config.critic else None
@@ -103,16 +102,16 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
             lambda: first_nonfinite(rewards, theta, key_direction),
         )
         agent = agent._replace(policy=optimizer.step(agent.policy, gradient, knobs.learning_rate))
+        steps = trajectory.valid.sum().astype(jnp.float32)
         metrics = {
-            "policy/loss": total,
             "policy/gradient_norm": norm,
-            "policy/nonfinite_horizon_max": began.astype(jnp.float32),
+            "policy/nonfinite_horizon_max": Largest(began.astype(jnp.float32)),
             "policy/skipped_steps": skipped(agent.policy),
-            "imagine/steps": trajectory.valid.sum().astype(jnp.float32),
+            "imagine/steps": steps,
             "imagine/reward_mean": rows_mean(trajectory.transition.reward, trajectory.valid),
         }
         if not config.critic:
-            return agent, metrics
+            return agent, Outcome({"policy/loss": total}, metrics, steps)
         t = trajectory.transition
         now, ahead = slow(agent, t.obs), slow(agent, t.next_obs)
         target = gae(trajectory, now, ahead, knobs.discount, knobs.gae_lambda) + now
@@ -127,12 +126,9 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
 
         value, losses = jax.lax.scan(fit, value, length=config.value_passes)
         followed = optax.incremental_update(value.learner.params, agent.target, knobs.tau)
-        metrics |= {
-            "value/loss": losses[-1],
-            "value/mean": value.mean,
-            "value/skipped_steps": skipped(value.learner),
-        }
-        return agent._replace(value=value, target=followed), metrics
+        metrics |= {"value/mean": value.mean, "value/skipped_steps": skipped(value.learner)}
+        outcome = Outcome({"policy/loss": total, "value/loss": losses[-1]}, metrics, steps)
+        return agent._replace(value=value, target=followed), outcome
 
     valuation = Valuation(lambda agent, obs, action: value_of(net, agent.value, obs)[None], False)
     return Agent(init, act, mode, update, learns_from="rollouts", valuation=valuation if config.critic else None)

@@ -28,11 +28,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from branchax.agents.base import Agent, Sources
+from branchax.agents.base import Agent, Outcome, Sources
+from branchax.agents.learner import fill_knobs
 from branchax.config import PlannerConfig
 from branchax.gradients.base import returns
 from branchax.rollout import copies, rollout
-from branchax.types import Key, Metrics
+from branchax.types import Key
 from branchax.worlds.base import World, WorldSpec, WorldState
 
 Score = Callable[[Key, jax.Array], jax.Array]  # (key, plans [N, H, A]) -> R [N]
@@ -86,8 +87,7 @@ def make_planner(
     def init(key: Key) -> Planner:
         key_model, key_mode = jax.random.split(key)
         temperature = jnp.inf if config.temperature is None else config.temperature
-        floats = temperature, config.momentum, config.std_momentum, config.init_std, config.discount
-        return Planner(init_model(key_model), key_mode, Knobs(*(jnp.float32(x) for x in floats)))
+        return Planner(init_model(key_model), key_mode, fill_knobs(Knobs, config, temperature=temperature))
 
     def memory(agent: Planner) -> Plan:
         del agent
@@ -95,22 +95,22 @@ def make_planner(
         kept = jnp.zeros((round(config.keep * config.elites), *shape))
         return Plan(jnp.zeros(shape), kept, jnp.zeros((), jnp.int32))
 
-    def act(key: Key, agent: Planner, obs: jax.Array, plan: Plan) -> tuple[jax.Array, Metrics, Plan]:
+    def act(key: Key, agent: Planner, obs: jax.Array, plan: Plan) -> tuple[jax.Array, Outcome, Plan]:
         start = copies(branch(obs), config.particles)
         imagined = functools.partial(world, agent.model)
         members = elites(agent.model)
         score = functools.partial(worth, imagined, members, start, agent.knobs.discount)
         action, best, plan = search(key, score, plan, agent.knobs, config)
         steps = sum(populations(config)) * config.horizon * len(members) * config.particles
-        return action, {"plan/return": best, "plan/steps": jnp.float32(steps)}, plan
+        return action, Outcome({}, {"plan/return": best}, jnp.float32(steps)), plan
 
     def mode(agent: Planner, obs: jax.Array, plan: Plan) -> tuple[jax.Array, Plan]:
         action, _, plan = act(jax.random.fold_in(agent.key, plan.time), agent, obs, plan)
         return action, plan
 
-    def update(key: Key, agent: Planner, sources: Sources) -> tuple[Planner, Metrics]:
+    def update(key: Key, agent: Planner, sources: Sources) -> tuple[Planner, Outcome]:
         del key
-        return agent._replace(model=sources.model), {}
+        return agent._replace(model=sources.model), Outcome({}, {})
 
     return Agent(init, act, mode, update, learns_from="plans", memory=memory)
 

@@ -25,13 +25,13 @@ import jax
 import jax.numpy as jnp
 
 from branchax import nn
-from branchax.agents.base import Agent, Sources, Valuation
-from branchax.agents.learner import Learner, Value, adam, fit_value, init_value, rescale, skipped, value_of
+from branchax.agents.base import Agent, Outcome, Sources, Valuation
+from branchax.agents.learner import Learner, Value, adam, fill_knobs, fit_value, init_value, rescale, skipped, value_of
 from branchax.config import PolicyGradientConfig
 from branchax.gradients.likelihood_ratio import weights
 from branchax.policies import categorical_policy, gaussian_policy
 from branchax.returns import rewards_to_go
-from branchax.types import Key, Metrics, Params, Trajectory
+from branchax.types import Key, Params, Trajectory
 from branchax.worlds.base import WorldSpec
 
 
@@ -76,12 +76,11 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
 
     def init(key: Key) -> PolicyGradient:
         key_policy, key_value = jax.random.split(key)
-        floats = config.learning_rate, config.value_learning_rate, config.discount, config.gae_lambda
         return PolicyGradient(
             optimizer.init(policy.init(key_policy)),
             init_value(key_value, net, value_optimizer),
             jnp.float32(config.kl_penalty),
-            Knobs(*(jnp.float32(x) for x in (*floats, config.entropy_weight))),
+            fill_knobs(Knobs, config),
         )
 
     def act(key: Key, agent: PolicyGradient, obs: jax.Array) -> tuple[jax.Array, Any]:
@@ -106,7 +105,7 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
         rows = Rows(t.obs, t.action, log_prob, psi, target, weight)
         return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
-    def loss(params: Params, rows: Rows, agent: PolicyGradient, key: Key) -> tuple[jax.Array, Metrics]:
+    def loss(params: Params, rows: Rows, agent: PolicyGradient, key: Key) -> tuple[jax.Array, Outcome]:
         mean = lambda x: (rows.weight * x).sum() / jnp.maximum(rows.weight.sum(), 1.0)  # noqa: E731
         zeta = policy.apply(params, rows.obs)
         log_prob = policy.distribution.log_prob
@@ -121,28 +120,27 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
         entropy = mean(entropy_of(key, zeta))
         total = -mean(gain) + agent.kl_weight * kl - agent.knobs.entropy_weight * entropy
         moved = mean(jnp.abs(ratio - 1) > (config.clip or jnp.inf))
-        return total, {"policy/loss": -mean(gain), "policy/kl": kl, "policy/entropy": entropy, "policy/clipped": moved}
+        losses = {"policy/loss": -mean(gain)}
+        return total, Outcome(losses, {"policy/kl": kl, "policy/entropy": entropy, "policy/clipped": moved})
 
-    def update(key: Key, agent: PolicyGradient, sources: Sources) -> tuple[PolicyGradient, Metrics]:
+    def update(key: Key, agent: PolicyGradient, sources: Sources) -> tuple[PolicyGradient, Outcome]:
         key_rollout, key_steps = jax.random.split(key)
         trajectory = jax.lax.stop_gradient(sources.rollout(key_rollout, policy.act(agent.policy.params), None))
         rows = prepare(agent, trajectory)
         agent = agent._replace(value=rescale(agent.value, rows.target, rows.weight))
         count = rows.weight.shape[0] // config.minibatches
 
-        def one_pass(carry: tuple[PolicyGradient, jax.Array], key: Key) -> tuple[Any, Metrics]:
+        def one_pass(carry: tuple[PolicyGradient, jax.Array], key: Key) -> tuple[Any, Outcome]:
             key_order, key_entropy = jax.random.split(key)
             order = jax.random.permutation(key_order, rows.weight.shape[0])[: count * config.minibatches]
             batches = order.reshape(config.minibatches, count), jax.random.split(key_entropy, config.minibatches)
 
-            def step(carry: tuple[PolicyGradient, jax.Array], batch: tuple[jax.Array, Key]) -> tuple[Any, Metrics]:
+            def step(carry: tuple[PolicyGradient, jax.Array], batch: tuple[jax.Array, Key]) -> tuple[Any, Outcome]:
                 agent, going = carry
                 part = jax.tree.map(lambda x: x[batch[0]], rows)
-                (_, metrics), gradient = jax.value_and_grad(loss, has_aux=True)(
-                    agent.policy.params, part, agent, batch[1]
-                )
+                (_, told), gradient = jax.value_and_grad(loss, has_aux=True)(agent.policy.params, part, agent, batch[1])
                 if config.kl_stop is not None:
-                    going = going & (metrics["policy/kl"] <= config.kl_stop)
+                    going = going & (told.metrics["policy/kl"] <= config.kl_stop)
                 moved = optimizer.step(agent.policy, gradient, agent.knobs.learning_rate)
                 kept = jax.tree.map(lambda new, old: jnp.where(going, new, old), moved, agent.policy)
                 value, value_loss = agent.value, jnp.zeros(())
@@ -150,28 +148,31 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
                     value, value_loss = fit_value(
                         net, value_optimizer, value, part.obs, part.target, part.weight, agent.knobs.value_learning_rate
                     )
-                metrics |= {"value/loss": value_loss, "policy/steps_taken": going.astype(jnp.float32)}
-                return (agent._replace(policy=kept, value=value), going), metrics
+                metrics = told.metrics | {"policy/steps_taken": going.astype(jnp.float32)}
+                outcome = Outcome(told.losses | {"value/loss": value_loss}, metrics)
+                return (agent._replace(policy=kept, value=value), going), outcome
 
             return jax.lax.scan(step, carry, batches)
 
         keys = jax.random.split(key_steps, config.passes)
-        (agent, _), metrics = jax.lax.scan(one_pass, (agent, jnp.ones((), bool)), keys)
-        last_kl = loss(agent.policy.params, rows, agent, key_steps)[1]["policy/kl"]  # of the whole update
+        (agent, _), told = jax.lax.scan(one_pass, (agent, jnp.ones((), bool)), keys)
+        last_kl = loss(agent.policy.params, rows, agent, key_steps)[1].metrics["policy/kl"]  # of the whole update
         if config.kl_penalty > 0:
             doubled = jnp.where(last_kl > 1.5 * config.kl_target, 2.0, 1.0)
             factor = jnp.where(last_kl < config.kl_target / 1.5, 0.5, doubled)
             bounds = 1e-3 * config.kl_penalty, 1e3 * config.kl_penalty  # or it would stick at zero or infinity
             agent = agent._replace(kl_weight=jnp.clip(agent.kl_weight * factor, *bounds))
-        metrics = jax.tree.map(jnp.mean, metrics) | {
+        steps = trajectory.valid.sum().astype(jnp.float32)
+        mean = jax.tree.map(jnp.mean, told)
+        metrics = mean.metrics | {
             "policy/kl": last_kl,
             "policy/skipped_steps": skipped(agent.policy),
             "value/skipped_steps": skipped(agent.value.learner),
             "value/mean": agent.value.mean,
-            "imagine/steps": trajectory.valid.sum().astype(jnp.float32),
-            "imagine/reward_mean": (rows_mean(trajectory.transition.reward, trajectory.valid)),
+            "imagine/steps": steps,
+            "imagine/reward_mean": rows_mean(trajectory.transition.reward, trajectory.valid),
         }
-        return agent, metrics
+        return agent, Outcome(mean.losses, metrics, steps)
 
     def divergence(before: PolicyGradient, after: PolicyGradient, obs: jax.Array) -> jax.Array:
         """The mean KL(before || after) over obs [B, D]."""

@@ -13,11 +13,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from branchax.agents.base import Agent, Sources, Valuation
+from branchax.agents.base import Agent, Outcome, Sources, Valuation
 from branchax.agents.dqn import epsilon_greedy
+from branchax.agents.learner import fill_knobs
 from branchax.config import QLearningConfig
 from branchax.distributions import one_hot
-from branchax.types import Key, Metrics, Transition
+from branchax.types import Key, Largest, Transition
 from branchax.worlds.base import WorldSpec
 
 
@@ -41,8 +42,7 @@ def make_q_learning(spec: WorldSpec, config: QLearningConfig) -> Agent:
 
     def init(key: Key) -> QLearning:
         del key
-        knobs = Knobs(*(jnp.float32(x) for x in (config.learning_rate, config.discount, config.epsilon)))
-        return QLearning(jnp.zeros((spec.obs_size, spec.action_size)), knobs)
+        return QLearning(jnp.zeros((spec.obs_size, spec.action_size)), fill_knobs(Knobs, config))
 
     def act(key: Key, agent: QLearning, obs: jax.Array) -> tuple[jax.Array, tuple[()]]:
         key_tie, key_explore = jax.random.split(key)
@@ -60,13 +60,13 @@ def make_q_learning(spec: WorldSpec, config: QLearningConfig) -> Agent:
         moved = agent.table + agent.knobs.learning_rate * error * jnp.outer(t.obs, t.action)
         return agent._replace(table=moved), error
 
-    def update(key: Key, agent: QLearning, sources: Sources) -> tuple[QLearning, Metrics]:
+    def update(key: Key, agent: QLearning, sources: Sources) -> tuple[QLearning, Outcome]:
         assert sources.recent is not None
         recent = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), sources.recent.transition)
         agent, errors = jax.lax.scan(learn, agent, recent)
         if sources.ahead is not None:
             agent, _ = jax.lax.scan(learn, agent, sources.replay(key).transition)
-        return agent, {"critic/loss": 0.5 * (errors**2).mean(), "critic/q_max": agent.table.max()}
+        return agent, Outcome({"critic/loss": 0.5 * (errors**2).mean()}, {"critic/q_max": Largest(agent.table.max())})
 
     valuation = Valuation(lambda agent, obs, action: (obs @ agent.table @ action)[None], True)
     return Agent(init, act, mode, update, valuation=valuation)

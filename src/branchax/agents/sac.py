@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.agents.base import Agent, Sources, Valuation
+from branchax.agents.base import Agent, Outcome, Sources, Valuation
 from branchax.agents.critic import (
     Backup,
     Critic,
@@ -37,11 +37,11 @@ from branchax.agents.critic import (
     make_targets,
     regress,
 )
-from branchax.agents.learner import Learner, adam, skipped
+from branchax.agents.learner import Learner, adam, fill_knobs, skipped
 from branchax.config import SACConfig
 from branchax.distributions import Distribution, categorical, tanh_normal
 from branchax.returns import bootstrapped
-from branchax.types import Key, Metrics, Params, Row
+from branchax.types import Key, Params, Row
 from branchax.worlds.base import WorldSpec
 
 
@@ -113,7 +113,7 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
         actor, critics = policy.init(key_actor), critic.init(key_critics)
         log_alpha = optimizer.init(jnp.log(jnp.float32(config.init_temperature)))
         entropy = default_entropy if config.target_entropy is None else config.target_entropy
-        knobs = Knobs(*(jnp.float32(x) for x in (config.learning_rate, config.discount, config.tau, entropy)))
+        knobs = fill_knobs(Knobs, config, target_entropy=entropy)
         # A copy, because the epoch's buffers are donated and no array may be donated twice.
         targets = jax.tree.map(jnp.copy, critics)
         return SAC(optimizer.init(actor), optimizer.init(critics), targets, log_alpha, knobs)
@@ -146,7 +146,7 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
         q = bootstrapped(trajectory, settle(last), trajectory.extras, discount)
         return (trajectory.extras[0] + q[0]).mean(), entropy.mean(), trajectory.valid.sum().astype(jnp.float32)
 
-    def update(key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Metrics]:
+    def update(key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:
         key_batch, key_targets, key_actor = jax.random.split(key, 3)
         row = sources.replay(key_batch)
         alpha, knobs = jnp.exp(agent.log_alpha.params), agent.knobs
@@ -155,7 +155,7 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
             lambda key, obs: value(key, agent.actor.params, agent.targets, obs, alpha)[0],
         )
         goal = make_targets(key_targets, row, sources, backup, config.critic, knobs.discount)
-        critics, metrics = regress(critic.values, agent.critics, goal, optimizer, knobs.learning_rate)
+        critics, fitted = regress(critic.values, agent.critics, goal, optimizer, knobs.learning_rate)
 
         def actor_loss(actor: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
             total, entropy, steps = objective(key_actor, actor, critics.params, row, alpha, knobs.discount, sources)
@@ -170,15 +170,9 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
             log_alpha = optimizer.step(log_alpha, gradient, knobs.learning_rate)
 
         targets = optax.incremental_update(critics.params, agent.targets, knobs.tau)
-        if config.through_model:
-            metrics["ahead/steps"] = metrics.get("ahead/steps", 0.0) + steps
-        metrics |= {
-            "policy/loss": j_pi,
-            "policy/entropy": entropy,
-            "policy/alpha": alpha,
-            "policy/skipped_steps": skipped(actor),
-        }
-        return SAC(actor, critics, targets, log_alpha, knobs), metrics
+        metrics = {"policy/entropy": entropy, "policy/alpha": alpha, "policy/skipped_steps": skipped(actor)}
+        outcome = Outcome(fitted.losses | {"policy/loss": j_pi}, fitted.metrics | metrics, fitted.model_steps + steps)
+        return SAC(actor, critics, targets, log_alpha, knobs), outcome
 
     def bonus(agent: SAC, obs: jax.Array, action: jax.Array) -> jax.Array:
         assert distribution.log_prob is not None

@@ -15,11 +15,11 @@ import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.agents.base import Agent, Sources, Valuation
+from branchax.agents.base import Agent, Outcome, Sources, Valuation
 from branchax.agents.critic import Backup, make_critic, make_targets, regress
-from branchax.agents.learner import Learner, adam, skipped
+from branchax.agents.learner import Learner, adam, fill_knobs, skipped
 from branchax.config import TD3Config
-from branchax.types import Key, Metrics, Params
+from branchax.types import Key, Params
 from branchax.worlds.base import WorldSpec
 
 
@@ -55,9 +55,8 @@ def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
     def init(key: Key) -> TD3:
         key_actor, key_critics = jax.random.split(key)
         actor, critics = net.init(key_actor), critic.init(key_critics)
-        floats = config.learning_rate, config.discount, config.tau, config.exploration, config.target_noise
         copied = jax.tree.map(jnp.copy, actor), jax.tree.map(jnp.copy, critics)  # donated buffers must not be shared
-        return TD3(optimizer.init(actor), optimizer.init(critics), *copied, Knobs(*(jnp.float32(x) for x in floats)))
+        return TD3(optimizer.init(actor), optimizer.init(critics), *copied, fill_knobs(Knobs, config))
 
     def mean(actor: Params, obs: jax.Array) -> jax.Array:
         return jnp.tanh(net.apply(actor, obs))
@@ -70,7 +69,7 @@ def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
     def mode(agent: TD3, obs: jax.Array) -> jax.Array:
         return mean(agent.actor.params, obs)
 
-    def critic_step(agent: TD3, key: Key, sources: Sources) -> tuple[TD3, tuple[Metrics, jax.Array]]:
+    def critic_step(agent: TD3, key: Key, sources: Sources) -> tuple[TD3, tuple[Outcome, jax.Array]]:
         key_batch, key_targets = jax.random.split(key)
 
         def smoothed(key: Key, obs: jax.Array) -> jax.Array:
@@ -85,12 +84,12 @@ def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
         )
         row = sources.replay(key_batch)
         goal = make_targets(key_targets, row, sources, backup, config.critic, agent.knobs.discount)
-        critics, metrics = regress(critic.values, agent.critics, goal, optimizer, agent.knobs.learning_rate)
-        return agent._replace(critics=critics), (metrics, row.transition.obs)
+        critics, fitted = regress(critic.values, agent.critics, goal, optimizer, agent.knobs.learning_rate)
+        return agent._replace(critics=critics), (fitted, row.transition.obs)
 
-    def update(key: Key, agent: TD3, sources: Sources) -> tuple[TD3, Metrics]:
+    def update(key: Key, agent: TD3, sources: Sources) -> tuple[TD3, Outcome]:
         keys = jax.random.split(key, config.policy_delay)
-        agent, (metrics, obs) = jax.lax.scan(lambda agent, key: critic_step(agent, key, sources), agent, keys)
+        agent, (fitted, obs) = jax.lax.scan(lambda agent, key: critic_step(agent, key, sources), agent, keys)
         first = jax.tree.map(lambda x: x[:1], agent.critics.params)
 
         def actor_loss(actor: Params) -> jax.Array:
@@ -100,9 +99,10 @@ def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
         actor = optimizer.step(agent.actor, gradient, agent.knobs.learning_rate)
         online, targets = (actor.params, agent.critics.params), (agent.target_actor, agent.target_critics)
         target_actor, target_critics = optax.incremental_update(online, targets, agent.knobs.tau)  # type: ignore[misc]
-        metrics = {name: x.sum() if name == "ahead/steps" else x[-1] for name, x in metrics.items()}
-        metrics |= {"policy/loss": loss, "policy/skipped_steps": skipped(actor)}
-        return TD3(actor, agent.critics, target_actor, target_critics, agent.knobs), metrics
+        steps, last = jnp.asarray(fitted.model_steps).sum(), jax.tree.map(lambda x: x[-1], fitted)
+        metrics = last.metrics | {"policy/skipped_steps": skipped(actor)}
+        outcome = Outcome(last.losses | {"policy/loss": loss}, metrics, steps)
+        return TD3(actor, agent.critics, target_actor, target_critics, agent.knobs), outcome
 
     valuation = Valuation(lambda agent, obs, action: critic.values(agent.critics.params, obs, action), True)
     return Agent(init, act, mode, update, counts=config.policy_delay, valuation=valuation)

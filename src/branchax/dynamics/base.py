@@ -14,11 +14,26 @@ from branchax.worlds.base import World, WorldState
 Member = jax.Array | None  # [] int32: which member predicts; None: the mean of the elites
 
 
+class MemberFaults(NamedTuple):
+    """What was not finite in a fit. All []."""
+
+    rolled_back: jax.Array | int = 0  # members that are what they were before
+    left_out: jax.Array | int = 0  # gradient steps that were left out
+    which: jax.Array | int = 0  # uint32; bit i: member i
+
+
+class FitReport(NamedTuple):
+    """What a fit tells beside the new model."""
+
+    metrics: Metrics
+    faults: MemberFaults = MemberFaults()
+
+
 class Dynamics(NamedTuple):
     """A model `M` of a world, as pure functions. What it imagines in is again a `World`."""
 
     init: Callable[[Key], Any]  # -> M
-    fit: Callable[[Key, Any, Ring], tuple[Any, Metrics]]  # (key, M, ring of `Row`s) -> M, metrics
+    fit: Callable[[Key, Any, Ring], tuple[Any, FitReport]]  # (key, M, ring of `Row`s) -> M, what it tells
     elites: Callable[[Any], jax.Array]  # M -> [n] int32, the members worth imagining with
     world: Callable[[Any, Member], World]  # the world in which one member predicts
     branch: Callable[[Row], WorldState]  # the state of that world at a stored row (unbatched)

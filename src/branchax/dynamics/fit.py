@@ -18,7 +18,7 @@ import optax
 from branchax import normalize, replay
 from branchax.config import ModelConfig
 from branchax.dynamics import ensemble, uncertainty
-from branchax.dynamics.base import Dynamics
+from branchax.dynamics.base import Dynamics, FitReport, MemberFaults
 from branchax.dynamics.ensemble import Ensemble, Scales
 from branchax.replay import Ring
 from branchax.sharding import over_batch, whole
@@ -121,7 +121,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         each = ensemble.predict_all(net, model, x)
         return uncertainty.calibration(each.mean, each.log_var, y, block < count)
 
-    def fit(key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble, Metrics]:
+    def fit(key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble, FitReport]:
         scales = measure(ring, config.target)
         train, _ = replay.split_sizes(ring, config.holdout_every)
         # Each member's own bootstrap of the training rows, read round and round: its order is random already. A key per
@@ -154,16 +154,17 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
         lost = ~finite(progress.latest.params) | ~jnp.isfinite(progress.best_error)
         left_out = progress.latest.optimizer.total_notfinite - model.optimizer.total_notfinite  # [E]
         bits = jnp.left_shift(jnp.uint32(1), jnp.arange(config.members, dtype=jnp.uint32))
+        faults = MemberFaults(lost.sum(), left_out.sum(), jnp.where(lost | (left_out > 0), bits, 0).sum())
         metrics = {
-            "model/nonfinite_members": lost.sum(),
-            "model/nonfinite_which": jnp.where(lost | (left_out > 0), bits, 0).sum(),  # bit i: member i
+            "model/nonfinite_members": faults.rolled_back,
+            "model/nonfinite_which": faults.which,
             "model/holdout_error": progress.best_error[elites].mean(),
             "model/holdout_error_worst": progress.best_error.max(),
             "model/fit_rounds": progress.round.astype(jnp.float32),
-            "model/skipped_steps": jnp.float32(left_out.sum()),
+            "model/skipped_steps": jnp.float32(faults.left_out),
         }
         model = Ensemble(*progress.best, scales, elites)
-        return model, metrics | calibrated(model, ring)
+        return model, FitReport(metrics | calibrated(model, ring), faults)
 
     return Dynamics(
         init=init,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 
-from branchax.dynamics.base import Dynamics
+from branchax.dynamics.base import Dynamics, FitReport
 from branchax.worlds.base import World, endless
 
 
@@ -15,7 +15,7 @@ def oracle(world: World) -> Dynamics:
     """
     return Dynamics(
         init=lambda key: (),
-        fit=lambda key, model, ring: (model, {}),
+        fit=lambda key, model, ring: (model, FitReport({})),
         elites=lambda model: jnp.zeros(1, jnp.int32),
         world=lambda model, member: endless(world),
         branch=lambda row: row.state,

@@ -15,10 +15,10 @@ import jax.numpy as jnp
 
 from branchax import replay
 from branchax.distributions import one_hot
-from branchax.dynamics.base import Dynamics, Member
+from branchax.dynamics.base import Dynamics, FitReport, Member
 from branchax.dynamics.ensemble import branch
 from branchax.replay import Ring
-from branchax.types import Key, Metrics, Transition
+from branchax.types import Key, Transition
 from branchax.worlds.base import World, WorldState
 
 
@@ -38,7 +38,7 @@ def make_table(world: World) -> Dynamics:
         del key
         return Table(*(jnp.zeros((states, actions, states)) for _ in Table._fields))
 
-    def fit(key: Key, model: Table, ring: Ring) -> tuple[Table, Metrics]:
+    def fit(key: Key, model: Table, ring: Ring) -> tuple[Table, FitReport]:
         del key, model
         t: Transition = ring.data.transition
         age = (ring.cursor - 1 - jnp.arange(replay.capacity(ring))) % replay.capacity(ring)
@@ -46,7 +46,7 @@ def make_table(world: World) -> Dynamics:
         at = t.obs.argmax(-1), t.action.argmax(-1), t.next_obs.argmax(-1)
         add = lambda x: jnp.zeros((states, actions, states)).at[at].add(stored * x)  # noqa: E731
         table = Table(add(1.0), add(t.reward), add(t.terminated))
-        return table, {"model/pairs": (table.visits.sum(-1) > 0).sum().astype(jnp.float32)}
+        return table, FitReport({"model/pairs": (table.visits.sum(-1) > 0).sum().astype(jnp.float32)})
 
     def in_table(model: Table, member: Member) -> World:
         del member

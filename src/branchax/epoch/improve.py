@@ -9,44 +9,47 @@ import jax
 import jax.numpy as jnp
 
 from branchax import replay
+from branchax.agents.base import Outcome
 from branchax.epoch.parts import Parts
 from branchax.epoch.sources import make_sources
 from branchax.epoch.state import TrainState
-from branchax.epoch.until import until, while_agreed, within
+from branchax.epoch.stopping import stop_early, while_models_agree, within_budget
 from branchax.rollout import rollout
 from branchax.sharding import over_batch
-from branchax.types import Key, Metrics, Stream, Trajectory, stream
+from branchax.types import Key, Stream, Trajectory, stream
 
 
 def improve(
     parts: Parts, state: TrainState, recent: Trajectory | None, horizon: jax.Array
-) -> tuple[TrainState, Metrics]:
-    """The `updates_per_round` updates that follow a round of collecting, as a scan; metrics of [N]."""
+) -> tuple[TrainState, Outcome]:
+    """The `updates_per_round` updates that follow a round of collecting, as a scan; their outcomes, [N]."""
     agent, sizes = parts.agent, parts.sizes
     key = stream(state.key, Stream.IMPROVE, state.counts.env_steps)
     draws = make_sources(parts, state, recent, horizon)
     count = sizes.updates_per_round // agent.counts
     update = jax.named_scope("update")(lambda params, k: agent.update(k, params, draws))
-    improve_all = lambda params, keys: jax.lax.scan(update, params, keys)  # noqa: E731
+    improve_all = lambda params, keys: (*jax.lax.scan(update, params, keys), None)  # noqa: E731
     if parts.dynamics is not None and sizes.rollout.validate_every is not None:
         key, key_look = jax.random.split(key)
         returns_of = functools.partial(member_returns, parts, key_look, state, horizon)
-        look = while_agreed(returns_of, sizes.rollout.validate_share)
-        improve_all = until(update, look, returns_of(state.agent), sizes.rollout.validate_every, undo=False)
+        look = while_models_agree(returns_of, sizes.rollout.validate_share)
+        improve_all = stop_early(update, look, returns_of(state.agent), sizes.rollout.validate_every, undo=False)
     elif agent.divergence is not None and agent.budget is not None:
         key, key_look = jax.random.split(key)
         obs = replay.sample(key_look, state.real, sizes.batch_size).transition.obs
         moved = agent.divergence
-        look = within(lambda old, new: moved(old, new, obs), agent.budget)
-        improve_all = until(update, look, state.agent, every=1, undo=True)
-    params, metrics = improve_all(state.agent, jax.random.split(key, count))
-    done = metrics.get("improve/done", jnp.ones(count))  # 0 for the updates that were left out
+        look = within_budget(lambda old, new: moved(old, new, obs), agent.budget)
+        improve_all = stop_early(update, look, state.agent, every=1, undo=True)
+    params, outcome, done = improve_all(state.agent, jax.random.split(key, count))
+    if done is None:
+        done = jnp.ones(count)
+    else:
+        outcome = outcome._replace(metrics=outcome.metrics | {"improve/done": done})
     counts = state.counts._replace(updates=state.counts.updates + agent.counts * done.sum().astype(jnp.int32))
-    taken = metrics.get("imagine/steps" if agent.learns_from == "rollouts" else "ahead/steps")
-    if parts.dynamics is not None and taken is not None:
-        steps = (done * taken).astype(jnp.uint32).sum()
+    if parts.dynamics is not None:
+        steps = (done * outcome.model_steps).astype(jnp.uint32).sum()
         counts = counts._replace(model_steps=counts.model_steps + steps)
-    return state._replace(agent=params, counts=counts), metrics
+    return state._replace(agent=params, counts=counts), outcome
 
 
 def member_returns(parts: Parts, key: Key, state: TrainState, horizon: jax.Array, params: Any) -> jax.Array:

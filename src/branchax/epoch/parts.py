@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import jax
 
-from branchax.agents.base import Agent
+from branchax.agents.base import Agent, Outcome
 from branchax.config import Config, RolloutConfig
-from branchax.dynamics.base import Dynamics
+from branchax.dynamics.base import Dynamics, FitReport
 from branchax.epoch.state import TrainState
 from branchax.types import Metrics, Trajectory
 from branchax.worlds.base import World, WorldState
@@ -53,14 +53,14 @@ class Stages(NamedTuple):
 
     # (parts, state) -> state, what a round collected; None offline
     collect: Callable[..., tuple[TrainState, Trajectory | None]]
-    # (parts, state) -> state, metrics
-    fit: Callable[..., tuple[TrainState, Metrics]]
+    # (parts, state) -> state, what the fit tells
+    fit: Callable[..., tuple[TrainState, FitReport]]
     # (parts, key, state, count) -> that many starts
     starts: Callable[..., Starts]
     # (parts, state, horizon [] int32) -> state, metrics
     imagine: Callable[..., tuple[TrainState, Metrics]]
-    # (parts, state, what was collected, horizon [] int32) -> state, metrics of each update [N]
-    improve: Callable[..., tuple[TrainState, Metrics]]
+    # (parts, state, what was collected, horizon [] int32) -> state, outcomes of the updates [N]
+    improve: Callable[..., tuple[TrainState, Outcome]]
 
 
 class Parts(NamedTuple):

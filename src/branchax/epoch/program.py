@@ -26,11 +26,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from branchax.agents.base import Agent
+from branchax.agents.base import Agent, Outcome
 from branchax.config import Config
-from branchax.dynamics.base import Dynamics
+from branchax.dynamics.base import Dynamics, FitReport
 from branchax.epoch import collect, evaluate, fit, imagine, improve
 from branchax.epoch.parts import Parts, Stages, sizes_of
+from branchax.epoch.report import Report, make_report
 from branchax.epoch.state import TrainState, no_fault
 from branchax.types import Key, Metrics
 from branchax.worlds.base import World, WorldSpec
@@ -49,7 +50,7 @@ class Program(NamedTuple):
 
     spec: WorldSpec
     init: Callable[[Key], TrainState]  # exploration included
-    epoch: Callable[[TrainState, jax.Array], tuple[TrainState, Metrics]]  # (state, horizon [] int32)
+    epoch: Callable[[TrainState, jax.Array], tuple[TrainState, Report]]  # (state, horizon [] int32)
     evaluate: Callable[[Key, Any], Metrics]  # (key, state.agent) -> {"return": [N], "length": [N]}
     stages: Stages | None = None  # each with the run's parts filled in, for whoever runs or times them alone
 
@@ -67,39 +68,36 @@ def make_program(
     return Program(world.spec, bind(collect.explore), bind(epoch), bind(evaluate.evaluate), stages)
 
 
-def epoch(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
-    """One epoch: (state, horizon [] int32) -> the state after it, and its metrics []."""
-    stages = parts.stages
+def epoch(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Report]:
+    """One epoch: (state, horizon [] int32) -> the state after it, and its report."""
+    stages, before = parts.stages, state.agent
     state = state._replace(fault=no_fault(state.fault.first))
 
-    def fit_and_imagine(state: TrainState) -> tuple[TrainState, Metrics]:
-        state, metrics = stages.fit(parts, state)
+    def fit_and_imagine(state: TrainState) -> tuple[TrainState, FitReport, Metrics]:
+        state, fitted = stages.fit(parts, state)
         if not parts.sizes.imagined_capacity:
-            return state, metrics
+            return state, fitted, {}
         state, imagined = stages.imagine(parts, state, horizon)
-        return state, metrics | imagined
+        return state, fitted, imagined
 
-    def one_round(state: TrainState, _: None) -> tuple[TrainState, Metrics]:
+    def one_round(state: TrainState, _: None) -> tuple[TrainState, Outcome]:
         state, recent = stages.collect(parts, state)
         return stages.improve(parts, state, recent, horizon)
 
     if parts.agent.learns_from == "plans":  # in the model of all data so far, as PETS does
-        state, metrics = fit_and_imagine(state)
-        state, _ = stages.improve(parts, state, None, horizon)
+        state, fitted, imagined = fit_and_imagine(state)
+        state, outcome = stages.improve(parts, state, None, horizon)
         state, recent = stages.collect(parts, state)
-        improved = {} if recent is None else recent.extras
-        steps = improved.get("plan/steps", jnp.zeros(())).astype(jnp.uint32).sum()
-        state = state._replace(counts=state.counts._replace(model_steps=state.counts.model_steps + steps))
+        if recent is not None:  # planning is what its actions tell of, not its updates
+            outcome = recent.extras
+            steps = outcome.model_steps.astype(jnp.uint32).sum()
+            state = state._replace(counts=state.counts._replace(model_steps=state.counts.model_steps + steps))
     elif parts.sizes.rounds == 1:
         state, recent = stages.collect(parts, state)
-        state, metrics = fit_and_imagine(state)
-        state, improved = stages.improve(parts, state, recent, horizon)
+        state, fitted, imagined = fit_and_imagine(state)
+        state, outcome = stages.improve(parts, state, recent, horizon)
     else:
-        state, metrics = fit_and_imagine(state)
-        state, improved = jax.lax.scan(one_round, state, None, length=parts.sizes.rounds)
-    # Of each loss, how many of the epoch's updates found it not finite.
-    metrics |= {f"{k}_nonfinite": (~jnp.isfinite(v)).sum() for k, v in improved.items() if k.endswith("loss")}
-    metrics |= {"collect/nonfinite_rows": state.fault.rows}
-    # Means over the epoch's updates; the largest of what is a maximum or a running count.
-    metrics |= {k: (jnp.max if k.endswith(("_max", "skipped_steps")) else jnp.mean)(v) for k, v in improved.items()}
-    return state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1)), metrics
+        state, fitted, imagined = fit_and_imagine(state)
+        state, outcome = jax.lax.scan(one_round, state, None, length=parts.sizes.rounds)
+    state = state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1))
+    return state, make_report(before, state, fitted, imagined, outcome)

@@ -1,14 +1,12 @@
 """Numbers that are not finite: whose they are, what the policy says about them, and what is kept to look into them.
 
-The flags are computed in the compiled epoch: rows of a world (`state.fault`), members of the ensemble
-(`model/nonfinite_*`, `model/skipped_steps`) and losses and gradients of the agent (`*loss_nonfinite`,
-`*/skipped_steps`). None of it reaches what is good: such rows are not stored, such members are rolled back alone, such
-updates are left out. The policy (`config.faults`) only decides whether the run goes on.
+All of it is counted in the compiled epoch: rows of a world (`state.fault`), members of the ensemble, and losses and
+gradients of the agent (`epoch.report.Health`). None of it reaches what is good: such rows are not stored, such members
+are rolled back alone, such updates are left out. The policy (`config.faults`) only decides whether the run goes on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,13 +15,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from branchax.config import Config
+from branchax.epoch.report import Health
 from branchax.epoch.state import Fault, TrainState
 from branchax.errors import RunError
 from branchax.runs import rundir, runlog
 from branchax.sharding import of_seed
 from branchax.types import Transition
-
-SKIPPED = "/skipped_steps"
 
 
 class NonFinite(RunError):
@@ -44,19 +41,16 @@ class Found(NamedTuple):
     stops: bool
 
 
-def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.ndarray) -> list[Found]:
+def find(config: Config, fault: Fault, health: Health | None) -> list[Found]:
     """What was not finite in an epoch.
 
     Args:
       config: the settings.
       fault: that of the state after the epoch, [K, ...].
-      metrics: the epoch's, of [K].
-      skipped: `skipped_of` the epoch before, [K].
+      health: the epoch's, of [K]; `None` after exploring, before the first epoch.
     """
     found = []
-    everything = config.epoch_steps if metrics else config.explore_steps
-    now = skipped_of(metrics, config.seeds)
-    losses = [name for name in metrics if name.endswith("loss_nonfinite")]
+    everything = config.explore_steps if health is None else config.epoch_steps
     for i in range(config.seeds):
         seed = f"of seed {config.seed + i}"
         brief = f"{{}} not finite, seed {config.seed + i}".format
@@ -71,28 +65,21 @@ def find(config: Config, fault: Fault, metrics: Mapping[str, Any], skipped: np.n
                 what += f", the first of {rows}"
             stops = config.faults.world == "stop" or field == "action" or rows >= everything
             found.append(Found("world", i, what, f"{brief(field)}, step {step}", stops))
-        members, steps = (
-            int(metrics.get(f"model/{x}", np.zeros(i + 1))[i]) for x in ("nonfinite_members", SKIPPED[1:])
-        )
+        if health is None:
+            continue
+        members, steps, mask = (int(np.asarray(x)[i]) for x in health.members)
         if members or steps:
-            mask = int(metrics["model/nonfinite_which"][i])
             which = ", ".join(str(i) for i in range(config.model.members) if mask >> i & 1) or "32 or above"
             what = f"the model {seed} was not finite in member {which}: {members} rolled back"
             what += f", {steps} gradient steps left out"
             found.append(Found("model", i, what, brief("model"), config.faults.model == "stop"))
-        counts = {name.removesuffix("_nonfinite"): int(metrics[name][i]) for name in losses}
+        counts = {name: int(count[i]) for name, count in health.losses.items()}
         bad = [f"{name} in {count} updates" for name, count in counts.items() if count]
-        bad += [f"{int(now[i] - skipped[i])} gradients, left out"] if now[i] > skipped[i] else []
+        bad += [f"{int(health.gradients[i])} gradients, left out"] if health.gradients[i] else []
         if bad:
             what = f"the agent {seed} was not finite: {', '.join(bad)}"
             found.append(Found("agent", i, what, brief("agent"), config.faults.agent == "stop"))
     return found
-
-
-def skipped_of(metrics: Mapping[str, Any], seeds: int) -> np.ndarray:
-    """How many updates of the agent were left out since the run began, [K]."""
-    counts = [np.asarray(x) for name, x in metrics.items() if name.endswith(SKIPPED) and not name.startswith("model/")]
-    return sum(counts, np.zeros(seeds))
 
 
 def dump(directory: Path, found: Found, config: Config, state: TrainState, horizon: int, metrics: Any) -> Path:

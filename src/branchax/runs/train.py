@@ -28,6 +28,7 @@ from branchax.config import Config, from_dict, to_dict, value_at, with_field
 from branchax.devices import cache, distributed, memory
 from branchax.devices import mesh as meshes
 from branchax.epoch.program import Program
+from branchax.epoch.report import Report
 from branchax.epoch.state import TrainState, copy_state
 from branchax.errors import ConfigError
 from branchax.replay import Ring
@@ -55,7 +56,7 @@ class Compiled(NamedTuple):
     template: TrainState  # of `ShapeDtypeStruct`s that say where they lie, leading axis K
     lanes: tuple[Floats, Key]  # [K] each: the values of what is swept, and the root keys
     init: Future  # lanes -> state
-    epoch: Future  # (floats, state, horizon [] int32) -> (state, metrics of [K]); the state that goes in is donated
+    epoch: Future  # (floats, state, horizon [] int32) -> (state, report of [K]); the state that goes in is donated
     evaluate: Future  # (*lanes, env_steps [K], agent) -> {"return": [K, N], "length": [K, N]}
 
 
@@ -68,7 +69,6 @@ class Run:
     command: str = ""
     lanes: slice | None = None  # its seeds among those of the program; `None`: all of them
     given_up: bool = False  # for what was not finite, while others go on
-    skipped: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0))  # updates so far, [seeds]
     score: float | None = None  # the mean return over seeds of this epoch's evaluation
     dumped: set[str] = dataclasses.field(default_factory=set)  # the kinds of faults
     log: runlog.Log = None  # pyright: ignore[reportAssignmentType]  # open while it trains
@@ -278,8 +278,6 @@ def _train(
             for run in runs:
                 run.log = runlog.Log(run.directory / rundir.METRICS, keep, writes=distributed.leads())
                 closing.callback(run.log.close)
-                kept = [faults.skipped_of(row, 1)[0] for row in run.log.kept[-config.seeds :]]
-                run.skipped = np.array(kept or [0.0] * config.seeds)
                 if distributed.leads():
                     run.curves = open_curves(run.config, run.directory, run.log.kept, view.say)
                     closing.callback(run.curves.close)
@@ -300,7 +298,7 @@ def _loop(session: Session, state: TrainState, restored: bool) -> None:
     done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
     beat, safe = time.monotonic(), env_steps if restored else -1  # the step that was saved last
     if not restored:
-        _look_for_faults(session, state, {}, 0)
+        _look_for_faults(session, state, None, 0)
         _report(session, state, config.rollout.at(env_steps), {}, evaluated=True)
     stop.wait(session.compiled.evaluate)  # so that nothing but an epoch is waited for once there is something to save
     epoch, copies = stop.wait(session.compiled.epoch), _copies(state)
@@ -315,18 +313,18 @@ def _loop(session: Session, state: TrainState, restored: bool) -> None:
             horizon, floats = config.rollout.at(env_steps), session.compiled.lanes[0]
             before = copy_state(state) if copies else None
             try:  # in another thread, so that this one hears of signals
-                state, metrics = stop.wait(session.pool.submit(_finished, epoch, floats, state, np.int32(horizon)))
+                state, report = stop.wait(session.pool.submit(_finished, epoch, floats, state, np.int32(horizon)))
             except Preempted as ended:
                 if before is None:
                     raise
                 if safe != env_steps:
                     _save(session, before, env_steps)
                 raise Preempted(f"{ended}; saved as it was after {env_steps:,} env steps") from None
-            before, metrics = None, {name: np.asarray(x) for name, x in metrics.items()}
-            _look_for_faults(session, state, metrics, horizon)
+            before, report = None, jax.tree.map(np.asarray, report)
+            _look_for_faults(session, state, report, horizon)
             done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
             is_last = done == config.epochs
-            _report(session, state, horizon, metrics, is_last or done % config.eval_every == 0)
+            _report(session, state, horizon, report.metrics, is_last or done % config.eval_every == 0)
             asked = distributed.any_of(bool(stop.asked))
             saves = is_last or asked or done % config.checkpoint_every == 0
             if saves:
@@ -363,13 +361,13 @@ def _finished(function: Callable[..., Any], *arguments: Any) -> Any:
     return jax.block_until_ready(function(*arguments))
 
 
-def _look_for_faults(session: Session, state: TrainState, metrics: dict[str, Any], horizon: int) -> None:
+def _look_for_faults(session: Session, state: TrainState, report: Report | None, horizon: int) -> None:
     """Says what was not finite in an epoch, run by run. Raises `NonFinite` if that is to stop, or gives the run up."""
     fault = jax.tree.map(np.asarray, state.fault)
     for run in session.going():
-        mine = run.of(metrics)
+        metrics, health = ({}, None) if report is None else run.of(report)
         try:
-            _judge(run, faults.find(run.config, run.of(fault), mine, run.skipped), state, mine, horizon, session.view)
+            _judge(run, faults.find(run.config, run.of(fault), health), state, metrics, horizon, session.view)
         except faults.NonFinite as error:
             if session.give_up is None:
                 raise
@@ -377,7 +375,6 @@ def _look_for_faults(session: Session, state: TrainState, metrics: dict[str, Any
             _status(run, "failed", str(error))
             session.give_up(run, error)
             session.view.say(f"  {run.directory.name} is left out: {error}", "yellow")
-        run.skipped = faults.skipped_of(mine, run.config.seeds)
 
 
 def _judge(

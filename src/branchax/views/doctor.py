@@ -12,14 +12,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from branchax import build
-from branchax.agents.base import Agent, Sources
+from branchax.agents.base import Agent, Outcome, Sources
+from branchax.agents.learner import count_skipped
 from branchax.devices import cache
 from branchax.epoch.state import TrainState, copy_state
 from branchax.errors import ConfigError, RunError
 from branchax.runs import checkpoint, dataset, faults, lock, rundir, runlog
 from branchax.runs.train import filled, load, seed_keys
 from branchax.sharding import of_seed, over_seeds
-from branchax.types import Key, Metrics, Row
+from branchax.types import Key, Row
 
 
 class Finding(NamedTuple):
@@ -91,7 +92,6 @@ class Watched(NamedTuple):
     """An agent's state, and the first of its updates that was not finite."""
 
     agent: Any
-    skipped: jax.Array  # [] how many gradients were left out so far
     found: jax.Array  # [] bool
     before: Any  # `agent` before that update
     batch: list[Row]  # what it drew from the replay buffers, [B, ...]; empty if it draws nothing
@@ -100,26 +100,24 @@ class Watched(NamedTuple):
 def watched(agent: Agent, told: list[Row]) -> Agent:
     """`agent` with a `Watched` state, once it has begun; `told` hears of the shapes of what its updates draw."""
 
-    def update(key: Key, state: Watched, sources: Sources) -> tuple[Watched, Metrics]:
+    def update(key: Key, state: Watched, sources: Sources) -> tuple[Watched, Outcome]:
         drawn: list[Row] = []
 
         def noted(key: Key) -> Row:
             drawn.append(sources.replay(key))
             return drawn[-1]
 
-        after, metrics = agent.update(key, state.agent, sources._replace(replay=noted))
+        after, outcome = agent.update(key, state.agent, sources._replace(replay=noted))
         told.extend(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), row) for row in drawn)
         if len(state.batch) < len(drawn[:1]):  # the look at the shapes
-            return state._replace(agent=after), metrics
-        skips = [x for name, x in metrics.items() if name.endswith(faults.SKIPPED)]
-        skipped = jnp.asarray(sum(skips, 0.0))
-        bad = skipped > state.skipped
-        for name, x in metrics.items():
-            bad |= name.endswith("loss") & ~jnp.isfinite(x).all()
+            return state._replace(agent=after), outcome
+        bad = count_skipped(after) > count_skipped(state.agent)
+        for loss in outcome.losses.values():
+            bad |= ~jnp.isfinite(loss).all()
         here = bad & ~state.found
         keep = lambda new, old: jnp.where(here, new, old)  # noqa: E731
         before = jax.tree.map(keep, state.agent, state.before)
-        return Watched(after, skipped, state.found | bad, before, jax.tree.map(keep, drawn[:1], state.batch)), metrics
+        return Watched(after, state.found | bad, before, jax.tree.map(keep, drawn[:1], state.batch)), outcome
 
     def of(function: Any) -> Any:
         return function and (lambda *args: function(*(x.agent if isinstance(x, Watched) else x for x in args)))
@@ -157,8 +155,6 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
         if config.dataset is not None:
             state = filled(state, dataset.load(config.dataset, program.spec))
     done = int(state.counts.epochs[0])
-    rows = [row for row in runlog.read(directory / rundir.METRICS) if row["epoch"] == done] if done else []
-    skipped = np.array([faults.skipped_of(row, 1)[0] for row in rows] or [0.0] * config.seeds)
     epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
 
     shapes: list[Row] = []
@@ -166,20 +162,19 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     def watched_epoch() -> Callable[..., Any]:
         return over_seeds(build.assemble(config, world, lambda agent: watched(agent, shapes)).epoch, (0, None))
 
-    metrics: dict[str, Any] = {}
+    report = None
     while done < about["epoch"]:
         horizon = jnp.int32(config.rollout.at(int(state.counts.env_steps[0])))
-        if metrics:
-            skipped = faults.skipped_of(metrics, config.seeds)
         if done == about["epoch"] - 1 and about["kind"] == "agent":
-            jax.eval_shape(watched_epoch(), _watching(state, skipped, []), horizon)
+            jax.eval_shape(watched_epoch(), _watching(state, []), horizon)
             blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[:1])
-            state, metrics = jax.jit(watched_epoch())(_watching(state, skipped, blank), horizon)
+            state, report = jax.jit(watched_epoch())(_watching(state, blank), horizon)
         else:
-            state, metrics = epoch(state, horizon)
-        metrics, done = {name: np.asarray(x) for name, x in metrics.items()}, done + 1
+            state, report = epoch(state, horizon)
+        done += 1
         say(f"epoch {done} of {about['epoch']}")
-    found = faults.find(config, jax.tree.map(np.asarray, state.fault), metrics, skipped)
+    health = None if report is None else jax.tree.map(np.asarray, report.health)
+    found = faults.find(config, jax.tree.map(np.asarray, state.fault), health)
     again = any(f.what == about["what"] for f in found)
     said = f"{'the same again' if again else 'not found again'}: {about['what']} ({path})"
     if isinstance(state.agent, Watched):
@@ -191,11 +186,11 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     return Finding("replay", said, good=again)
 
 
-def _watching(state: TrainState, skipped: np.ndarray, batch: list[Row]) -> TrainState:
+def _watching(state: TrainState, batch: list[Row]) -> TrainState:
     """The state [K, ...] before an epoch that is watched."""
-    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (len(skipped), *x.shape)).copy(), batch)
-    before, none = copy_state(state.agent), jnp.zeros(len(skipped), bool)
-    return state._replace(agent=Watched(state.agent, jnp.float32(skipped), none, before, copies))
+    seeds = state.key.shape[0]
+    copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)).copy(), batch)
+    return state._replace(agent=Watched(state.agent, jnp.zeros(seeds, bool), copy_state(state.agent), copies))
 
 
 def _dumped(path: Path) -> dict[str, Any]:
