@@ -3,39 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
 
+from branchax import normalize
 from branchax.types import Key, Params
 
 Activation = Callable[[jax.Array], jax.Array]
 tanh: Activation = jnp.tanh
+ACTIVATIONS: dict[str, Activation] = {"relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": tanh}
 
 
 class Network(NamedTuple):
     """A function with parameters. `jax.vmap(init)` and `jax.vmap(apply)` make ensembles of it."""
 
     init: Callable[[Key], Params]
-    apply: Callable[[Params, jax.Array], jax.Array]  # (params, [..., in_size]) -> [..., out_size]
+    # (params, x [..., in_size], key=None) -> [..., out_size]; the key is that of the dropout, which acts only with one
+    apply: Callable[..., jax.Array]
 
 
 class _MLP(linen.Module):
     sizes: Sequence[int]
     activation: Activation
     layer_norm: bool
+    pre_norm: bool
+    dropout: float
     kernel_init: linen.initializers.Initializer
     last_init: linen.initializers.Initializer
 
     @linen.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
         for i, size in enumerate(self.sizes):
             is_last = i + 1 == len(self.sizes)
+            if self.pre_norm and i:
+                x = linen.LayerNorm(use_bias=False, use_scale=False, name=f"pre_norm_{i}")(x)
             x = linen.Dense(size, kernel_init=self.last_init if is_last else self.kernel_init, name=f"layer_{i}")(x)
             if not is_last:
                 x = linen.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
+                x = linen.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
                 x = self.activation(x)
         return x
 
@@ -47,22 +55,64 @@ def mlp(
     *,
     activation: Activation = jax.nn.relu,
     layer_norm: bool = False,
+    pre_norm: bool = False,
+    dropout: float = 0.0,
     kernel_init: linen.initializers.Initializer | None = None,
     last_scale: float | None = None,
 ) -> Network:
     """A multilayer perceptron `[..., in_size] -> [..., out_size]`, linear at its output.
 
-    With `layer_norm`, each hidden layer is normalised before its activation. Weights start by LeCun's uniform rule
-    unless `kernel_init` says otherwise (the last layer's from a normal of deviation `last_scale / sqrt(fan_in)` where
-    that is given); biases start at zero.
+    With `layer_norm`, each hidden layer is normalised before its activation; with `pre_norm`, the input of each layer
+    but the first is, without parameters. With `dropout`, that share of each hidden layer is dropped before its
+    activation where `apply` has a key. Weights start by LeCun's uniform rule unless `kernel_init` says otherwise (the
+    last layer's from a normal of deviation `last_scale / sqrt(fan_in)` where that is given); biases start at zero.
     """
     init = kernel_init or linen.initializers.lecun_uniform()
-    last = init if last_scale is None else linen.initializers.variance_scaling(last_scale**2, "fan_in", "normal")
-    module = _MLP((*hidden, out_size), activation, layer_norm, init, last)
-    return Network(
-        init=lambda key: module.init(key, jnp.zeros((in_size,)))["params"],
-        apply=lambda params, x: jnp.asarray(module.apply({"params": params}, x)),
-    )
+    last = init
+    if last_scale is not None:
+        scaled = linen.initializers.variance_scaling(last_scale**2, "fan_in", "normal") if last_scale else None
+        last = scaled or linen.initializers.zeros_init()
+    module = _MLP((*hidden, out_size), activation, layer_norm, pre_norm, dropout, init, last)
+
+    def apply(params: Params, x: jax.Array, key: Key | None = None) -> jax.Array:
+        if key is None or not dropout:
+            return jnp.asarray(module.apply({"params": params}, x))
+        return jnp.asarray(module.apply({"params": params}, x, train=True, rngs={"dropout": key}))
+
+    return Network(init=lambda key: module.init(key, jnp.zeros((in_size,)))["params"], apply=apply)
+
+
+class Standardised(NamedTuple):
+    """Parameters of a network that reads standardised inputs. Only `renew` moves the statistics, no gradient does."""
+
+    net: Params
+    mean: jax.Array  # [in_size]
+    std: jax.Array  # [in_size]
+
+
+def standardise(network: Network, in_size: int) -> Network:
+    """`network` behind inputs in units of `Standardised.mean` and `std`, which start at 0 and 1."""
+
+    def init(key: Key) -> Standardised:
+        return Standardised(network.init(key), jnp.zeros(in_size), jnp.ones(in_size))
+
+    def apply(params: Standardised, x: jax.Array, key: Key | None = None) -> jax.Array:
+        mean, std = jax.lax.stop_gradient((params.mean, params.std))
+        return network.apply(params.net, (x - mean) / std, key)
+
+    return Network(init, apply)
+
+
+def renew_statistics(tree: Any, stats: normalize.Stats) -> Any:
+    """A pytree with the statistics [D] in all of its `Standardised` parameters; inputs past the first D stay raw."""
+
+    def renew(x: Any) -> Any:
+        if not isinstance(x, Standardised):
+            return x
+        size = stats.mean.shape[0]
+        return x._replace(mean=x.mean.at[..., :size].set(stats.mean), std=x.std.at[..., :size].set(stats.std))
+
+    return jax.tree.map(renew, tree, is_leaf=lambda x: isinstance(x, Standardised))
 
 
 def truncated_normal() -> linen.initializers.Initializer:

@@ -61,6 +61,19 @@ def invert(stats: Stats, z: jax.Array) -> jax.Array:
 
 
 def clip(stats: Stats, x: jax.Array, margin: float) -> jax.Array:
-    """x [..., F] clipped to the range of the data, widened at both ends by `margin` times its width."""
+    """x [..., F] clipped to the range of the data, widened at both ends by `margin` times its width.
+
+    Its derivative is that of x itself: a bound on values must not end a gradient that goes through them in silence.
+    """
     width = margin * (stats.high - stats.low)
-    return jnp.clip(x, stats.low - width, stats.high + width)
+    return _bound(x, stats.low - width, stats.high + width)
+
+
+@jax.custom_jvp
+def _bound(x: jax.Array, low: jax.Array, high: jax.Array) -> jax.Array:
+    return jnp.clip(x, low, high)
+
+
+@_bound.defjvp
+def _bound_jvp(primals: tuple[jax.Array, ...], tangents: tuple[jax.Array, ...]) -> tuple[jax.Array, jax.Array]:
+    return _bound(*primals), tangents[0]

@@ -218,6 +218,48 @@ PRESETS: dict[str, Config] = {
     "a2c": replace(_REAL, agent=PolicyGradientConfig(learning_rate=1e-3)),
     "reinforce": replace(_REAL, agent=PolicyGradientConfig(weight="to_go", learning_rate=1e-3)),
 }
+# Two horizons: states spread by rollouts of 20 steps, and updates that look five steps ahead from them, for critics and
+# actor alike (Kubo et al. 2025, DHMBPO).
+_DOUBLE = SACConfig(
+    hidden=(256, 256, 256),
+    discount=0.995,
+    entropy_per_action=-1.0,
+    through_model=True,
+    activation="silu",
+    normalise_obs=True,
+    reset_optimizer=True,
+    critic_warmup=250,
+    critic=CriticConfig(
+        members=5, subset=2, expand="fresh", pre_norm=True, dropout=0.001, zero_last=True, scale="quantile"
+    ),
+)
+PRESETS["dhmbpo"] = Config(
+    world="gym/Hopper-v5",
+    env_steps=100_000,
+    explore_steps=4_000,
+    epoch_steps=1_000,
+    collect_steps=1_000,
+    updates_per_step=1.0,
+    first_updates=5_000,
+    real_fraction=0.0,
+    model=ModelConfig(
+        members=8, elites=8, hidden=(256, 256, 256), batch_size=2_048, good_error=0.0, bound_margin=1.0, max_rounds=30
+    ),
+    rollout=RolloutConfig(horizon=20, every=20, look_ahead=5, per_step=13, groups=8, keep_epochs=10),
+    agent=_DOUBLE,
+    eval_episodes=10,
+)
+PRESETS["dhmbpo_small"] = replace(
+    PRESETS["dhmbpo"],
+    env_steps=30_000,
+    epoch_steps=500,
+    collect_steps=500,
+    model=ModelConfig(
+        members=5, elites=5, hidden=(128, 128, 128), batch_size=512, good_error=0.0, bound_margin=1.0, max_rounds=20
+    ),
+    rollout=RolloutConfig(horizon=20, every=20, look_ahead=5, per_step=13, groups=5, keep_epochs=10),
+    agent=replace(_DOUBLE, hidden=(128, 128, 128)),
+)
 _WITH_ORACLE = ("mve", "steve", "svg", "dyna", "mbppo")
 PRESETS |= {f"oracle_{name}": replace(PRESETS[name], model=_ORACLE) for name in _WITH_ORACLE}
 
@@ -254,6 +296,10 @@ ABOUT: dict[str, str] = {
     "ppo": "model-free PPO",
     "a2c": "model-free advantage actor-critic",
     "reinforce": "model-free REINFORCE",
+}
+ABOUT |= {
+    "dhmbpo": "two horizons: states spread over 20 steps, updates through 5 more, at the paper's sizes",
+    "dhmbpo_small": "the same at a laptop's sizes",
 }
 ABOUT |= {f"oracle_{name}": f"{name} with the simulator itself as the model" for name in _WITH_ORACLE}
 

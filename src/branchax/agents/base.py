@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from branchax.normalize import Stats
 from branchax.rollout import Act
 from branchax.types import Key, Metrics, Row, Trajectory
 from branchax.worlds.base import WorldState
@@ -18,6 +19,8 @@ class Ahead(NamedTuple):
     elites: int  # n
     start: Callable[[Key, Row, bool], WorldState]  # (key, rows [B], after) -> [B, ...], at the rows or after them
     rollout: Callable[[Key, Act, WorldState], Trajectory]  # (key, act, [n, B, ...]) -> [n, H, B, ...], i in elite i
+    # The same with the members that the run's `rollout.propagation` draws: anew at each step, or one for all steps.
+    mixed: Callable[[Key, Act, WorldState], Trajectory]
 
 
 class Sources(NamedTuple):
@@ -66,6 +69,10 @@ class Agent(NamedTuple):
     update: Callable[[Key, Any, Sources], tuple[Any, Outcome]]
     counts: int = 1  # gradient updates in one call of `update`
     learns_from: LearnsFrom = "replay"
+    # (P, the statistics of all real observations [D]) -> P, after each fit of the model; None: nothing depends on it
+    renew: Callable[[Any, Stats], Any] | None = None
+    warm_up: Callable[[Key, Any, Sources], tuple[Any, Outcome]] | None = None  # an update of the critics alone ...
+    warm_ups: int = 0  # ... and how many of them follow each fit
     memory: Callable[[Any], Any] | None = None  # P -> what the policy carries at the start of an episode, unbatched
     # (P before, P after, obs [B, D]) -> [] nats: how far the policy moved on average; None: it cannot tell
     divergence: Callable[[Any, Any, jax.Array], jax.Array] | None = None

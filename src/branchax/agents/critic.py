@@ -32,14 +32,15 @@ from branchax.config import CriticConfig
 from branchax.returns import bootstrapped
 from branchax.rollout import Act
 from branchax.types import Key, Largest, Params, Row, Trajectory
-from branchax.worlds.base import WorldSpec
+from branchax.worlds.base import WorldSpec, WorldState
 
 
 class Critic(NamedTuple):
     """C action values of one kind; the parameters' leaves have a leading axis [C]."""
 
     init: Callable[[Key], Params]
-    values: Callable[[Params, jax.Array, jax.Array], jax.Array]  # (params, obs [..., D], action [..., A]) -> [C, ...]
+    # (params, obs [..., D], action [..., A], key=None) -> [C, ...]; the key is that of the dropout
+    values: Callable[..., jax.Array]
 
 
 class Backup(NamedTuple):
@@ -47,6 +48,14 @@ class Backup(NamedTuple):
 
     act: Act  # the policy that the values are of; its extras are the action's bonus [], as entropy is for soft values
     value: Callable[[Key, jax.Array], jax.Array]  # (key, obs [..., D]) -> V_c [C, ...], by the target critics
+
+
+class ValueRange(NamedTuple):
+    """What discounted returns can be, as far as the rewards seen say: values are learned in units of it."""
+
+    low: jax.Array  # []
+    high: jax.Array  # []
+    seen: jax.Array  # [] bool, whether there were rewards at all
 
 
 class Targets(NamedTuple):
@@ -59,28 +68,66 @@ class Targets(NamedTuple):
     steps: jax.Array | None = None  # [] model steps that they took, if they looked ahead
 
 
-def make_critic(in_size: int, hidden: tuple[int, ...], config: CriticConfig) -> Critic:
-    """Critics that read [obs, action]."""
-    net = nn.mlp(in_size, hidden, 1, layer_norm=config.layer_norm)
+def make_critic(
+    in_size: int,
+    hidden: tuple[int, ...],
+    config: CriticConfig,
+    activation: nn.Activation = jax.nn.relu,
+    standardised: bool = False,
+) -> Critic:
+    """Critics that read [obs, action]; `standardised` ones take obs in the units of the real data."""
+    net = nn.mlp(
+        in_size,
+        hidden,
+        1,
+        activation=activation,
+        layer_norm=config.layer_norm,
+        pre_norm=config.pre_norm,
+        dropout=config.dropout,
+        last_scale=0.0 if config.zero_last else None,
+    )
+    net = nn.standardise(net, in_size) if standardised else net
 
-    def values(params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
+    def values(params: Params, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:
         x = jnp.concatenate([obs, action], -1)
-        return jax.vmap(lambda one: net.apply(one, x)[..., 0])(params)
+        if key is None or not config.dropout:
+            return jax.vmap(lambda one: net.apply(one, x)[..., 0])(params)
+        keys = jax.random.split(key, config.members)
+        return jax.vmap(lambda one, k: net.apply(one, x, k)[..., 0])(params, keys)
 
     return Critic(lambda key: jax.vmap(net.init)(jax.random.split(key, config.members)), values)
 
 
 def make_discrete_critic(
-    spec: WorldSpec, hidden: tuple[int, ...], config: CriticConfig, dueling: bool = False
+    spec: WorldSpec,
+    hidden: tuple[int, ...],
+    config: CriticConfig,
+    dueling: bool = False,
+    activation: nn.Activation = jax.nn.relu,
+    standardised: bool = False,
 ) -> Critic:
     """Critics that read obs and have an output per action. An `action` may be a distribution over the actions: linear.
 
     With `dueling`, Q(s, a) = V(s) + A(s, a) - mean_a A(s, a), all from one trunk (Wang et al. 2016, arXiv:1511.06581).
     """
-    net = nn.mlp(spec.obs_size, hidden, spec.action_size + dueling, layer_norm=config.layer_norm)
+    net = nn.mlp(
+        spec.obs_size,
+        hidden,
+        spec.action_size + dueling,
+        activation=activation,
+        layer_norm=config.layer_norm,
+        pre_norm=config.pre_norm,
+        dropout=config.dropout,
+        last_scale=0.0 if config.zero_last else None,
+    )
+    net = nn.standardise(net, spec.obs_size) if standardised else net
 
-    def values(params: Params, obs: jax.Array, action: jax.Array) -> jax.Array:
-        out = jax.vmap(lambda one: net.apply(one, obs))(params)
+    def values(params: Params, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:
+        if key is None or not config.dropout:
+            out = jax.vmap(lambda one: net.apply(one, obs))(params)
+        else:
+            keys = jax.random.split(key, config.members)
+            out = jax.vmap(lambda one, k: net.apply(one, obs, k))(params, keys)
         if dueling:
             advantage = out[..., 1:]
             out = out[..., :1] + advantage - advantage.mean(-1, keepdims=True)
@@ -141,12 +188,23 @@ def make_targets(
 
 def in_one_elite(key: Key, row: Row, ahead: Ahead, act: Act, after: bool = True) -> Trajectory:
     """Rollouts [H, B, ...] from the states after (or at) rows [B], each in one elite: they take turns."""
+    return _in_groups(key, row, ahead, ahead.rollout, act, after)
+
+
+def _in_groups(
+    key: Key, row: Row, ahead: Ahead, run: Callable[[Key, Act, WorldState], Trajectory], act: Act, after: bool
+) -> Trajectory:
     key_start, key_run = jax.random.split(key)
     count = row.transition.reward.shape[0]
     place = (jnp.arange(-(-count // ahead.elites) * ahead.elites) % count).reshape(ahead.elites, -1)
     starts = jax.tree.map(lambda x: x[place], ahead.start(key_start, row, after))
-    trajectory = ahead.rollout(key_run, act, starts)  # [n, H, B / n, ...]
+    trajectory = run(key_run, act, starts)  # [n, H, B / n, ...]
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:])[:, :count], trajectory)
+
+
+def in_mixed_elites(key: Key, row: Row, ahead: Ahead, act: Act) -> Trajectory:
+    """Rollouts [H, B, ...] from the states at rows [B], a share in each elite, drawn anew at each step (TS1)."""
+    return _in_groups(key, row, ahead, ahead.mixed, act, after=False)
 
 
 def in_every_elite(key: Key, row: Row, ahead: Ahead, act: Act) -> Trajectory:
@@ -177,18 +235,48 @@ def steve(trajectory: Trajectory, values: jax.Array, discount: jax.Array) -> jax
     return (weight * jnp.where(reached, mean, 0.0)).sum(0) / weight.sum(0)
 
 
+def init_range() -> ValueRange:
+    """The range before any reward was seen: values are in their own units."""
+    return ValueRange(-jnp.ones(()), jnp.ones(()), jnp.zeros((), bool))
+
+
+def track_range(now: ValueRange, rewards: jax.Array, discount: jax.Array, rate: float) -> ValueRange:
+    """Moves the range towards the 1 % and 99 % quantiles of rewards [...], over 1 - discount; at first, all the way.
+
+    low <- low + rate (q_0.01(r) / (1 - gamma) - low),   high likewise with q_0.99        (Kubo et al. 2025, code)
+    """
+    good = jnp.isfinite(rewards).all()
+    low, high = jnp.quantile(jnp.where(good, rewards, 0.0), jnp.array([0.01, 0.99])) / (1 - discount)
+    step = jnp.where(good, jnp.where(now.seen, rate, 1.0), 0.0)
+    return ValueRange(now.low + step * (low - now.low), now.high + step * (high - now.high), now.seen | good)
+
+
+def in_range(critic: Critic, now: ValueRange | tuple[()]) -> Critic:
+    """`critic` whose outputs are in units of the range: Q = (high + low) / 2 + (high - low) / 2 net(s, a)."""
+    if not isinstance(now, ValueRange):
+        return critic
+    middle, half = 0.5 * (now.high + now.low), 0.5 * (now.high - now.low)
+    return critic._replace(values=lambda *arguments: middle + half * critic.values(*arguments))
+
+
+def clip_to_range(value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
+    """Values [...] no further out than returns can be."""
+    return jnp.clip(value, now.low, now.high) if isinstance(now, ValueRange) else value
+
+
 def regress(
     values: Callable[[Params, jax.Array, jax.Array], jax.Array],
     critics: Learner,
     targets: Targets,
     optimizer: Optimizer,
     learning_rate: jax.Array,
+    key: Key | None = None,
 ) -> tuple[Learner, Outcome]:
-    """One step of all critics on J_Q, rows weighted."""
+    """One step of all critics on J_Q, rows weighted; `key` is that of their dropout."""
     total = targets.weight.sum()
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        q = values(params, targets.obs, targets.action)
+        q = values(params, targets.obs, targets.action, *(() if key is None else (key,)))
         return 0.5 * (targets.weight * (q - targets.y) ** 2).sum() / total, q
 
     (j_q, q), gradient = jax.value_and_grad(loss, has_aux=True)(critics.params)

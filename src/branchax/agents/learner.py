@@ -67,6 +67,18 @@ def fill_knobs(kind: Callable[..., K], config: Any, **others: Any) -> K:
     return kind(**{name: jnp.float32(others[name] if name in others else getattr(config, name)) for name in names})
 
 
+def reset_optimizers(tree: Any) -> Any:
+    """A pytree in which the optimizers of all `Learner`s have forgotten their moments; their counts of faults stay."""
+
+    def reset(x: Any) -> Any:
+        if not isinstance(x, Learner):
+            return x
+        blank = jax.tree.map(jnp.zeros_like, x.optimizer.inner_state)
+        return x._replace(optimizer=x.optimizer._replace(inner_state=blank))
+
+    return jax.tree.map(reset, tree, is_leaf=lambda x: isinstance(x, Learner))
+
+
 class Value(NamedTuple):
     """A state value V(s) = mean + std net(s), whose units follow the targets that it is fitted to."""
 

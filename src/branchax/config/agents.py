@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from branchax.config.fields import Count, Fraction, NonNegative, OptionalCount, Positive, Range
+from branchax.config.fields import Count, Fraction, Natural, NonNegative, OptionalCount, Positive, Range
 
 
 @dataclass(frozen=True)
@@ -18,11 +18,23 @@ class CriticConfig:
     """The target takes the least of so many of them, drawn afresh for each update (REDQ). Default: of all."""
     layer_norm: bool = False
     """LayerNorm after each hidden layer (keeps values bounded when updates are many)."""
-    expand: Literal["none", "mve", "steve"] = "none"
-    """Targets look ahead `rollout.horizon` steps in the model (MVE), or average all horizons up to it, weighted by
-    inverse variance over model and critics (STEVE)."""
+    expand: Literal["none", "mve", "steve", "fresh"] = "none"
+    """Targets look ahead `rollout.look_ahead` steps in the model after a stored action (`mve`), average all horizons up
+    to it, weighted by inverse variance over model and critics (`steve`), or start with a fresh action at the batch's
+    states and share that rollout with the actor's gradient (`fresh`: SAC with `through_model`)."""
     td_k: bool = True
     """MVE: learn on the imagined states too, each with what is left of the horizon."""
+    pre_norm: bool = False
+    """LayerNorm without parameters before each layer but the first."""
+    dropout: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share of each hidden layer that is dropped while the critics learn."""
+    zero_last: bool = False
+    """Start at zero."""
+    scale: Literal["none", "quantile"] = "none"
+    """Values in units of what is possible: between the running 1 % and 99 % quantiles of rewards (soft ones, with their
+    entropy), over 1 - discount. Targets are clipped to it (Kubo et al. 2025)."""
+    scale_rate: Fraction = 3e-4
+    """Step of the running quantiles."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +53,24 @@ class SACConfig:
     tau: Annotated[float, Range(0, 1, above=True)] = 0.005
     """Step of the Polyak average that the target critics follow."""
     target_entropy: Annotated[float | None, Range(-1e9, 1e9)] = None
-    """Nats; the default is minus half the number of action entries (of discrete actions: half of the largest)."""
+    """Nats; the default is `entropy_per_action` times the number of action entries (of discrete actions: half of the
+    largest)."""
+    entropy_per_action: Annotated[float, Range(-1e3, 1e3)] = -0.5
+    """Nats of the target entropy for each entry of a continuous action."""
     init_temperature: Annotated[float, Range(1e-9, 1e9)] = 0.1
     """Alpha at the start."""
     learn_temperature: bool = True
     """Adjust alpha so that the policy's entropy stays at `target_entropy`."""
     through_model: bool = False
-    """The actor's gradient goes back through `rollout.horizon` model steps before the critic takes over (SVG)."""
+    """The actor's gradient goes back through `rollout.look_ahead` model steps before the critic takes over (SVG)."""
+    activation: Literal["relu", "silu", "tanh"] = "relu"
+    """Between the layers of actor and critics."""
+    normalise_obs: bool = False
+    """Standardise observations by the statistics of the real data, which are measured anew at each fit."""
+    reset_optimizer: bool = False
+    """Forget Adam's moments at each fit."""
+    critic_warmup: Natural = 0
+    """Updates of the critics alone after each fit."""
     critic: CriticConfig = field(default_factory=CriticConfig)
 
 

@@ -22,6 +22,11 @@ class RolloutConfig:
     """Env steps between which the horizon grows linearly from `horizon` to `horizon_end` (MBPO, appendix C)."""
     per_step: Count = 400
     """Rollouts per env step of the epoch."""
+    every: OptionalCount = None
+    """Updates between two imaginings, each of the rollouts of that share of the epoch by the policy of that moment.
+    Default: once per epoch."""
+    look_ahead: OptionalCount = None
+    """Steps that updates look ahead (MVE, STEVE, SVG). Default: `horizon`, as it is scheduled."""
     groups: Count = 10
     """The rollouts are imagined in so many groups; each evaluates one member at a time, as one plain matrix product."""
     parallel_groups: OptionalCount = None
@@ -30,8 +35,9 @@ class RolloutConfig:
     propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
     """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS)."""
     keep_epochs: Count = 1
-    """Epochs that imagined data stays in the model buffer, at the largest horizon. Rows are counted as if each rollout
-    were whole: where episodes end or gates rule steps out, the rows of older epochs stay instead, as in MBPO's pool."""
+    """Epochs (with `every`, imaginings) that imagined data stays in the model buffer, at the largest horizon. Rows are
+    counted as if each rollout were whole: where episodes end or gates rule steps out, older rows stay instead, as in
+    MBPO's pool."""
     first_action: Literal["policy", "replayed"] = "policy"
     """The first action of a rollout off a replayed state: the policy's, or the one taken there (tabular Dyna-Q)."""
     penalty: NonNegative = 0.0

@@ -98,6 +98,8 @@ class Config(Upkeep):
     """Real steps between two rounds of updates."""
     updates_per_step: Positive = 10.0
     """Gradient updates of the agent per real step."""
+    first_updates: OptionalCount = None
+    """Gradient updates in the first epoch, a multiple of those of the others. Default: as many as in the others."""
     batch_size: Count = 256
     """Transitions per update."""
     real_fraction: Fraction = 0.05
@@ -176,8 +178,10 @@ class Config(Upkeep):
 
     @property
     def rollouts(self) -> int:
-        """Imagined rollouts per epoch (on-policy: per update), rounded up to whole groups."""
-        wanted = self.rollout.per_update if self.on_policy else self.rollout.per_step * self.epoch_steps
+        """Imagined rollouts per imagining (on-policy: per update), rounded up to whole groups."""
+        every = self.rollout.every
+        steps = self.epoch_steps if every is None else math.ceil(every / self.updates_per_step)
+        wanted = self.rollout.per_update if self.on_policy else self.rollout.per_step * steps
         return -(-wanted // self.rollout.groups) * self.rollout.groups
 
     @property
@@ -194,6 +198,11 @@ class Config(Upkeep):
     def updates_per_round(self) -> int:
         """Updates after each `collect_steps` real steps."""
         return round(self.updates_per_step * self.collect_steps)
+
+    @property
+    def first_repeats(self) -> int:
+        """How many times the first epoch makes the updates of a round."""
+        return 1 if self.first_updates is None else max(1, round(self.first_updates / self.updates_per_round))
 
     @property
     def mesh_shape(self) -> tuple[int, int] | None:

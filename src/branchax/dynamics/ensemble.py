@@ -74,8 +74,11 @@ def init_member(key: Key, net: nn.Network, spec: WorldSpec) -> Params:
 
 
 def inputs(obs: jax.Array, action: jax.Array) -> jax.Array:
-    """[..., D], [..., A] -> [..., D + A]."""
-    return jnp.concatenate([obs, action], -1)
+    """[..., D], [..., A] -> [..., D + A].
+
+    Actions are clipped to [-1, 1], as worlds clip them: outside, a model has nothing to learn and would be exploited.
+    """
+    return jnp.concatenate([obs, jnp.clip(action, -1.0, 1.0)], -1)
 
 
 def targets(transition: Transition, target: str) -> jax.Array:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+
+from branchax import normalize, replay
 from branchax.dynamics.base import FitReport
 from branchax.epoch.parts import Parts
 from branchax.epoch.state import TrainState
@@ -9,7 +12,11 @@ from branchax.types import Stream, stream
 
 
 def fit(parts: Parts, state: TrainState) -> tuple[TrainState, FitReport]:
-    """The state with the model fitted to the replay buffer; as it was in a model-free run."""
+    """The state with the model fitted to the replay buffer, if there is one, and an agent that knows its statistics."""
+    if parts.agent.renew is not None:
+        stored = jnp.arange(replay.capacity(state.real)) < state.real.size
+        stats = normalize.measure(state.real.data.transition.obs, stored)
+        state = state._replace(agent=parts.agent.renew(state.agent, stats))
     if parts.dynamics is None:
         return state, FitReport({})
     key = stream(state.key, Stream.FIT, state.counts.epochs)

@@ -71,10 +71,13 @@ def branch(
     return gate(trajectory, doubt, horizon, config)
 
 
-def imagine(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Metrics]:
-    """Stores the valid steps of branched rollouts of the agent's policy, `horizon` [] long."""
+def imagine(parts: Parts, state: TrainState, horizon: jax.Array, key: Key | None = None) -> tuple[TrainState, Metrics]:
+    """Stores the valid steps of branched rollouts of the agent's policy, `horizon` [] long.
+
+    `key` is the epoch's own unless there is one.
+    """
     sizes = parts.sizes
-    key = stream(state.key, Stream.IMAGINE, state.counts.epochs)
+    key = stream(state.key, Stream.IMAGINE, state.counts.epochs) if key is None else key
     key_else = jax.random.fold_in(key, 1)
     act = lambda k, obs: parts.agent.act(k, state.agent, obs)  # noqa: E731
     trajectory = branch(parts, key, state, act, horizon)

@@ -18,15 +18,70 @@ from branchax.rollout import rollout
 from branchax.sharding import over_batch
 from branchax.types import Key, Stream, Trajectory, stream
 
+WARM_UP = 1  # folded into the key of a round, which itself serves the round's updates
+
 
 def improve(
     parts: Parts, state: TrainState, recent: Trajectory | None, horizon: jax.Array
 ) -> tuple[TrainState, Outcome]:
-    """The `updates_per_round` updates that follow a round of collecting, as a scan; their outcomes, [N]."""
+    """The updates that follow a round of collecting, as a scan; their outcomes, [N].
+
+    With `rollout.every` they come in blocks of so many, [N / every, every], each after rollouts of the latest policy.
+    """
+    sizes, key = parts.sizes, stream(state.key, Stream.IMPROVE, state.counts.env_steps)
+
+    def once(key: Key, state: TrainState) -> tuple[TrainState, Outcome]:
+        if sizes.rollout.every is None:
+            return take_updates(parts, key, state, recent, horizon, sizes.updates_per_round)
+        return take_blocks(parts, key, state, recent, horizon, sizes.rollout.every)
+
+    if sizes.first_repeats == 1:
+        return once(key, state)
+    times = jnp.where(state.counts.epochs == 0, sizes.first_repeats, 1)
+    blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(once, key, state)[1])
+    again = lambda i, carry: once(jax.random.fold_in(key, i), carry[0])  # noqa: E731
+    return jax.lax.fori_loop(0, times, again, (state, blank))
+
+
+def take_blocks(
+    parts: Parts, key: Key, state: TrainState, recent: Trajectory | None, horizon: jax.Array, every: int
+) -> tuple[TrainState, Outcome]:
+    """The updates of a round in blocks of `every`, each after rollouts of the policy as it is then."""
+
+    def block(state: TrainState, key: Key) -> tuple[TrainState, Outcome]:
+        key_imagine, key_updates = jax.random.split(key)
+        state, imagined = parts.stages.imagine(parts, state, horizon, key_imagine)
+        state, outcome = take_updates(parts, key_updates, state, recent, horizon, every)
+        told = {name: jnp.broadcast_to(x, (every // parts.agent.counts,)) for name, x in imagined.items()}
+        return state, outcome._replace(metrics=outcome.metrics | told)
+
+    return jax.lax.scan(block, state, jax.random.split(key, parts.sizes.updates_per_round // every))
+
+
+def warm_up(parts: Parts, state: TrainState, horizon: jax.Array) -> TrainState:
+    """The state after the agent's updates of its critics alone, which follow a fit."""
+    update = parts.agent.warm_up
+    if update is None:
+        return state
+    key = jax.random.fold_in(stream(state.key, Stream.IMPROVE, state.counts.env_steps), WARM_UP)
+    sources = make_sources(parts, state, None, horizon)
+
+    def step(params: Any, key: Key) -> tuple[Any, jax.Array]:
+        params, outcome = update(key, params, sources)
+        return params, jnp.asarray(outcome.model_steps)
+
+    params, steps = jax.lax.scan(step, state.agent, jax.random.split(key, parts.agent.warm_ups))
+    counts = state.counts._replace(model_steps=state.counts.model_steps + steps.astype(jnp.uint32).sum())
+    return state._replace(agent=params, counts=counts)
+
+
+def take_updates(
+    parts: Parts, key: Key, state: TrainState, recent: Trajectory | None, horizon: jax.Array, count: int
+) -> tuple[TrainState, Outcome]:
+    """`count` updates from `state` on, or fewer where a rule stops them; their outcomes, [N]."""
     agent, sizes = parts.agent, parts.sizes
-    key = stream(state.key, Stream.IMPROVE, state.counts.env_steps)
     draws = make_sources(parts, state, recent, horizon)
-    count = sizes.updates_per_round // agent.counts
+    count = count // agent.counts
     update = jax.named_scope("update")(lambda params, k: agent.update(k, params, draws))
     improve_all = lambda params, keys: (*jax.lax.scan(update, params, keys), None)  # noqa: E731
     if parts.dynamics is not None and sizes.rollout.validate_every is not None:

@@ -23,6 +23,7 @@ class Sizes(NamedTuple):
     epoch_steps: int
     collect_steps: int  # in a round
     updates_per_round: int
+    first_repeats: int  # how many times the first epoch makes them
     batch_size: int
     real_rows: int  # of a batch; the rest is imagined
     real_capacity: int
@@ -92,6 +93,7 @@ def sizes_of(config: Config) -> Sizes:
         epoch_steps=config.epoch_steps,
         collect_steps=config.collect_steps,
         updates_per_round=config.updates_per_round,
+        first_repeats=config.first_repeats,
         batch_size=config.batch_size,
         real_rows=config.real_rows,
         real_capacity=config.real_capacity,

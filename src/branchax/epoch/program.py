@@ -75,10 +75,10 @@ def epoch(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainSta
 
     def fit_and_imagine(state: TrainState) -> tuple[TrainState, FitReport, Metrics]:
         state, fitted = stages.fit(parts, state)
-        if not parts.sizes.imagined_capacity:
-            return state, fitted, {}
-        state, imagined = stages.imagine(parts, state, horizon)
-        return state, fitted, imagined
+        imagined: Metrics = {}
+        if parts.sizes.imagined_capacity:
+            state, imagined = stages.imagine(parts, state, horizon)
+        return improve.warm_up(parts, state, horizon), fitted, imagined
 
     def one_round(state: TrainState, _: None) -> tuple[TrainState, Outcome]:
         state, recent = stages.collect(parts, state)

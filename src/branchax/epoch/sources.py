@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from branchax import replay
 from branchax.agents.base import Ahead, Sources
+from branchax.dynamics.base import assign_members
 from branchax.epoch.imagine import branch
 from branchax.epoch.parts import Parts
 from branchax.epoch.state import TrainState
@@ -49,7 +50,9 @@ def make_sources(parts: Parts, state: TrainState, recent: Trajectory | None, hor
 
 def look_ahead(parts: Parts, state: TrainState, horizon: jax.Array) -> Ahead:
     """The model, for updates that roll it out from the states of their batch."""
-    model, longest = parts.model, parts.sizes.rollout.longest()
+    model, config = parts.model, parts.sizes.rollout
+    longest = config.longest() if config.look_ahead is None else config.look_ahead
+    steps = horizon if config.look_ahead is None else None
 
     def start(key: Key, rows: Row, after: bool) -> WorldState:
         if not after:
@@ -59,9 +62,22 @@ def look_ahead(parts: Parts, state: TrainState, horizon: jax.Array) -> Ahead:
     def in_elites(key: Key, act: Act, starts: WorldState) -> Trajectory:
         def one(key: Key, member: jax.Array, start: WorldState) -> Trajectory:
             in_member = model.world(state.model, member)
-            return rollout(key, in_member, act, start, longest, horizon=horizon)[1]
+            return rollout(key, in_member, act, start, longest, horizon=steps)[1]
 
         elites = model.elites(state.model)
         return jax.vmap(one)(jax.random.split(key, elites.shape[0]), elites, starts)
 
-    return Ahead(jax.eval_shape(model.elites, state.model).shape[0], start, in_elites)
+    def in_mixed(key: Key, act: Act, starts: WorldState) -> Trajectory:
+        key_members, key_run = jax.random.split(key)
+        elites = model.elites(state.model)
+        count = elites.shape[0]
+        members = assign_members(key_members, elites, count, longest, config.propagation)
+
+        def one(key: Key, members: Any, start: WorldState) -> Trajectory:
+            world = model.world(state.model, None)
+            of_member: Any = world if members is None else lambda member: model.world(state.model, member)
+            return rollout(key, of_member, act, start, longest, context=members, horizon=steps)[1]
+
+        return jax.vmap(one)(jax.random.split(key_run, count), members, starts)
+
+    return Ahead(jax.eval_shape(model.elites, state.model).shape[0], start, in_elites, in_mixed)
