@@ -14,7 +14,7 @@ CODE = """
 import json, sys, time
 from branchax.build import build
 from branchax.devices import cache
-from branchax.runs.train import seed_keys
+from branchax.runs.compiling import seed_keys
 from branchax.presets import preset
 from branchax.sharding import over_seeds
 import jax, jax.numpy as jnp

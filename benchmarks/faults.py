@@ -67,7 +67,7 @@ def contents(directory: Path) -> tuple[dict[str, bytes], list[dict[str, Any]]]:
     import numpy as np
 
     from branchax.runs import rundir, runlog
-    from branchax.runs.train import restore
+    from branchax.runs.restoring import restore
 
     _, state = restore(directory, say=print)
     is_key = lambda x: jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
@@ -383,7 +383,7 @@ def overhead(work: Path, rounds: int = 12) -> dict[str, Any]:
     from branchax.epoch.state import copy_state
     from branchax.presets import preset
     from branchax.runs import checkpoint, faults, rundir, runlog
-    from branchax.runs.train import seed_keys
+    from branchax.runs.compiling import seed_keys
     from branchax.sharding import over_seeds
 
     cache.enable()

@@ -23,7 +23,7 @@ from branchax.config import Config, to_dict, with_field
 from branchax.devices import cache
 from branchax.presets import preset
 from branchax.runs import rundir
-from branchax.runs.train import seed_keys
+from branchax.runs.compiling import seed_keys
 from branchax.sharding import over_seeds
 
 # name: (`model.good_error`, real steps). MBPO's own stop goes on for as long as the error falls by 1 % in 5 looks.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from benchmarks.harness import Case
 from branchax.build import build
 from branchax.presets import preset
-from branchax.runs.train import seed_keys
+from branchax.runs.compiling import seed_keys
 from branchax.sharding import over_seeds
 
 UNIT = "seed epochs"

@@ -36,7 +36,7 @@ from branchax.build import build
 from branchax.config import RolloutConfig
 from branchax.presets import preset
 from branchax.runs import rundir
-from branchax.runs.train import seed_keys
+from branchax.runs.compiling import seed_keys
 from branchax.sharding import over_seeds
 
 TURNS = 9

@@ -26,7 +26,8 @@ from branchax.config import Config, RolloutConfig, with_field
 from branchax.epoch.evaluate import episode_returns
 from branchax.presets import preset
 from branchax.runs import checkpoint, plots, rundir
-from branchax.runs.train import load, seed_keys
+from branchax.runs.compiling import seed_keys
+from branchax.runs.restoring import load
 from branchax.worlds.lqr import double_integrator, riccati
 from experiments.harness import RESULTS, curves, publish, run
 

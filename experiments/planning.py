@@ -20,7 +20,7 @@ import numpy as np
 from branchax.presets import preset
 from branchax.runs import rundir, runlog
 from branchax.runs.plots import COLOURS, DASHES
-from branchax.runs.train import collected
+from branchax.runs.restoring import collected
 from experiments.harness import RESULTS, publish, run
 
 SEEDS, EPISODES, SOLVED = (0, 1, 2), 10, 475.0

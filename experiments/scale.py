@@ -85,7 +85,7 @@ def one(devices: int, axis: str) -> dict[str, Any]:
     from branchax.checks import check
     from branchax.devices import mesh
     from branchax.presets import preset
-    from branchax.runs.train import seed_keys
+    from branchax.runs.compiling import seed_keys
     from branchax.sharding import over_seeds
 
     along = {name: devices if name == axis else 1 for name in ("seed", "batch")}
@@ -165,7 +165,7 @@ def memory() -> list[dict[str, Any]]:
     from branchax.build import build
     from branchax.devices import memory, mesh
     from branchax.presets import preset
-    from branchax.runs.train import seed_keys
+    from branchax.runs.compiling import seed_keys
     from branchax.sharding import over_seeds
 
     rows = []
@@ -203,7 +203,7 @@ def end_of(directory: Path) -> tuple[list[dict[str, Any]], list[bytes]]:
     import numpy as np
 
     from branchax.runs import rundir, runlog
-    from branchax.runs.train import restore
+    from branchax.runs.restoring import restore
 
     rows = [{k: v for k, v in row.items() if k != "wall_s"} for row in runlog.read(directory / rundir.METRICS)]
     state = jax.tree.leaves(restore(directory)[1])

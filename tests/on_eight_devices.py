@@ -20,7 +20,7 @@ from branchax.build import build
 from branchax.checks import check
 from branchax.config import RolloutConfig
 from branchax.devices import cache, mesh
-from branchax.runs import checkpoint, train
+from branchax.runs import checkpoint, compiling
 from branchax.sharding import over_seeds
 
 CONFIG = dataclasses.replace(
@@ -41,8 +41,8 @@ def on(layout, seeds=2):
     check(config)
     over, program = mesh.make(config), build(config)
     with ThreadPoolExecutor(2) as pool:
-        lanes = lambda: ({}, train.seed_keys(config))  # noqa: E731
-        compiled = train.compile_program(lambda floats: program, lanes, config, over, mock.Mock(), pool)
+        lanes = lambda: ({}, compiling.seed_keys(config))  # noqa: E731
+        compiled = compiling.compile_program(lambda floats: program, lanes, config, over, mock.Mock(), pool)
         init, epoch = compiled.init.result(), compiled.epoch.result()
         compiled.evaluate.result()
     lie = mesh.shardings(compiled.template)

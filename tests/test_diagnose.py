@@ -13,7 +13,7 @@ from branchax.epoch.state import Counts, Fault, TrainState
 from branchax.errors import ConfigError
 from branchax.presets import preset
 from branchax.runs import rundir
-from branchax.views import diagnose, play
+from branchax.views import critic, diagnose, model, play
 from branchax.views.play import Player
 from branchax.worlds.base import WorldSpec, WorldState, endless, make_world
 
@@ -75,7 +75,7 @@ def episodes(player, length, count=16):
 def test_the_world_itself_makes_no_error_and_imagines_what_happens():
     one = player("classic/point_mass", in_itself)
     real = episodes(one, 60)
-    found = diagnose.open_loop(one, real, 60)["open_loop"]
+    found = model.measure_open_loop(one, real, 60)["open_loop"]
     assert found["steps"][-1] == 25 and max(found["all"]) < 1e-5 and found["still"][-1] > 0.1
     imagined = play.imagine(one, real.transition.obs[0], 60)
     np.testing.assert_allclose(imagined.transition.reward[1], real.transition.reward, rtol=1e-4, atol=1e-5)
@@ -84,7 +84,7 @@ def test_the_world_itself_makes_no_error_and_imagines_what_happens():
 def test_a_model_that_drifts_is_off_by_its_drift_times_the_steps():
     seen = np.random.default_rng(0).normal(size=(50, 4)) * [2.0, 1.0, 1.0, 1.0]
     one = player("classic/point_mass", lambda world: in_itself(world, drift=0.01), seen=seen)
-    found = diagnose.open_loop(one, episodes(one, 60), 60)["open_loop"]
+    found = model.measure_open_loop(one, episodes(one, 60), 60)["open_loop"]
     steps = np.arange(1, 26)  # recorded actions: nothing that the model sees comes back
     np.testing.assert_allclose(found["error"][:, 0], 0.01 * steps / seen[:, 0].astype(np.float32).std(), rtol=1e-3)
     np.testing.assert_allclose(found["error"][:, 1:], 0.0, atol=1e-5)
@@ -109,16 +109,16 @@ def noisy():
 def test_a_model_as_noisy_as_the_world_is_calibrated_and_one_that_is_shifted_is_not():
     for drift, good in ((0.0, True), (1.0, False)):
         one = player("classic/lqr", lambda world, drift=drift: in_itself(world, drift), world=noisy())
-        found = diagnose.calibration(one, episodes(one, 50))
+        found = model.measure_calibration(one, episodes(one, 50))
         gap = np.abs(found["share"][0] - found["levels"]).max()
         assert (gap < 0.08) == good, gap
-        assert found["names"] == ["obs 0"] and found["rows"] == diagnose.ROWS  # a constant has no distribution
+        assert found["names"] == ["obs 0"] and found["rows"] == model.ROWS  # a constant has no distribution
 
 
 def returns_of(world, value, bonus=None):
     valuation = Valuation(lambda agent, obs, action: jnp.full(2, value), True, bonus)
     one = player(world, valuation=valuation)
-    return diagnose.critic(one, valuation, episodes(one, 1 + diagnose.tail_of(0.99)), diagnose.tail_of(0.99))
+    return critic.measure_critic(one, valuation, episodes(one, 1 + critic.tail_of(0.99)), critic.tail_of(0.99))
 
 
 def test_a_critic_is_held_against_closed_forms():
@@ -136,9 +136,9 @@ def test_a_critic_is_held_against_closed_forms():
 
 
 def test_a_return_is_followed_until_little_is_cut_off():
-    assert diagnose.tail_of(0.0) == 1
-    assert 0.99 ** diagnose.tail_of(0.99) <= 0.01 < 0.99 ** (diagnose.tail_of(0.99) - 1)
-    assert diagnose.tail_of(0.999) is None and diagnose.tail_of(1.0) is None
+    assert critic.tail_of(0.0) == 1
+    assert 0.99 ** critic.tail_of(0.99) <= 0.01 < 0.99 ** (critic.tail_of(0.99) - 1)
+    assert critic.tail_of(0.999) is None and critic.tail_of(1.0) is None
 
 
 @pytest.mark.parametrize(("name", "why"), [("sac", "model-free"), ("oracle_mbpo", "the simulator itself")])

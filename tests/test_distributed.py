@@ -100,7 +100,7 @@ def ends(process, seconds):
 
 def state_of(directory):
     """The rows without clocks, and the bytes of each leaf of the last checkpoint."""
-    from branchax.runs.train import restore
+    from branchax.runs.restoring import restore
     from tests.on_eight_devices import leaves
 
     rows = [json.loads(line) for line in (directory / "metrics.jsonl").read_text().splitlines()]

@@ -147,7 +147,7 @@ def documented(toy_run, tmp_path, monkeypatch):
     begin("branchax.runs.evaluate.evaluate", [record | {"eval/length_mean": 0.0}])
     begin("branchax.deploy.export.export", tmp_path)
     begin("branchax.sweeps.launch.launch", [])
-    begin("branchax.runs.train.collected", SimpleNamespace(reward=np.zeros(3)))
+    begin("branchax.runs.restoring.collected", SimpleNamespace(reward=np.zeros(3)))
     begin("branchax.runs.dataset.save", None)
     begin("branchax.lab.run.gradients", None)
     return begun

@@ -12,8 +12,7 @@ import pytest
 from branchax import cli, worlds
 from branchax.build import build
 from branchax.presets import PRESETS, preset
-from branchax.runs import checkpoint, rundir, runlog
-from branchax.runs import train as host
+from branchax.runs import checkpoint, compiling, restoring, rundir, runlog
 
 SETTINGS = """
     --world classic/cartpole --seed 4 --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32
@@ -27,8 +26,8 @@ TRAIN = ["train", "mbpo", *SETTINGS.split()]
 def final(directory):
     """The newest saved state, as NumPy arrays by name."""
     config = rundir.load_config(directory)
-    template = jax.eval_shape(jax.vmap(build(config).init), host.seed_keys(config))
-    state = host.load(directory, checkpoint.steps(directory / rundir.CHECKPOINTS)[-1], config, template)
+    template = jax.eval_shape(jax.vmap(build(config).init), compiling.seed_keys(config))
+    state = restoring.load(directory, checkpoint.steps(directory / rundir.CHECKPOINTS)[-1], config, template)
     state = state._replace(key=jax.random.key_data(state.key))
     return {jax.tree_util.keystr(path): np.asarray(x) for path, x in jax.tree_util.tree_leaves_with_path(state)}
 
@@ -95,11 +94,11 @@ def test_evaluation_equals_a_plain_loop_over_the_world(straight):
     """The number in the log, from nothing but `act`'s mode and `step`."""
     config = rundir.load_config(straight)
     program, world = build(config), worlds.make(config.world)
-    template = jax.eval_shape(jax.vmap(program.init), host.seed_keys(config))
-    state = host.load(straight, 220, config, template)
+    template = jax.eval_shape(jax.vmap(program.init), compiling.seed_keys(config))
+    state = restoring.load(straight, 220, config, template)
     agent = jax.tree.map(lambda x: x[0], state.agent)
-    key = host.seed_keys(config)[0]
-    found = host.evaluate_at(program)(key, state.counts.env_steps[0], agent)
+    key = compiling.seed_keys(config)[0]
+    found = compiling.evaluate_at(program)(key, state.counts.env_steps[0], agent)
     row = runlog.read(straight / rundir.METRICS)[-1]
     assert float(found["return"].mean()) == pytest.approx(row["eval/return_mean"])
     # One episode by hand, from the same start.

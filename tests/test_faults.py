@@ -18,7 +18,7 @@ from branchax.dynamics.base import MemberFaults
 from branchax.epoch.report import Health
 from branchax.epoch.state import no_fault
 from branchax.presets import preset
-from branchax.runs import checkpoint, faults, rundir, runlog
+from branchax.runs import checkpoint, faults, restoring, rundir, runlog
 from branchax.runs import train as host
 from branchax.runs.tensorboard import TensorBoard
 from branchax.types import Transition
@@ -89,7 +89,7 @@ def test_a_fault_is_dumped_and_found_again(tmp_path, monkeypatch, capsys):
     lost = sum(row.get("collect/nonfinite_rows", 0) for row in rows)
     explored = list(Path("run/faults").glob("*_60_*.json"))
     assert lost or explored, "the test needs another seed"
-    _, state = host.restore(Path("run"))
+    _, state = restoring.restore(Path("run"))
     for leaf in jax.tree.leaves((state.real, state.imagined, state.model, state.agent)):
         assert not jnp.issubdtype(leaf.dtype, jnp.floating) or bool(jnp.isfinite(leaf).all())
     dumps = sorted(Path("run/faults").glob("world_*.json"))

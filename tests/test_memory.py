@@ -12,7 +12,7 @@ from branchax.devices import memory, mesh
 from branchax.errors import ConfigError
 from branchax.presets import preset
 from branchax.runs import train
-from branchax.runs.train import seed_keys
+from branchax.runs.compiling import seed_keys
 
 MBPO = dataclasses.replace(preset("mbpo", "classic/pendulum"), seeds=2)
 

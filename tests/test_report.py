@@ -12,7 +12,7 @@ from test_plots import MBPO, make_run
 from branchax import cli
 from branchax.presets import preset
 from branchax.runs import rundir, runlog
-from branchax.views import diagnose, report
+from branchax.views import diagnose, model, report
 
 SMALL = """
     --world classic/pendulum --env-steps 100 --explore-steps 60 --epoch-steps 40 --batch-size 16 --updates-per-step 1
@@ -91,7 +91,7 @@ def test_one_run_looked_at_by_every_command(tmp_path, capsys):
     found = json.loads(path.read_text())
     # Its 16 episodes are those of the run's own last evaluation, played again.
     assert sum(found["returns"]["real"]) / 16 == pytest.approx(last[runlog.RETURN], rel=1e-4)
-    assert len(found["returns"]["imagined"]) == 2 and len(found["critic"]["actual"]) == diagnose.ROWS
+    assert len(found["returns"]["imagined"]) == 2 and len(found["critic"]["actual"]) == model.ROWS
     assert {len(e[side]["total"]) for e in found["player"]["episodes"] for side in ("real", "imagined")} == {200}
 
     phases = dict(zip(found["phases"]["names"], found["phases"]["seconds"], strict=True))

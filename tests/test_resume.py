@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import Future
 from pathlib import Path
 
 import jax
@@ -17,7 +18,7 @@ from conftest import replace, toy_program
 
 from branchax.config import to_dict
 from branchax.errors import ConfigError
-from branchax.runs import checkpoint, lock, rundir, runlog
+from branchax.runs import checkpoint, lock, loop, restoring, rundir, runlog
 from branchax.runs import train as host
 from branchax.runs.checkpoint import CheckpointError
 from branchax.runs.faults import NonFinite
@@ -48,7 +49,7 @@ def started(directory, steps):
 
 def outcome(directory):
     """The bits of the last state, and the rows without the clock."""
-    _, state = host.restore(directory)
+    _, state = restoring.restore(directory)
     is_key = lambda x: jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key)  # noqa: E731
     bits = [jax.device_get(jax.random.key_data(x) if is_key(x) else x).tobytes() for x in jax.tree.leaves(state)]
     rows = runlog.read(directory / rundir.METRICS)
@@ -111,7 +112,7 @@ def test_sigterm_saves_and_says_so_and_a_second_process_is_refused(tmp_path):
 def test_an_epoch_that_outlasts_a_signal_is_left_and_what_was_is_saved(
     tmp_path, toy_config, monkeypatch, number, large
 ):
-    finished, epochs, left, run = host._finished, [], threading.Event(), tmp_path / "run"
+    finished, epochs, left, run = loop.finish, [], threading.Event(), tmp_path / "run"
 
     def slow(function, *arguments):
         out = finished(function, *arguments)  # what it was given is gone now
@@ -121,10 +122,10 @@ def test_an_epoch_that_outlasts_a_signal_is_left_and_what_was_is_saved(
             left.wait(60)
         return out
 
-    monkeypatch.setattr(host, "_finished", slow)
-    monkeypatch.setattr(host, "COPIED", 0 if large else host.COPIED)
+    monkeypatch.setattr(loop, "finish", slow)
+    monkeypatch.setattr(loop, "COPIED", 0 if large else loop.COPIED)
     monkeypatch.setattr(host, "GRACE", 0.2)
-    monkeypatch.setattr(host, "GRACE_WITH_COPY", 0.1)
+    monkeypatch.setattr(loop, "GRACE_WITH_COPY", 0.1)
     at = 10 * (number + 1)  # 20 steps are explored, and an epoch has 10
     said = "did not end within 0.2 s$" if large else f"within 0.1 s; saved as it was after {at} env steps"
     with pytest.raises(Preempted, match=said):
@@ -154,7 +155,7 @@ def test_signals_wait_or_raise_as_asked():
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(1)
         with pytest.raises(Preempted, match="the epoch did not end within 0 s"):
-            stop.wait(host.Future())
+            stop.wait(Future())
     stop = Stop(grace=1.0)
     with stop.handled(), pytest.raises(Preempted, match="before there was anything new"):
         os.kill(os.getpid(), signal.SIGTERM)

@@ -9,7 +9,7 @@ from conftest import replace, toy_program
 
 from branchax.devices import cache
 from branchax.errors import ConfigError
-from branchax.runs import checkpoint, evaluate, rundir, runlog
+from branchax.runs import checkpoint, compiling, evaluate, restoring, rundir, runlog
 from branchax.runs import train as host
 from branchax.runs.faults import NonFinite
 
@@ -32,9 +32,9 @@ def without_clock(directory):
 
 def final(directory, config):
     """The bits of the newest checkpoint."""
-    template = jax.eval_shape(jax.vmap(toy_program(config).init), host.seed_keys(config))
+    template = jax.eval_shape(jax.vmap(toy_program(config).init), compiling.seed_keys(config))
     step = checkpoint.steps(directory / rundir.CHECKPOINTS)[-1]
-    state = host.load(directory, step, config, template)
+    state = restoring.load(directory, step, config, template)
     state = state._replace(key=jax.random.key_data(state.key))
     state.agent["key"] = jax.random.key_data(state.agent["key"])
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(state)]

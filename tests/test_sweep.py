@@ -14,7 +14,7 @@ from conftest import replace, toy_program
 from branchax import build, cli, sharding
 from branchax.config import LARGEST, to_dict
 from branchax.presets import preset
-from branchax.runs import checkpoint, rundir, runlog
+from branchax.runs import checkpoint, compiling, rundir, runlog
 from branchax.runs import train as host
 from branchax.runs.signals import Preempted
 from branchax.sweeps import launch, lockstep, sweep
@@ -69,14 +69,14 @@ def test_points_that_differ_in_floats_alone_share_a_process(here, tmp_path, caps
 def test_on_an_accelerator_swept_floats_go_side_by_side(monkeypatch):
     monkeypatch.setattr(sharding, "in_turn", lambda devices: False)
     config = replace(preset("sac", "classic/lqr"), **SMALL)
-    of = host.program_of(config, ["agent.learning_rate"], build.make_world(config))
+    of = compiling.program_of(config, ["agent.learning_rate"], build.make_world(config))
 
     def run(floats, key):
         program = of(floats)
         return program.epoch(program.init(key), jnp.int32(0))[0]
 
     floats = {"agent.learning_rate": jnp.array([1e-3, 3e-4])}
-    text = str(jax.make_jaxpr(sharding.over_seeds(run))(floats, host.seed_keys(config)))
+    text = str(jax.make_jaxpr(sharding.over_seeds(run))(floats, compiling.seed_keys(config)))
     assert "([0], [0])" in text  # the batch axes of the matrix products
 
 

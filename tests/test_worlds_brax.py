@@ -19,7 +19,7 @@ from branchax.config import Config
 from branchax.devices import mesh
 from branchax.errors import ConfigError
 from branchax.rollout import rollout
-from branchax.runs import train
+from branchax.runs import compiling
 from branchax.worlds import brax as module
 from branchax.worlds import make, terminations
 from branchax.worlds.brax import brax_world
@@ -136,8 +136,8 @@ def test_a_run_traces_the_environment_once(toy_config, monkeypatch):
     config = replace(toy_config, world="brax/fast", agent__hidden=(4,))
     program = build(config)
     with ThreadPoolExecutor(1) as pool:
-        lanes = lambda: ({}, train.seed_keys(config))  # noqa: E731
-        made = train.compile_program(lambda floats: program, lanes, config, mesh.make(config), mock.Mock(), pool)
+        lanes = lambda: ({}, compiling.seed_keys(config))  # noqa: E731
+        made = compiling.compile_program(lambda floats: program, lanes, config, mesh.make(config), mock.Mock(), pool)
         assert made.epoch.result() and made.evaluate.result()
     assert count == {"reset": 1, "step": 1}
 

@@ -17,7 +17,7 @@ from branchax.config import Config, with_field
 from branchax.devices import cache
 from branchax.presets import preset
 from branchax.runs import rundir
-from branchax.runs.train import seed_keys
+from branchax.runs.compiling import seed_keys
 from branchax.sharding import over_seeds
 
 

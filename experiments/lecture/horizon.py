@@ -27,7 +27,7 @@ from branchax.build import build_agent
 from branchax.config import Config, SACConfig
 from branchax.presets import preset
 from branchax.rollout import rollout
-from branchax.runs.train import restore
+from branchax.runs.restoring import restore
 from branchax.types import Key
 from branchax.worlds.base import World, WorldState, endless
 from branchax.worlds.classic import pendulum

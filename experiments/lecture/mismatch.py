@@ -29,7 +29,7 @@ from branchax.config import Config
 from branchax.epoch.state import TrainState
 from branchax.presets import preset
 from branchax.rollout import rollout
-from branchax.runs.train import restore
+from branchax.runs.restoring import restore
 from branchax.types import Key
 from experiments.harness import curves, run
 from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, changed, directory, iqm, main, save, whiskers

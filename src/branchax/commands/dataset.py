@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> None:
     check_installed(rundir.load_config(options.run).world)
 
     from branchax.runs import dataset
-    from branchax.runs.train import collected
+    from branchax.runs.restoring import collected
 
     transitions = collected(options.run, say=lambda text: print(text, file=sys.stderr))
     dataset.save(options.file, transitions)

@@ -23,7 +23,7 @@ from branchax.config import Config, DQNConfig, PlannerConfig, QLearningConfig, S
 from branchax.deploy import numpy_policy
 from branchax.errors import ConfigError
 from branchax.runs import rundir
-from branchax.runs.train import restore
+from branchax.runs.restoring import restore
 from branchax.sharding import of_seed
 from branchax.worlds.base import WorldSpec
 

@@ -15,7 +15,8 @@ from branchax import build
 from branchax.checks import check
 from branchax.devices import cache
 from branchax.runs import rundir, runlog
-from branchax.runs.train import evaluate_at, restore, seed_keys, summarise
+from branchax.runs.compiling import evaluate_at, seed_keys, summarise
+from branchax.runs.restoring import restore
 from branchax.sharding import over_seeds
 
 

@@ -17,8 +17,10 @@ from branchax import build
 from branchax.config import Config, value_at
 from branchax.devices import cache
 from branchax.runs import checkpoint
+from branchax.runs.compiling import Floats, program_of
 from branchax.runs.faults import NonFinite
-from branchax.runs.train import Floats, Run, program_of, train_together
+from branchax.runs.loop import Run
+from branchax.runs.train import train_together
 from branchax.sweeps import sweep
 from branchax.worlds.base import World
 

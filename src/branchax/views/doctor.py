@@ -18,7 +18,8 @@ from branchax.devices import cache
 from branchax.epoch.state import TrainState, copy_state
 from branchax.errors import ConfigError, RunError
 from branchax.runs import checkpoint, dataset, faults, lock, rundir, runlog
-from branchax.runs.train import filled, load, seed_keys
+from branchax.runs.compiling import seed_keys
+from branchax.runs.restoring import fill, load
 from branchax.sharding import of_seed, over_seeds
 from branchax.types import Key, Row
 
@@ -153,7 +154,7 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
         say("from the beginning: no checkpoint is as old as that")
         state = init(keys)
         if config.dataset is not None:
-            state = filled(state, dataset.load(config.dataset, program.spec))
+            state = fill(state, dataset.load(config.dataset, program.spec))
     done = int(state.counts.epochs[0])
     epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
 

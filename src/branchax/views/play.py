@@ -18,7 +18,7 @@ from branchax.dynamics.base import Dynamics
 from branchax.epoch.state import TrainState
 from branchax.errors import ConfigError
 from branchax.rollout import Act, copies, rollout
-from branchax.runs.train import restore
+from branchax.runs.restoring import restore
 from branchax.sharding import of_seed
 from branchax.types import Key, Row, Stream, Trajectory, Transition, stream
 from branchax.worlds.base import World, WorldState

@@ -1,0 +1,138 @@
+"""A program over all lanes: its functions compiled, and the values that the lanes differ in."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from branchax import build
+from branchax.config import Config, value_at, with_field
+from branchax.devices import cache, memory
+from branchax.devices import mesh as meshes
+from branchax.epoch.program import Program
+from branchax.epoch.state import TrainState
+from branchax.runs import runlog
+from branchax.runs.progress import Progress
+from branchax.sharding import over_seeds
+from branchax.types import Key, Metrics, Stream, stream
+from branchax.worlds.base import World
+
+Floats = dict[str, jax.Array]  # path of a field -> its value, or one for each lane
+
+
+class Compiled(NamedTuple):
+    """The functions of a `Program` over all lanes, each a future that holds the compiled function.
+
+    A lane is a seed of a run.
+    """
+
+    template: TrainState  # of `ShapeDtypeStruct`s that say where they lie, leading axis K
+    lanes: tuple[Floats, Key]  # [K] each: the values of what is swept, and the root keys
+    init: Future  # lanes -> state
+    epoch: Future  # (floats, state, horizon [] int32) -> (state, report of [K]); the state that goes in is donated
+    evaluate: Future  # (*lanes, env_steps [K], agent) -> {"return": [K, N], "length": [K, N]}
+
+
+def seed_keys(config: Config) -> Key:
+    """The root keys of the seeds, [K]."""
+    return jax.vmap(jax.random.key)(jnp.arange(config.seed, config.seed + config.seeds))
+
+
+def lanes_of(configs: list[Config], swept: Sequence[str]) -> tuple[Floats, Key]:
+    """For each seed of each run: the values of what is swept, and the root key; [K]."""
+    seeds = configs[0].seeds
+    floats = {f: jnp.repeat(jnp.float32([value_at(config, f) for config in configs]), seeds) for f in swept}
+    return floats, jnp.concatenate([seed_keys(config) for config in configs])
+
+
+def program_of(config: Config, swept: Sequence[str], world: World | None = None) -> Callable[[Floats], Program]:
+    """The program by the values [], which may be traced, of the float fields `swept`; in `world`, or in its own."""
+    if not swept:
+        program = build.build(config)
+        return lambda floats: program
+    world = world or build.make_world(config)
+
+    def of(floats: Floats) -> Program:
+        settings = config
+        for path, value in floats.items():
+            settings = with_field(settings, path, value)
+        return build.assemble(settings, world)
+
+    return of
+
+
+def compile_program(
+    program: Callable[[Floats], Program],
+    lanes: Callable[[], tuple[Floats, Key]],
+    config: Config,
+    mesh: Mesh,
+    view: Progress,
+    pool: ThreadPoolExecutor,
+    restored: bool = False,
+    ready: Callable[[TrainState], None] = lambda template: None,
+) -> Compiled:
+    """Compiles the functions of `program`, over all `lanes` (`sharding.over_seeds`) and laid out on `mesh`, at once
+    in `pool`; `init` not if `restored`. As many lanes as `config` has seeds, or as several runs of that shape have.
+
+    `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when it
+    cannot fit into memory.
+    """
+
+    def submit(name: str, function: Any, *arguments: Any) -> Future:
+        def work() -> Any:
+            start = time.perf_counter()
+            with meshes.entered(mesh):  # of this thread
+                compiled = cache.compiled(function.lower(*arguments), cache.SOONER.get(name))
+            view.compiled(name, time.perf_counter() - start)
+            return compiled
+
+        view.compiling(name)
+        return pool.submit(work)
+
+    view.phase("tracing")
+    whole = meshes.everywhere(mesh)
+    floats, keys = jax.jit(lanes, out_shardings=meshes.by_seed(mesh))()
+    all_init = over_seeds(lambda floats, key: program(floats).init(key))
+    all_epoch = over_seeds(lambda floats, *state: program(floats).epoch(*state), in_axes=(0, 0, None))
+    all_evaluate = over_seeds(lambda floats, *agent: evaluate_at(program(floats))(*agent))
+    with meshes.entered(mesh):  # as below, so that it is traced once
+        template = meshes.placed(jax.eval_shape(jax.jit(all_init), floats, keys), mesh)
+    ready(template)
+    planned = memory.plan(config, template, mesh)
+    view.say(f"  {memory.says(planned)}", "dim")
+    runs = keys.shape[0] // config.seeds
+    memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind, runs)
+    lie = meshes.shardings(template)
+    init = jax.jit(all_init, out_shardings=lie)
+    epoch = jax.jit(all_epoch, donate_argnums=1, out_shardings=(lie, whole))
+    evaluate = jax.jit(all_evaluate, out_shardings=whole)
+    return Compiled(
+        template,
+        (floats, keys),
+        Future() if restored else submit("init", init, floats, keys),
+        submit("epoch", epoch, floats, template, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)),
+        submit("evaluate", evaluate, floats, keys, template.counts.env_steps, template.agent),
+    )
+
+
+def evaluate_at(program: Program) -> Callable[[Key, jax.Array, Any], Metrics]:
+    """`(root key, env_steps, agent) -> program.evaluate(...)`, on keys that training never draws from."""
+    return lambda key, env_steps, agent: program.evaluate(stream(key, Stream.EVALUATE, env_steps), agent)
+
+
+def summarise(evaluation: Metrics) -> dict[str, np.ndarray]:
+    """Mean and standard deviation over episodes of `{"return": [K, N], "length": [K, N]}`; [K] each."""
+    returns, lengths = np.asarray(evaluation["return"]), np.asarray(evaluation["length"])
+    return {runlog.RETURN: returns.mean(-1), runlog.RETURN_SPREAD: returns.std(-1), runlog.LENGTH: lengths.mean(-1)}
+
+
+def finish(function: Callable[..., Any], *arguments: Any) -> Any:
+    """What a compiled function returns, once it is there."""
+    return jax.block_until_ready(function(*arguments))

@@ -1,0 +1,205 @@
+"""The host loop: epoch after epoch; evaluate, write, save and look for faults in between.
+
+Nothing under `jit` calls back, but for Gymnasium's worlds, whose simulators live on the host.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from branchax.config import Config, to_dict
+from branchax.devices import distributed, memory
+from branchax.epoch.report import Report
+from branchax.epoch.state import TrainState, copy_state
+from branchax.runs import checkpoint, faults, rundir, runlog
+from branchax.runs.compiling import Compiled, finish, summarise
+from branchax.runs.progress import Progress
+from branchax.runs.signals import Preempted, Stop
+from branchax.runs.trackers import Curves
+
+HEARTBEAT = 10.0  # seconds between two updates of `status.json` where there is nothing else to say
+GRACE_WITH_COPY = 3.0  # seconds that an epoch may take after a signal where there is a copy of the state before it
+COPIED = 2**28  # bytes, the largest state of which there is such a copy
+
+
+@dataclasses.dataclass
+class Run:
+    """One of the runs that share a program: its settings, its directory, and how it has come along there."""
+
+    config: Config
+    directory: Path
+    command: str = ""
+    lanes: slice | None = None  # its seeds among those of the program; `None`: all of them
+    given_up: bool = False  # for what was not finite, while others go on
+    score: float | None = None  # the mean return over seeds of this epoch's evaluation
+    dumped: set[str] = dataclasses.field(default_factory=set)  # the kinds of faults
+    log: runlog.Log = None  # pyright: ignore[reportAssignmentType]  # open while it trains
+    curves: Curves = dataclasses.field(default_factory=lambda: Curves([]))
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder that holds them."""
+        return self.directory / rundir.CHECKPOINTS
+
+    def of(self, tree: Any) -> Any:
+        """Its own lanes of arrays [K, ...]."""
+        return tree if self.lanes is None else jax.tree.map(lambda x: x[self.lanes], tree)
+
+
+GiveUp = Callable[[Run, faults.NonFinite], None]
+
+
+class Session(NamedTuple):
+    """What the loop works with."""
+
+    runs: list[Run]
+    compiled: Compiled
+    pool: ThreadPoolExecutor
+    stop: Stop
+    view: Progress
+    origin: float  # the `time.perf_counter()` at which `wall_s` is 0
+    give_up: GiveUp | None
+
+    def going(self) -> list[Run]:
+        """The runs that were not given up."""
+        return [run for run in self.runs if not run.given_up]
+
+
+def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
+    """Runs the epochs that are left. The rows of an epoch are on disk before its checkpoint."""
+    config, view, stop = session.runs[0].config, session.view, session.stop
+    done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
+    beat, safe = time.monotonic(), env_steps if restored else -1  # the step that was saved last
+    if not restored:
+        look_for_faults(session, state, None, 0)
+        report_epoch(session, state, config.rollout.at(env_steps), {}, evaluated=True)
+    stop.wait(session.compiled.evaluate)  # so that nothing but an epoch is waited for once there is something to save
+    epoch, copies = stop.wait(session.compiled.epoch), copies_of(state)
+    if copies and config.grace is None:
+        stop.grace = GRACE_WITH_COPY
+    view.began(env_steps)
+    if distributed.leads():  # Matplotlib, for the figure at the end, loads while the first epoch computes
+        session.pool.submit(importlib.import_module, "branchax.runs.plots")
+    with stop.deferred():
+        while done < config.epochs and session.going():
+            view.phase("training")
+            horizon, floats = config.rollout.at(env_steps), session.compiled.lanes[0]
+            before = copy_state(state) if copies else None
+            try:  # in another thread, so that this one hears of signals
+                state, report = stop.wait(session.pool.submit(finish, epoch, floats, state, np.int32(horizon)))
+            except Preempted as ended:
+                if before is None:
+                    raise
+                if safe != env_steps:
+                    save(session, before, env_steps)
+                raise Preempted(f"{ended}; saved as it was after {env_steps:,} env steps") from None
+            before, report = None, jax.tree.map(np.asarray, report)
+            look_for_faults(session, state, report, horizon)
+            done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
+            is_last = done == config.epochs
+            report_epoch(session, state, horizon, report.metrics, is_last or done % config.eval_every == 0)
+            asked = distributed.any_of(bool(stop.asked))
+            saves = is_last or asked or done % config.checkpoint_every == 0
+            if saves:
+                save(session, state, env_steps)
+                safe = env_steps
+            if saves or time.monotonic() - beat > HEARTBEAT:
+                for run in session.going():
+                    note_status(run, "running")
+                beat = time.monotonic()
+            if asked and not is_last:
+                raise Preempted(
+                    f"stopped by {stop.asked or 'a signal to another process'}; saved after {env_steps:,} env steps"
+                )
+
+
+def copies_of(state: TrainState) -> bool:
+    """Whether the state is copied before an epoch takes its place, so that it can be saved if the epoch outlasts a
+    signal: unless it is large or lies in several processes."""
+    return memory.bytes_of(state) <= COPIED and jax.process_count() == 1
+
+
+def save(session: Session, state: TrainState, env_steps: int) -> None:
+    """A checkpoint of each run that goes on; its rows are on disk before."""
+    session.view.phase("saving")
+    for run in session.going():
+        run.log.sync()
+        note = {"config": to_dict(run.config), checkpoint.SCORE: run.score, "environment": rundir.versions()}
+        kept = kept_of(session.runs), session.runs[0].config.keep_best
+        checkpoint.save(run.checkpoints, env_steps, run.of(state), note, *kept)
+
+
+def report_epoch(session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool) -> None:
+    """Evaluates if asked to, writes one row per seed of each run, shows them."""
+    found = {}
+    if evaluated and session.going():
+        evaluate = session.stop.wait(session.compiled.evaluate)
+        session.view.phase("evaluating")
+        found = summarise(evaluate(*session.compiled.lanes, state.counts.env_steps, state.agent))
+    counts = {name: np.asarray(value) for name, value in state.counts._asdict().items()}
+    counts = {"epoch": counts.pop("epochs"), **counts}
+    if session.runs[0].config.dataset is not None:
+        counts |= {runlog.OFFLINE: counts["env_steps"], "env_steps": np.zeros_like(counts["env_steps"])}
+    shared = {"wall_s": round(time.perf_counter() - session.origin, 3), "horizon": horizon}
+    for run in session.going():
+        seeds = range(run.config.seed, run.config.seed + run.config.seeds)
+        rows = runlog.rows_of(seeds, run.of(counts), shared, run.of({**found, **metrics}))
+        run.log.write(rows)
+        run.curves.write(rows)
+        session.view.advanced(rows, run.directory.name if len(session.runs) > 1 else "")
+        run.score = runlog.plain(run.of(found)[runlog.RETURN].mean()) if found else None
+
+
+def look_for_faults(session: Session, state: TrainState, report: Report | None, horizon: int) -> None:
+    """Says what was not finite in an epoch, run by run. Raises `NonFinite` if that is to stop, or gives the run up."""
+    fault = jax.tree.map(np.asarray, state.fault)
+    for run in session.going():
+        metrics, health = ({}, None) if report is None else run.of(report)
+        try:
+            _judge(run, faults.find(run.config, run.of(fault), health), state, metrics, horizon, session.view)
+        except faults.NonFinite as error:
+            if session.give_up is None:
+                raise
+            run.given_up = True
+            note_status(run, "failed", str(error))
+            session.give_up(run, error)
+            session.view.say(f"  {run.directory.name} is left out: {error}", "yellow")
+
+
+def _judge(
+    run: Run, found: list[faults.Found], state: TrainState, metrics: dict[str, Any], horizon: int, view: Progress
+) -> None:
+    """Says what was found in a run and dumps the first of each kind. Raises `NonFinite` if that is to stop."""
+    for each in sorted(found, key=lambda f: not f.stops):
+        if each.kind in run.dumped and not each.stops:
+            continue
+        run.dumped.add(each.kind)
+        where = ""
+        if distributed.count() == 1:  # of several processes none has the whole state
+            path = faults.dump(run.directory, each, run.config, run.of(state), horizon, metrics)
+            where = f" ({path} has the details)"
+        if each.stops:
+            raise faults.NonFinite(f"{each.what}{where}", each.brief)
+        view.say(f"  {each.what}; said once{where}", "yellow")
+
+
+def note_status(run: Run, state: str, reason: str = "") -> None:
+    """Notes in a run's directory how it is with it, and the last step that is saved."""
+    if not distributed.leads():
+        return
+    good = checkpoint.steps(run.checkpoints)
+    rundir.write_status(run.directory, state, good[-1] if good else None, reason)
+
+
+def kept_of(runs: list[Run]) -> int:
+    """How many checkpoints stay: of several runs two at least, so that there is always a step that all have saved."""
+    return runs[0].config.checkpoints_kept if len(runs) == 1 else max(2, runs[0].config.checkpoints_kept)

@@ -1,0 +1,61 @@
+"""What a run's critic is worth: its values against the returns that followed."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import numpy as np
+
+from branchax.agents.base import Valuation
+from branchax.types import Trajectory
+from branchax.views.model import ROWS, Found
+from branchax.views.play import Player
+
+TAIL = 0.01  # a return is complete when what is cut off weighs less than this
+
+
+def measure_critic(player: Player, valuation: Valuation, real: Trajectory, tail: int) -> Found:
+    """Predicted values against the discounted returns that followed, at up to `ROWS` steps of its own episodes.
+
+        G_t = r_t + discount (1 - terminated_t) (bonus_{t+1} + G_{t+1})
+
+    Only of steps that a termination or `tail` more steps follow, so that what is cut off weighs less than `TAIL`. The
+    clock ends nothing here, as it ends no value in training.
+    """
+    discount, (length, count) = player.config.agent.discount, real.valid.shape
+    t, agent = real.transition, player.state.agent
+    flat = lambda x: x.reshape(length * count, -1)  # noqa: E731
+
+    def valued(obs: jax.Array, action: jax.Array) -> tuple[jax.Array, jax.Array]:
+        bonus = jax.numpy.zeros(()) if valuation.bonus is None else valuation.bonus(agent, obs, action)
+        return valuation.values(agent, obs, action), bonus
+
+    with jax.default_matmul_precision(player.config.precision):
+        values, bonus = jax.jit(jax.vmap(valued))(flat(t.obs), flat(t.action))
+    values, bonus = np.asarray(values).reshape(length, count, -1), np.asarray(bonus).reshape(length, count)
+    gained, later = np.zeros((length, count)), np.zeros(count)
+    for i in reversed(range(length)):
+        gained[i] = np.where(real.valid[i], t.reward[i] + discount * np.where(t.terminated[i], 0.0, later), 0.0)
+        later = bonus[i] + gained[i]
+    ends = (t.terminated & real.valid).any(0)
+    complete = real.valid & (ends | (np.arange(length)[:, None] < length - tail + 1))
+    where = np.argwhere(complete)
+    where = where[np.random.default_rng(3).permutation(len(where))[:ROWS]]
+    predicted, actual = values[where[:, 0], where[:, 1]].mean(-1), gained[where[:, 0], where[:, 1]]
+    return {
+        "predicted": predicted,
+        "actual": actual,
+        "bias": (predicted - actual).mean(),
+        "error": np.sqrt(((predicted - actual) ** 2).mean()),
+        "discount": discount,
+        "soft": valuation.bonus is not None,
+    }
+
+
+def tail_of(discount: float) -> int | None:
+    """Steps after which a discounted return is complete, but for `TAIL`; None when more than 1000 would be needed."""
+    if discount <= 0:
+        return 1
+    steps = math.ceil(math.log(TAIL) / math.log(discount)) if discount < 1 else 10**9
+    return steps if steps <= 1000 else None

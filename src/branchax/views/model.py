@@ -1,0 +1,145 @@
+"""What a run's model is worth: k steps ahead, calibrated one step ahead, and where its members disagree."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import numpy as np
+
+from branchax import replay
+from branchax.types import Trajectory
+from branchax.views import play, scenes
+from branchax.views.play import Player
+from branchax.worlds.catalog import observation_names
+
+WINDOWS, ROWS, DRAWS, GRID = 64, 500, 60, 41
+SHOWN = 8  # entries of an observation that are drawn
+LEVELS = np.linspace(0.05, 0.95, 19)
+
+Found = dict[str, Any]  # a part of a diagnosis
+
+
+def measure_open_loop(player: Player, real: Trajectory, shown: int) -> Found:
+    """Errors of predictions k steps ahead, and one example of them.
+
+    Of `WINDOWS` pieces of the real episodes [H, B, ...]: with s the deviation of each entry in the replay buffer,
+
+        error_k,d = sqrt mean ((predicted - true) / s_d)^2          over the pieces that are not over after k steps
+
+    A tabular world has the share of wrong states in its place. `still` is the same of a model that says that nothing
+    changes, all entries together.
+    """
+    spec, length = player.world.spec, real.valid.shape[0]
+    horizon = min(max(25, min(player.config.rollout.longest(), 100)), length, shown)
+    rng = np.random.default_rng(0)
+    where = np.argwhere(real.valid[: min(shown, length - horizon + 1)])  # [., 2]: time, episode
+    where = where[rng.permutation(len(where))[:WINDOWS]]
+    at = where[:, 0] + np.arange(horizon)[:, None], np.broadcast_to(where[:, 1], (horizon, len(where)))  # [H, W]
+    true, actions, valid = (np.asarray(x)[at] for x in (real.transition.next_obs, real.transition.action, real.valid))
+    start = np.asarray(real.transition.obs)[where[:, 0], where[:, 1]]
+    sampled, mean = play.open_loop(player, start, actions)
+    data = _data(player)
+    scale = data.std(0)
+    scale = np.where(scale > 1e-6, scale, 1.0)
+    if spec.tabular:
+        off = lambda x: (x.argmax(-1) != true.argmax(-1))[..., None].astype(float)  # noqa: E731
+        names = ["wrong state"]
+    else:
+        off = lambda x: ((x - true) / scale) ** 2  # noqa: E731
+        names = observation_names(spec.name, spec.obs_size)
+    count = valid.sum(1)
+    average = lambda x: np.where(valid[..., None], x, 0.0).sum(1) / np.maximum(count, 1)[:, None]  # noqa: E731
+    root = (lambda x: x) if spec.tabular else np.sqrt
+    wrong = off(mean)
+    each = root(wrong.mean(-1))  # [H, W]
+    enough = count >= min(4, count[0])
+    steps = np.flatnonzero(enough)
+    quantiles = np.stack([np.quantile(each[k, valid[k]], [0.25, 0.5, 0.75]) for k in steps])
+    longest = valid.sum(0).argmax()
+    kept = valid[:, longest]
+    return {
+        "open_loop": {
+            "steps": steps + 1,
+            "names": names,
+            "error": root(average(wrong))[steps],  # [k, D]
+            "all": root(average(wrong).mean(-1))[steps],
+            "quantiles": quantiles,
+            "still": root(average(off(np.broadcast_to(start, true.shape))).mean(-1))[steps],
+            "pieces": count[steps],
+            "tabular": spec.tabular,
+        },
+        "example": {
+            "start": start[longest, :SHOWN],
+            "true": true[kept, longest, :SHOWN],
+            "mean": mean[kept, longest, :SHOWN],
+            "sampled": sampled[:, kept, longest, :SHOWN],
+        }
+        if not spec.tabular
+        else None,
+    }
+
+
+def measure_calibration(player: Player, real: Trajectory) -> Found | None:
+    """Of true next observations and rewards, the share below each quantile of the model's one-step prediction.
+
+    With `DRAWS` samples of the elites' mixture at each of `ROWS` steps; a calibrated model has share p below its
+    quantile p (Kuleshov et al. 2018, arXiv:1807.00263). Entries that never vary, such as
+    a constant reward, are left out. `ece` is the mean gap, `inside` the share of the middle 90 %.
+    """
+    rng = np.random.default_rng(1)
+    where = np.argwhere(real.valid)
+    where = where[rng.permutation(len(where))[:ROWS]]
+    t = jax.tree.map(lambda x: x[where[:, 0], where[:, 1]], real.transition)
+    next_obs, reward = play.one_step(player, t.obs, t.action, DRAWS)
+    drawn = np.concatenate([next_obs, reward[..., None]], -1)  # [draws, N, F]
+    true = np.concatenate([t.next_obs, t.reward[:, None]], -1)
+    names = [*observation_names(player.world.spec.name, t.obs.shape[-1]), "reward"]
+    varied = true.std(0) > 0  # of what never changes there is no chance to speak of
+    if not varied.any():
+        return None
+    drawn, true = drawn[..., varied], true[:, varied]
+    rank = (drawn < true).mean(0) + 0.5 * (drawn == true).mean(0)
+    share = (rank[..., None] <= LEVELS).mean(0)  # [F, levels]
+    return {
+        "levels": LEVELS,
+        "names": [name for name, varies in zip(names, varied, strict=True) if varies],
+        "share": share,
+        "ece": np.abs(share - LEVELS).mean(),
+        "inside": ((rank >= 0.05) & (rank <= 0.95)).mean(),
+        "rows": len(where),
+    }
+
+
+def map_disagreement(player: Player) -> Found | None:
+    """Doubt over a slice of the states, under the mode of the policy (a planner: under no action).
+
+    None where an observation has one entry, of which there is no slice.
+    """
+    spec, data = player.world.spec, _data(player)
+    if spec.tabular:
+        states, actions = spec.obs_size, spec.action_size
+        obs, action = np.repeat(np.eye(states), actions, 0), np.tile(np.eye(actions), (states, 1))
+        unseen = play.doubt(player, obs.astype(np.float32), action.astype(np.float32)).reshape(states, actions).mean(1)
+        return {"tabular": True, "cells": scenes.layout(spec.name, states), "doubt": unseen}
+    if spec.obs_size < 2:
+        return None
+    plane = scenes.plane(spec.name, spec.obs_size)
+    seen = plane.coordinates(data)
+    low, high = seen.min(0), seen.max(0)
+    margin = np.where(high > low, 0.1 * (high - low), 1.0)
+    axes = [np.linspace(a, b, GRID) for a, b in zip(low - margin, high + margin, strict=True)]
+    at = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
+    obs = plane.obs(np.median(data, 0), at).astype(np.float32)
+    action = None if player.agent.memory is None else np.zeros((len(obs), spec.action_size), np.float32)
+    found = play.doubt(player, obs, action).reshape(GRID, GRID)
+    shown = seen[np.random.default_rng(2).permutation(len(seen))[:400]]
+    return {"tabular": False, "names": plane.names, "x": axes[0], "y": axes[1], "doubt": found.T, "data": shown}
+
+
+def _data(player: Player) -> np.ndarray:
+    """The observations [N, D] in the replay buffer."""
+    ring = player.state.real
+    size = int(ring.size)
+    newest = (int(ring.cursor) - 1 - np.arange(size)) % replay.capacity(ring)
+    return np.asarray(ring.data.transition.obs)[newest]
