@@ -40,6 +40,9 @@ def check(config: Config) -> None:
     else:
         _check_model(config, need)
     _check_agent(config, need)
+    _check_horizons(config, need)
+    repeats = config.first_updates is None or config.first_updates % config.updates_per_round == 0
+    need(repeats, "first_updates", f"a multiple of the {config.updates_per_round} updates of a round")
     _check_mesh(config, need)
 
 
@@ -227,6 +230,23 @@ def _check_model(config: Config, need: Need) -> None:
     need(whole, "rollout.gate", "none or threshold: an on-policy agent's rollouts must not have holes")
 
 
+def _check_horizons(config: Config, need: Need) -> None:
+    """How far states are spread, and how far updates look ahead from them."""
+    rollout = config.rollout
+    ahead = rollout.look_ahead is None or config.looks_ahead
+    need(ahead, "rollout.look_ahead", "unset: this agent's updates do not look ahead in a model")
+    every, updates = rollout.every, config.updates_per_round
+    if every is None:
+        return
+    need(config.stores_imagined, "rollout.every", "unset: nothing is imagined into a buffer")
+    at_once = getattr(config.agent, "policy_delay", 1)
+    need(
+        updates % every == 0 and every % at_once == 0,
+        "rollout.every",
+        f"a divisor of the {updates} updates of a round" + (f", and a multiple of {at_once}" if at_once > 1 else ""),
+    )
+
+
 def _check_agent(config: Config, need: Need) -> None:
     agent, every = config.agent, config.rollout.validate_every
     imagines = config.on_policy and not config.model_free
@@ -240,7 +260,19 @@ def _check_agent(config: Config, need: Need) -> None:
     if isinstance(agent, CRITIC_AGENTS):
         members = agent.critic.members
         need((agent.critic.subset or 1) <= members, "agent.critic.subset", f"<= agent.critic.members = {members}")
-        steve = agent.critic.expand == "steve"
+        steve, fresh = agent.critic.expand == "steve", agent.critic.expand == "fresh"
+        through = isinstance(agent, SACConfig) and agent.through_model
+        need(not fresh or through, "agent.critic.expand", "none, mve or steve, but for SAC with agent.through_model")
+        in_units = agent.critic.scale == "none" or isinstance(agent, SACConfig)
+        need(in_units, "agent.critic.scale", f"none: agent.kind = {agent.kind} does not scale its values")
+        bounded = agent.critic.scale == "none" or agent.discount < 1
+        need(
+            bounded,
+            "agent.discount",
+            "< 1 with agent.critic.scale: the range of returns is that of rewards over 1 - it",
+        )
+        dropped = agent.critic.dropout == 0 or isinstance(agent, SACConfig)
+        need(dropped, "agent.critic.dropout", f"0: agent.kind = {agent.kind} has no dropout")
         need(not steve or agent.critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")
         need(
             agent.critic.td_k or agent.critic.expand == "mve",
