@@ -234,7 +234,6 @@ _DOUBLE = SACConfig(
     ),
 )
 PRESETS["dhmbpo"] = Config(
-    world="gym/Hopper-v5",
     env_steps=100_000,
     explore_steps=4_000,
     epoch_steps=1_000,

@@ -1,0 +1,291 @@
+"""The double-horizon update: its targets and gradients, and the stages that its settings ask for, against plain loops."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import replace
+
+from branchax import nn, normalize, replay
+from branchax.agents.base import Ahead, Sources
+from branchax.agents.critic import ValueRange, in_range, track_range
+from branchax.agents.learner import adam, count_skipped, reset_optimizers
+from branchax.agents.sac import make_sac
+from branchax.build import build
+from branchax.config import CriticConfig, SACConfig
+from branchax.dynamics.fit import make_ensemble
+from branchax.presets import preset
+from branchax.rollout import rollout
+from branchax.types import Row, Transition
+from branchax.worlds.base import World, WorldSpec, WorldState
+
+SPEC = WorldSpec("test/line", obs_size=2, action_size=1, episode_length=100)
+ELITES, STEPS, BATCH = 2, 3, 6
+CONFIG = SACConfig(
+    hidden=(8,),
+    learning_rate=1e-9,  # as good as none: the losses are then those of the parameters that went in
+    discount=0.9,
+    tau=0.1,
+    target_entropy=-1.0,
+    init_temperature=0.3,
+    through_model=True,
+    activation="silu",
+    normalise_obs=True,
+    critic=CriticConfig(members=3, subset=2, expand="fresh", pre_norm=True, scale="quantile", scale_rate=0.5),
+)
+
+
+def line(member):
+    """s' = A s + b a, another one for each member; it ends where the first entry passes 1.2."""
+
+    def step(key, state, action):
+        rate = 0.9 + 0.1 * member
+        obs = jnp.stack([rate * state.obs[0] + state.obs[1] * 0.2, 0.8 * state.obs[1] + 0.5 * action[0]])
+        reward = obs[0] - 0.1 * (action**2).sum()
+        t = Transition(state.obs, action, reward, obs, obs[0] > 1.2, jnp.zeros((), bool))
+        return WorldState((), obs, state.time + 1), t
+
+    return World(SPEC, None, step)
+
+
+def start(key, rows, after):
+    return WorldState((), rows.transition.obs, jnp.zeros(rows.transition.reward.shape, jnp.int32))
+
+
+def in_members(key, act, starts):
+    """Group i in member i at even steps, in the other one at odd steps."""
+
+    def one(key, first, start):
+        members = (first + jnp.arange(STEPS)) % ELITES
+        return rollout(key, line, act, start, STEPS, context=members.astype(jnp.float32))[1]
+
+    return jax.vmap(one)(jax.random.split(key, ELITES), jnp.arange(ELITES), starts)
+
+
+def batch(seed=0):
+    rng = np.random.default_rng(seed)
+    f = lambda *shape: np.asarray(rng.normal(size=shape), np.float32)  # noqa: E731
+    ended = np.zeros(BATCH, bool)
+    return Row(Transition(f(BATCH, 2), f(BATCH, 1), f(BATCH), f(BATCH, 2), ended, ended))
+
+
+SOURCES = Sources(lambda key: batch(), None, ahead=Ahead(ELITES, start, None, in_members))
+
+
+def run(agent, config=CONFIG):
+    return jax.jit(lambda p: make_sac(SPEC, config).update(jax.random.key(5), p, SOURCES))(agent)
+
+
+def made(config=CONFIG):
+    agent = jax.jit(make_sac(SPEC, config).init)(jax.random.key(1))
+    stats = normalize.Stats(jnp.array([0.5, -1.0]), jnp.array([2.0, 0.5]), jnp.zeros(2), jnp.zeros(2))
+    return nn.renew_statistics(agent, stats)
+
+
+def apply(params, x, pre_norm):
+    """The network in NumPy, in float64: standardised inputs, SiLU, LayerNorm before every layer but the first."""
+    net = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params.net)
+    x = (x - np.asarray(params.mean, np.float64)) / np.asarray(params.std, np.float64)
+    for i in range(2):
+        if i and pre_norm:
+            x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+        x = x @ net[f"layer_{i}"]["kernel"] + net[f"layer_{i}"]["bias"]
+        x = x / (1 + np.exp(-x)) if i == 0 else x
+    return x
+
+
+def test_the_first_update_equals_a_loop():
+    agent = made()
+    after, told = run(agent)
+    key = jax.random.split(jax.random.key(5), 3)[1]
+    key_rollout, key_subset, _ = jax.random.split(key, 3)
+    key_ahead, key_last = jax.random.split(key_rollout)
+    _, key_run = jax.random.split(key_ahead)
+    low, high = np.log(1e-10), 2.0
+
+    def policy(noise, obs):
+        """A tanh-squashed Gaussian's sample and log-density, from standard normal noise."""
+        out = apply(agent.actor.params, obs, pre_norm=False)
+        mean, raw = out[..., :1], out[..., 1:]
+        log_std = -10 + 0.5 * 12 * (np.tanh(raw) + 1)
+        x = mean + np.exp(log_std) * noise
+        action = np.tanh(x)
+        density = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - action**2)
+        return action, density.sum(-1)
+
+    def noise_of(keys):
+        return np.asarray(jax.vmap(lambda k: jax.random.normal(k, (1,)))(keys), np.float64)
+
+    del low, high
+    groups = BATCH // ELITES
+    obs0 = np.asarray(batch().transition.obs, np.float64).reshape(ELITES, groups, 2)
+    alpha, gamma = 0.3, 0.9
+    r, logp = np.zeros((STEPS, BATCH)), np.zeros((STEPS, BATCH))
+    alive, first, last = np.ones((STEPS + 1, BATCH), bool), np.zeros((BATCH, 1)), np.zeros((BATCH, 2))
+    for g in range(ELITES):
+        key_group, obs = jax.random.split(key_run, ELITES)[g], obs0[g]
+        rows = slice(g * groups, (g + 1) * groups)
+        for t in range(STEPS):
+            key_act = jax.random.split(jax.random.fold_in(key_group, t), 3)[0]
+            action, density = policy(noise_of(jax.random.split(key_act, groups)), obs)
+            rate = 0.9 + 0.1 * ((g + t) % ELITES)
+            obs = np.stack([rate * obs[:, 0] + 0.2 * obs[:, 1], 0.8 * obs[:, 1] + 0.5 * action[:, 0]], -1)
+            r[t, rows], logp[t, rows] = obs[:, 0] - 0.1 * action[:, 0] ** 2, density
+            alive[t + 1, rows] = alive[t, rows] & (obs[:, 0] <= 1.2)
+            if t == 0:
+                first[rows] = action
+        last[rows] = obs
+    assert not alive.all() and alive[-1].any()  # some end on the way
+    noise = np.asarray(jax.random.normal(key_last, (BATCH, 1)), np.float64)
+    final, final_logp = policy(noise, last)
+    soft = r - alpha * logp
+    q01, q99 = np.quantile(soft, [0.01, 0.99]) / (1 - gamma)
+    middle, half = 0.5 * (q01 + q99), 0.5 * (q99 - q01)
+
+    def q(params, obs, action):
+        x = np.concatenate([obs, action], -1)
+        each = [apply(jax.tree.map(lambda leaf: leaf[c], params), x, pre_norm=True)[:, 0] for c in range(3)]  # noqa: B023
+        return middle + half * np.stack(each)
+
+    chosen = np.asarray(jax.random.choice(key_subset, 3, (2,), replace=False))
+    tail = np.clip(q(agent.targets, last, final)[chosen].min(0), q01, q99) - alpha * final_logp
+    tail_actor = q(agent.critics.params, last, final).mean(0) - alpha * final_logp
+    y, j = np.zeros(BATCH), np.zeros(BATCH)
+    for b in range(BATCH):
+        for t in range(STEPS):
+            y[b] += gamma**t * alive[t, b] * (r[t, b] - (alpha * logp[t, b] if t else 0.0))
+            j[b] += gamma**t * alive[t, b] * soft[t, b]
+        y[b] += gamma**STEPS * alive[-1, b] * tail[b]
+        j[b] += gamma**STEPS * alive[-1, b] * tail_actor[b]
+    loss = 0.5 * ((q(agent.critics.params, obs0.reshape(BATCH, 2), first) - y) ** 2).sum() / BATCH
+    assert float(after.range.low) == pytest.approx(q01, rel=1e-4)
+    assert float(told.losses["critic/loss"]) == pytest.approx(loss, rel=1e-4)
+    assert float(told.losses["policy/loss"]) == pytest.approx(-j.mean(), rel=1e-4)
+    assert float(told.metrics["policy/entropy"]) == pytest.approx(-logp[0].mean(), rel=1e-4)
+    assert float(told.model_steps) == alive[:-1].sum()
+
+
+def test_the_actors_gradient_equals_finite_differences():
+    """Adam's first moment after one step is a tenth of the gradient."""
+    agent = made()
+    moment = run(agent)[0].actor.optimizer.inner_state[1].mu
+    loss = jax.jit(lambda actor: run(agent._replace(actor=agent.actor._replace(params=actor)))[1].losses["policy/loss"])
+    rng = np.random.default_rng(3)
+    for _ in range(3):
+        way = jax.tree.map(lambda leaf: np.asarray(rng.normal(size=leaf.shape), np.float32), agent.actor.params)
+        way = way._replace(mean=jnp.zeros(2), std=jnp.zeros(2))
+        at = lambda h: float(loss(jax.tree.map(lambda p, w: p + h * w, agent.actor.params, way)))  # noqa: B023, E731
+        slope = (at(1e-2) - at(-1e-2)) / 2e-2
+        dot = sum(float((10 * m * w).sum()) for m, w in zip(jax.tree.leaves(moment), jax.tree.leaves(way), strict=True))
+        assert dot == pytest.approx(slope, rel=0.02, abs=2e-3)
+    assert float(jnp.abs(moment.mean).max()) == 0.0  # no gradient moves the statistics
+
+
+def test_bounds_hold_values_and_leave_the_derivative():
+    stats = normalize.Stats(jnp.zeros(2), jnp.ones(2), -jnp.ones(2), jnp.ones(2))
+    x = jnp.array([0.5, 7.0])
+    value, slope = jax.value_and_grad(lambda x: normalize.clip(stats, x, 0.5).sum())(x)
+    assert float(value) == 0.5 + 2.0
+    np.testing.assert_array_equal(slope, [1.0, 1.0])
+
+
+def test_a_model_sees_actions_as_the_world_takes_them():
+    config = replace(preset("mbpo"), model__hidden=(8,), model__members=2, model__elites=2).model
+    dynamics = make_ensemble(line(0.0)._replace(reset=lambda key: start(key, batch(), False)), config)
+    model = jax.jit(dynamics.init)(jax.random.key(0))
+    state = WorldState((), jnp.array([0.3, -0.2]), jnp.int32(0))
+    step = jax.jit(lambda a: dynamics.world(model, jnp.int32(0)).step(jax.random.key(2), state, a)[1])
+    beyond, at = step(jnp.array([3.0])), step(jnp.array([1.0]))
+    np.testing.assert_array_equal(beyond.next_obs, at.next_obs)
+    assert float(beyond.action[0]) == 3.0  # what the policy did is kept
+
+
+def test_standardised_networks():
+    net = nn.standardise(nn.mlp(3, (4,), 2), 3)
+    params = net.init(jax.random.key(0))
+    x = jnp.array([[1.0, 2.0, 3.0]])
+    stats = normalize.Stats(jnp.array([1.0, 0.0]), jnp.array([2.0, 4.0]), jnp.zeros(2), jnp.zeros(2))
+    renewed = nn.renew_statistics({"a": params, "b": jnp.ones(3)}, stats)["a"]
+    np.testing.assert_allclose(net.apply(renewed, x), net.apply(params, jnp.array([[0.0, 0.5, 3.0]])), rtol=1e-6)
+
+
+def test_the_range_follows_the_quantiles():
+    rewards = np.random.default_rng(0).normal(size=1_000).astype(np.float32)
+    now = track_range(ValueRange(jnp.zeros(()), jnp.ones(()), jnp.zeros((), bool)), rewards, jnp.float32(0.9), 0.1)
+    low, high = np.quantile(rewards, [0.01, 0.99]) / 0.1
+    assert (float(now.low), float(now.high)) == pytest.approx((low, high), rel=1e-4)
+    then = track_range(now, rewards + 1, jnp.float32(0.9), 0.1)
+    assert float(then.low) == pytest.approx(low + 0.1 * 10, rel=1e-4)
+    bad = track_range(now, jnp.array([jnp.nan, 1.0]), jnp.float32(0.9), 0.1)
+    assert (float(bad.low), float(bad.high)) == (float(now.low), float(now.high))
+    ones = make_sac(SPEC, CONFIG)
+    del ones
+    assert in_range("critic", ()) == "critic"
+
+
+def test_optimizers_forget_and_still_count():
+    learner = adam().init({"w": jnp.ones(2)})
+    learner = adam().step(learner, {"w": jnp.array([jnp.nan, 1.0])}, jnp.float32(0.1))
+    learner = adam().step(learner, {"w": jnp.ones(2)}, jnp.float32(0.1))
+    blank = reset_optimizers({"it": learner})["it"]
+    assert float(learner.optimizer.inner_state[1].mu["w"][0]) > 0
+    assert float(jnp.abs(blank.optimizer.inner_state[1].mu["w"]).max()) == int(blank.optimizer.inner_state[1].count) == 0
+    assert int(count_skipped(blank)) == 1
+    jax.tree.map(np.testing.assert_array_equal, blank.params, learner.params)
+
+
+TINY = replace(
+    preset("dhmbpo_small", "classic/pendulum"),
+    env_steps=80,
+    explore_steps=40,
+    epoch_steps=12,
+    collect_steps=12,
+    first_updates=36,
+    batch_size=8,
+    model__hidden=(8,),
+    model__members=2,
+    model__elites=2,
+    model__max_rounds=1,
+    model__round_steps=2,
+    rollout__every=4,
+    rollout__per_step=2,
+    rollout__groups=2,
+    rollout__horizon=3,
+    rollout__look_ahead=2,
+    rollout__keep_epochs=2,
+    agent__hidden=(8,),
+    agent__critic_warmup=5,
+    eval_episodes=2,
+)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+def test_an_epoch_makes_the_updates_and_rollouts_that_its_settings_ask_for(dropout):
+    config = replace(TINY, agent__critic__dropout=dropout)
+    program = build(config)
+    state = jax.jit(program.init)(jax.random.key(0))
+    epoch = jax.jit(program.epoch)
+    first, report = epoch(state, jnp.int32(3))
+    assert int(first.counts.updates) == 36 and int(first.counts.env_steps) == 52
+    # Rollouts of 8 x 3 steps: one after the fit, one before each 4 of the 36 updates; batches of 8 look 2 steps ahead.
+    assert int(first.counts.model_steps) == 24 * (1 + 9) + 16 * (5 + 36)
+    assert config.rollouts == 8 and config.imagined_capacity == 48 and int(first.imagined.size) == 48
+    assert np.isfinite(float(report.metrics["critic/loss"]))
+    second, _ = epoch(first, jnp.int32(3))
+    assert int(second.counts.updates) == 48
+    assert int(second.counts.model_steps - first.counts.model_steps) == 24 * (1 + 3) + 16 * (5 + 12)
+    rows = first.real.data.transition.obs[: int(first.real.size)]
+    np.testing.assert_allclose(first.agent.actor.params.mean, rows.mean(0), atol=1e-5)
+    np.testing.assert_allclose(first.agent.targets.std[1, :3], np.asarray(rows).std(0), rtol=1e-4)
+    newest = jnp.abs(second.imagined.data.obs).max()
+    assert np.isfinite(float(newest)) and replay.capacity(second.imagined) == 48
+
+
+def test_the_critics_alone_warm_up():
+    agent = make_sac(SPEC, dataclasses.replace(CONFIG, critic_warmup=1, learning_rate=1e-2))
+    before = made()
+    after, told = jax.jit(lambda p: agent.warm_up(jax.random.key(5), p, SOURCES))(before)
+    jax.tree.map(np.testing.assert_array_equal, after.actor.params, before.actor.params)
+    assert float(jnp.abs(after.critics.params.net["layer_0"]["bias"]).max()) > 0 and set(told.losses) == {"critic/loss"}
