@@ -32,8 +32,7 @@ from branchax.presets import PRESETS
 from branchax.runs import rundir, runlog
 from branchax.runs.signals import Preempted
 from experiments.harness import publish
-from experiments.published import curves, plan, runs
-from experiments.published.__main__ import show
+from experiments.published import curves, pages, plan, runs
 from experiments.published.plan import REPORTED, Arm
 
 RUNS, RESULTS = Path("runs/gpu"), curves.GPU_RESULTS
@@ -60,6 +59,7 @@ ITEMS = (
     Item("hopper_mbpo_paper", "100,000 steps, 8 seeds", Arm("Hopper", "mbpo_paper", 8, 100_000)),
     Item("hopper_dhmbpo_tf32", "TF32 against hopper_dhmbpo, 8 seeds", Arm("Hopper", "dhmbpo+tf32", 8, 100_000)),
 )
+LOOKED_AT_EVERY = 5_000  # real steps between evaluations, and between checkpoints: half a minute or so
 EPOCHS = 4  # of the runs that a rate is measured in
 _writing = threading.Lock()
 
@@ -86,6 +86,7 @@ def folder_of(item: Item) -> Path:
 
 def run(item: Item) -> None:
     """Runs an item to its end, or until it is asked to stop (`Preempted`)."""
+    curves.check_same(item.arm, path_of(item), plan.config_of(item.arm))  # before its minutes are spent
     measure = measure_curve if not item.side_by_side else measure_rate
     over = threading.Event()
     thread = threading.Thread(target=_keep, args=(item, over), daemon=True)
@@ -112,8 +113,13 @@ def collect(item: Item) -> None:
 
 
 def measure_curve(item: Item) -> None:
-    """All seeds in one program."""
-    runs.train_seeds(item.arm, REPORTED, item.arm.seeds, folder=folder_of(item))
+    """All seeds in one program, evaluated and saved less often than on a CPU.
+
+    Episodes are stepped on the host, and ten of each seed take longer than 1,000 steps of training; checkpoints hold
+    the replay buffers of all seeds.
+    """
+    folder = folder_of(item)
+    runs.train_seeds(item.arm, REPORTED, item.arm.seeds, LOOKED_AT_EVERY, folder, LOOKED_AT_EVERY)
 
 
 def gather_curve(item: Item) -> None:
@@ -214,7 +220,7 @@ def work(options: argparse.Namespace) -> int:
             with runs.limited(left):
                 run(item)
         finally:
-            show()
+            pages.show()
     Console().print(listing(ITEMS, options.minutes))
     return OK
 

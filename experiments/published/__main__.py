@@ -13,7 +13,7 @@ from branchax.commands.base import FAILED, OK, PREEMPTED, REFUSED, parse
 from branchax.errors import ConfigError, RunError
 from branchax.presets import PRESETS
 from experiments import published
-from experiments.published import curves, plan, runs
+from experiments.published import curves, pages, plan, runs
 from experiments.published.curves import DONE, RUNNING
 from experiments.published.plan import PLAN, REPORTED, Arm
 
@@ -64,41 +64,11 @@ def listing(arms: list[Arm], first: int = REPORTED) -> Table:
     return table
 
 
-def collect() -> None:
-    """Collects every run that there is, and shows all that was collected."""
-    known = {(arm.task, arm.method): arm for arm in PLAN}
-    for directory in sorted(plan.RUNS.glob("*_*_s*")):
-        task, _, rest = directory.name.partition("_")
-        known.setdefault((task, rest.rpartition("_s")[0]), Arm(task, rest.rpartition("_s")[0]))
-    for arm in known.values():
-        if arm.task not in plan.TASKS:
-            continue
-        name = f"published --task {arm.task} --preset {arm.method} --seeds {{seeds}} --steps {{steps}}"
-        try:
-            curves.collect(arm, name, curves.path_of(arm))
-        except ConfigError as error:  # the others are none the worse
-            print(f"published: {error}", file=sys.stderr)
-    show()
-
-
-def show() -> None:
-    """Draws each task that has results, and writes the tables."""
-    from experiments.published import draw, table
-
-    tables = {}
-    for task in plan.TASKS:
-        if arms := curves.ours(task):
-            others = curves.published(task)
-            draw.draw(task, arms, others, plan.RESULTS / f"{task}.png")
-            tables[task] = table.of_task(task, arms, others)
-    plan.RESULTS.mkdir(parents=True, exist_ok=True)
-    print("written to", table.write(tables))
-
-
 def go_on(arm: Arm, options: argparse.Namespace) -> int:
     """Runs what is missing of an arm; returns the exit code."""
     import jax
 
+    curves.check_same(arm, curves.path_of(arm), plan.config_of(arm))  # before hours are spent
     each = {seed: state for seed, (state, _) in states(arm, options.first).items()}
     accelerated = jax.default_backend() != "cpu"
     parts = runs.missing(each, curves.found(arm), accelerated)
@@ -123,7 +93,7 @@ def work(options: argparse.Namespace) -> int:
         del core
         return OK
     if options.collect:
-        collect()
+        pages.collect()
         return OK
     arms = arms_of(options)
     Console().print(listing(arms, options.first))
@@ -134,14 +104,14 @@ def work(options: argparse.Namespace) -> int:
     ]
     if not left:
         print("nothing is missing")
-        collect()
+        pages.collect()
         return OK
     arm = left[0]
     print(f"going on with {arm.task} {arm.method}, {arm.env_steps:,} env steps; Ctrl-C saves", flush=True)
     try:
         code = go_on(arm, options)
     finally:
-        collect()
+        pages.collect()
     return code
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from branchax.config import decisive, flat
+from branchax.config import Config, decisive, flat
 from branchax.errors import ConfigError
 from branchax.runs import lock, rundir, runlog
 from experiments.harness import publish
@@ -148,7 +148,7 @@ def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS) -> Path | None
             kept = seeds.get(str(seed))
             if seed < REPORTED or (kept and kept["env_steps"][-1] >= curve.steps[-1]):
                 continue
-            _check_same(path, before.get("configs", {}).get(arm.method), flat_of(config))
+            check_same(arm, path, config)
             seeds[str(seed)] = {
                 "env_steps": curve.steps.tolist(),
                 "return": [round(float(x), 2) for x in curve.returns],
@@ -174,22 +174,19 @@ def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS) -> Path | None
     return publish(name.format(seeds=len(seeds), steps=steps), data, configs, runs, earlier, path)
 
 
-def flat_of(config: Any) -> dict[str, Any]:
-    """The settings that decide what is computed, as a results file has them; how many seeds and steps left out."""
-    return {k: v for k, v in json.loads(json.dumps(decisive(config))).items() if k not in _FREE}
-
-
-_FREE = ("seed", "seeds", "env_steps")
-
-
-def _check_same(path: Path, old: dict[str, Any] | None, new: dict[str, Any]) -> None:
-    """Raises `ConfigError` when a results file was made with other settings."""
+def check_same(arm: Arm, path: Path, config: Config) -> None:
+    """Raises `ConfigError` when what a results file holds of an arm was made with other settings than `config`."""
+    old = read(path).get("configs", {}).get(arm.method)
     was = flat(old) if old else {}
-    differs = [f"{name} {was[name]} -> {new[name]}" for name in new if name in was and was[name] != new[name]]
+    now = json.loads(json.dumps(decisive(config)))
+    differs = [f"{k} {was[k]} -> {now[k]}" for k in now if k in was and k not in _FREE and was[k] != now[k]]
     if differs:
         raise ConfigError(
             f"results: {path} was made with other settings: {'; '.join(differs)}; move it away to begin anew"
         )
+
+
+_FREE = ("seed", "seeds", "env_steps")  # in which the runs of an arm may differ
 
 
 def path_of(arm: Arm, folder: Path = RESULTS) -> Path:

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from branchax.runs import plots
 from branchax.runs.statistics import interquartile_mean
@@ -29,24 +29,28 @@ def colour_of(method: str, others: list[str]) -> str:
 
 def draw(task: str, arms: list[Ours], published: dict[str, Published], path: Path) -> None:
     """Writes the figure. Ours: solid, thin lines are seeds, the band is ± 1 SD over them; published: dashed."""
-    figure = Figure(figsize=(9.6, 4.6), layout="constrained", dpi=150)
+    figure = Figure(figsize=(9.6, 5.0), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     over_steps, over_time = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     end = max([1.05 * arm.asked for arm in arms] + [LEAST_SHOWN] * bool(published))
     for method, curve in published.items():
         _add_published(over_steps, over_time, method, curve, end)
     others = [arm.method for arm in arms if arm.method not in COUNTERPART]
-    for i, arm in enumerate(arms):
-        _add_ours(over_steps, over_time, arm, colour_of(arm.method, others), plots.DASHES[0 if i == 0 else i % 3])
+    colours = [colour_of(arm.method, others) for arm in arms]
+    for i, arm in enumerate(arms):  # dashes are for published ones
+        again = colours[:i].count(colours[i])
+        _add_ours(over_steps, over_time, arm, colours[i], ("-", "-.", ":")[again % 3])
     plots.tidy(over_steps, "return of an episode")
     plots.tidy(over_time, "")
     over_steps.set(xlabel="env steps", xlim=(0, end))
     over_steps.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     over_time.set(xlabel="minutes, with compilation", xscale="log")
+    over_time.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     over_time.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    over_time.xaxis.set_minor_formatter(NullFormatter())
     title = f"gym/{task}-v5: bands are ± 1 SD over seeds, thin lines ours, dotted their interquartile mean"
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
-    figure.legend(*over_steps.get_legend_handles_labels(), loc="outside lower left", ncols=3, fontsize=8, frameon=False)
+    figure.legend(*over_steps.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8, frameon=False)
     plots.save(figure, path)
 
 
@@ -70,7 +74,7 @@ def _add_ours(over_steps: Axes, over_time: Axes, arm: Ours, colour: str, dash: s
     steps, returns, wall_s = together(list(arm.seeds.values()))
     mean, count = returns.mean(0), len(arm.seeds)
     minutes = wall_s.mean(0) / 60
-    partly = "" if arm.reached >= arm.asked else f", so far to {arm.reached:,} of {arm.asked:,}"
+    partly = "" if arm.reached >= arm.asked else f", to {arm.reached:,} of {arm.asked:,} so far"
     seeds = f"{count} seed{'s' * (count > 1)}"
     label = f"{arm.method}, {seeds}: {minutes[-1]:.0f} min, {arm.where}{partly}"
     look = {"color": colour, "linestyle": dash, "linewidth": 2.2}

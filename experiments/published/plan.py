@@ -13,7 +13,7 @@ from branchax.presets import preset
 RUNS, RESULTS = Path("runs/published"), Path("results/published")
 REPORTED = 100  # the first seed that results are reported of; 0 to 9 are for development, and never published
 EPISODES = 10  # of an evaluation, by the policy's mode
-SAVED_EVERY = 1_000  # real steps between checkpoints, about
+SAVED_EVERY = 1_000  # real steps between checkpoints, about: minutes on one core
 
 
 class Task(NamedTuple):
@@ -85,7 +85,9 @@ def check_task(task: str) -> None:
         raise ConfigError(f"task: {task!r} is unknown{nearest(task, TASKS)}; allowed: {', '.join(TASKS)}")
 
 
-def config_of(arm: Arm, first: int = REPORTED, count: int = 1, every: int | None = None) -> Config:
+def config_of(
+    arm: Arm, first: int = REPORTED, count: int = 1, every: int | None = None, saved: int = SAVED_EVERY
+) -> Config:
     """The settings of a run of `count` seeds from `first` on: the preset's own, but for how long and how it is watched.
 
     Args:
@@ -93,6 +95,7 @@ def config_of(arm: Arm, first: int = REPORTED, count: int = 1, every: int | None
       first: the first seed.
       count: seeds side by side in one program.
       every: real steps between evaluations; by default the task's.
+      saved: real steps between checkpoints.
 
     Raises:
       ConfigError: for an unknown task, preset or variant.
@@ -114,7 +117,7 @@ def config_of(arm: Arm, first: int = REPORTED, count: int = 1, every: int | None
         env_steps=arm.env_steps,
         eval_every=max(1, round(every / config.epoch_steps)),
         eval_episodes=EPISODES,
-        checkpoint_every=max(1, round(SAVED_EVERY / config.epoch_steps)),
+        checkpoint_every=max(1, round(saved / config.epoch_steps)),
     )
 
 

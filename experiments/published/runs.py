@@ -14,11 +14,11 @@ from typing import Any
 
 from branchax.runs.signals import Preempted
 from experiments.published.curves import DONE, RUNNING, Found
-from experiments.published.plan import RUNS, Arm, config_of, directory_of
+from experiments.published.plan import RUNS, SAVED_EVERY, Arm, config_of, directory_of
 
 
 def take_core(folder: Path = RUNS) -> Any:
-    """Keeps this process, and what it starts, to one core that no other run has taken; before JAX is loaded.
+    """Keeps this process, and what it starts, to one core that no other run has taken; before JAX has a device.
 
     Returns what must be kept for as long as the core is; None when all are taken or the system has no such thing.
     """
@@ -37,12 +37,22 @@ def take_core(folder: Path = RUNS) -> Any:
     return None
 
 
-def train_seeds(arm: Arm, first: int, count: int = 1, every: int | None = None, folder: Path = RUNS) -> Path:
-    """Trains seeds in one program in this process, or goes on with them. Raises as `branchax.runs.train.train` does."""
+def train_seeds(
+    arm: Arm,
+    first: int,
+    count: int = 1,
+    every: int | None = None,
+    folder: Path = RUNS,
+    saved: int = SAVED_EVERY,
+) -> Path:
+    """Trains seeds in one program in this process, or goes on with them; the arguments are those of `config_of`.
+
+    Raises as `branchax.runs.train.train` does.
+    """
     from branchax.runs.train import train  # JAX
 
     command = f"python -m experiments.published --task {arm.task} --preset {arm.method} --steps {arm.env_steps}"
-    config = config_of(arm, first, count, every)
+    config = config_of(arm, first, count, every, saved)
     return train(config, directory_of(arm, first, count, folder), f"{command} --seed {first}")
 
 

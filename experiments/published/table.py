@@ -35,7 +35,7 @@ def of_task(task: str, arms: list[Ours], published: dict[str, Published]) -> str
         _row(method, c.seeds or "–", [_published_at(c, mark) for mark in marks]) for method, c in published.items()
     ]
     clocks = [
-        _row(f"{_name(arm)}, {arm.where}", len(arm.seeds), [_clock(arm, mark, published) for mark in marks])
+        _row(f"**`{arm.method}`**, {arm.where}", len(arm.seeds), [_clock(arm, mark, published) for mark in marks])
         for arm in arms
     ]
     clocks += [
