@@ -1,5 +1,5 @@
 # `make` shows what there is. Variables: WORLD, PRESET, SEED, SEEDS, STEPS, RUN (a run's directory), ARGS (any flag of the
-# command), NAME, FULL, PYTHON.
+# command), NAME, TASK, FULL, PYTHON.
 PYTHON ?= python3
 WORLD  ?= brax/inverted_pendulum
 PRESET ?= mbpo
@@ -17,13 +17,13 @@ needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train resume eval plot report render export sweep doctor faults lab docs test test-slow check \
-	format experiment lecture bench bench-full bench-peers clean
+	format experiment lecture published published-check gpu gpu-list bench bench-full bench-peers clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
 	@echo
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST) | while IFS=: read -r name about; do \
-		printf '  %-11s %s\n' "$$name" "$$about"; done
+		printf '  %-15s %s\n' "$$name" "$$about"; done
 
 setup: $(READY)  ## make .venv with everything needed (again only when the requirements change)
 
@@ -80,6 +80,21 @@ check: $(READY)  ## formatting, lint, types and the fast tests
 experiment: $(READY)  ## run experiments/NAME.py, as in make experiment NAME=inverted_pendulum
 	$(BIN)/python -m experiments.$(NAME) $(ARGS)
 
+# PRESET is passed on only where it was given: without it, and without TASK, the whole plan is meant.
+BESIDE = $(if $(TASK),--task $(TASK)) $(if $(filter file,$(origin PRESET)),,--preset $(PRESET)) $(if $(STEPS),--steps $(STEPS)) $(ARGS)
+
+published: $(READY)  ## our curves beside published ones: what is done and missing, and the next of it; or TASK=Hopper PRESET=mbpo
+	$(BIN)/python -m experiments.published $(BESIDE) $(if $(SEEDS),--seeds $(SEEDS)) --jobs $(JOBS)
+
+published-check: $(READY)  ## a short fresh run against the committed curve, of TASK and PRESET or of the cheap ones
+	$(BIN)/python -m experiments.published --check $(BESIDE)
+
+gpu: $(READY)  ## the next that waits for an accelerator, nine minutes of it; ARGS=--here on a CPU
+	$(BIN)/python -m experiments.gpu_queue $(ARGS)
+
+gpu-list: $(READY)  ## what waits for an accelerator: done, partial, missing
+	$(BIN)/python -m experiments.gpu_queue --list $(ARGS)
+
 lecture: $(READY)  ## check the lecture's claims and build a page of them; FULL=1 as published, lecture-NAME for one
 	$(BIN)/python -m experiments.lecture $(if $(FULL),--full)
 
@@ -109,6 +124,7 @@ docs: $(READY)  ## build the documentation into build/docs/site; it opens from t
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	rm -rf build/docs && mkdir -p build/docs
 	cp -r docs src examples mkdocs.yml build/docs && mkdir -p build/docs/docs/results && cp results/*.png build/docs/docs/results
+	cp -r results/published build/docs/docs/results
 	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict
 	@echo "open build/docs/site/index.html"
 

@@ -9,7 +9,8 @@ Scores are those of the last evaluation (16 episodes), as interquartile means ov
 95 % percentile bootstrap intervals; seconds are of processor time, of whole runs of five seeds with compilation
 (by the clock where a run was cut off and went on, or is older than this measurement).
 
-    python -m experiments.family                     # what results/family.json does not hold yet
+    python -m experiments.family                     # what results/family.json does not hold: of a fresh clone, little
+    python -m experiments.family --again             # all of it, whatever that file holds
     python -m experiments.family classic/pendulum    # one world, to run several side by side
     python -m experiments.family --publish           # the table and the figure of what has been run
 """
@@ -135,7 +136,7 @@ def draw(found: dict[str, dict[str, Any]], path: Path) -> None:
         order = sorted(scores, key=lambda name: scores[name]["iqm"])
         for i, name in enumerate(order):
             s = scores[name]
-            colour = "#009E73" if name.startswith("oracle") else "#0072B2" if not model_free(name) else "#D55E00"
+            colour = "#D55E00" if model_free(name) else "#009E73" if in_simulator(name) else "#0072B2"
             axes.plot(s["interval"], [i, i], color=colour, linewidth=2, alpha=0.5, solid_capstyle="butt")
             axes.plot(s["returns"], [i] * len(s["returns"]), ".", color=colour, markersize=3, alpha=0.5)
             axes.plot(s["iqm"], i, "o", color=colour, markersize=5)
@@ -200,11 +201,17 @@ def model_free(name: str) -> bool:
     return PRESETS[name].model_free
 
 
+def in_simulator(name: str) -> bool:
+    """Whether the simulator itself is what a preset imagines in."""
+    return PRESETS[name].model.kind == "oracle"
+
+
 def main() -> None:
     """Runs, scores, publishes."""
     file = RESULTS / "family.json"
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
-    arguments = [a for a in sys.argv[1:] if a != "--publish"]
+    again = "--again" in sys.argv[1:]
+    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not again else {}
+    arguments = [a for a in sys.argv[1:] if a not in ("--publish", "--again")]
     if "--publish" not in sys.argv[1:]:
         run_all(arguments or list(WORLDS), before)
         if arguments:

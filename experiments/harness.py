@@ -13,7 +13,8 @@ from branchax.runs import rundir, runlog
 from branchax.runs.train import train
 
 RUNS, RESULTS = Path("runs/experiments"), Path("results")
-WHERE = ("commit", "device", "xla_flags", "python", "jax", "jaxlib", "brax")  # of what a run was made with
+# Of what a run was made with.
+WHERE = ("commit", "device", "cpu", "xla_flags", "python", "jax", "jaxlib", "brax", "mujoco", "gymnasium")
 
 
 def run(config: Config, name: str) -> Path:

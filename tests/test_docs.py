@@ -213,6 +213,7 @@ def test_the_site_is_built_and_loads_nothing_from_the_web(tmp_path):
     (tmp_path / "docs" / "results").mkdir()
     for picture in (ROOT / "results").glob("*.png"):
         shutil.copy(picture, tmp_path / "docs" / "results")
+    shutil.copytree(ROOT / "results" / "published", tmp_path / "docs" / "results" / "published")
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

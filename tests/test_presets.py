@@ -1,5 +1,7 @@
 """The presets are valid values, and a world's own settings reach them."""
 
+import dataclasses
+
 import pytest
 
 from branchax import presets
@@ -54,6 +56,13 @@ def test_a_task_s_settings_serve_brax_and_gymnasium():
     for name, world in (("mbpo", "gym/Pendulum-v1"), ("mbpo", "classic/pendulum"), ("mve", "gym/Hopper-v5")):
         assert presets.preset(name, world).rollout.horizon_end is None
     assert presets.preset("dyna", "gym/Hopper-v5").agent == presets.PRESETS["dyna"].agent  # DQN has no target entropy
+
+
+@pytest.mark.parametrize("name", ["dhmbpo", "dhmbpo_small"])
+def test_mbpo_s_settings_of_a_world_are_not_those_of_another_paper(name):
+    config = presets.preset(name, "gym/Hopper-v5")
+    assert config.updates_per_step == 1.0 and config.agent.target_entropy is None
+    assert config == dataclasses.replace(presets.PRESETS[name], world="gym/Hopper-v5")
 
 
 def test_the_paper_s_sizes_are_the_defaults_and_leave_the_method_alone():

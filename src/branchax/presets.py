@@ -337,9 +337,10 @@ def preset(name: str, world: str | None = None, paper: bool = False) -> Config:
     if name not in PRESETS:
         raise ConfigError(f"preset: {name!r} is unknown{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
     config = at_paper_sizes(PRESETS[name]) if paper else PRESETS[name]
+    as_mbpo = config.updates_per_step == _SMALL.updates_per_step  # with another number a preset follows another paper
     applies = {
-        "updates_per_step": isinstance(config.agent, CRITIC_AGENTS),
-        "agent": isinstance(config.agent, SACConfig),
+        "updates_per_step": as_mbpo and isinstance(config.agent, CRITIC_AGENTS),
+        "agent": as_mbpo and isinstance(config.agent, SACConfig),
         "rollout": config.stores_imagined and config.rollout.horizon == 1,
     }
     family, _, task = (world or "").lower().partition("/")

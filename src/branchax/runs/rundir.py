@@ -35,7 +35,7 @@ from branchax.runs import lock
 STATUS, FAULTS, TENSORBOARD, WANDB = "status.json", "faults", "tb", "wandb"
 CONFIG, COMMAND, ENVIRONMENT, METRICS = "config.json", "command.txt", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATIONS, CURVE = "checkpoints", "evaluations", "plots/learning_curve.png"
-PACKAGES = ("branchax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "numpy")
+PACKAGES = ("branchax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "gymnasium", "numpy")
 # Where these differ, floats can.
 DECISIVE = ("jax", "jaxlib", "brax", "mujoco", "device", "device_count", "cpu", "xla_flags")
 

@@ -1,0 +1,152 @@
+"""The command line; `experiments.published` has what it does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from rich.console import Console
+from rich.table import Table
+
+from branchax.commands.base import FAILED, OK, PREEMPTED, REFUSED, parse
+from branchax.errors import ConfigError, RunError
+from branchax.presets import PRESETS
+from experiments import published
+from experiments.published import curves, pages, plan, runs
+from experiments.published.curves import DONE, RUNNING
+from experiments.published.plan import PLAN, REPORTED, Arm
+
+
+def arms_of(options: argparse.Namespace) -> list[Arm]:
+    """The arms that are meant: one if a task and a preset are named, else those of the plan. Raises `ConfigError`."""
+    if options.task is not None:
+        plan.check_task(options.task)
+    if options.task and options.preset:
+        planned = next((a for a in PLAN if (a.task, a.method) == (options.task, options.preset)), None)
+        arm = planned or Arm(options.task, options.preset)
+        found = [arm._replace(seeds=options.seeds or arm.seeds, steps=options.steps or arm.steps)]
+        plan.config_of(found[0])  # objects to what does not exist
+        return found
+    if options.seeds or options.steps:
+        raise ConfigError("seeds, steps: not possible for the whole plan; name a task and a preset")
+    arms = [a for a in PLAN if options.task in (None, a.task) and options.preset in (None, a.method)]
+    if not arms:
+        raise ConfigError(f"preset: nothing planned has {options.preset!r}; name a task too")
+    return arms
+
+
+def states(arm: Arm, first: int = REPORTED) -> dict[int, tuple[str, int]]:
+    """How each seed of an arm is doing, and how far it is."""
+    there, kept = curves.found(arm), curves.read(curves.path_of(arm))
+    return {seed: curves.state_of(arm, seed, there, kept) for seed in range(first, first + arm.seeds)}
+
+
+def possible(arm: Arm) -> bool:
+    """Whether the preset exists; a plan may be ahead of them."""
+    return arm.method.split("+")[0] in PRESETS
+
+
+def listing(arms: list[Arm], first: int = REPORTED) -> Table:
+    """A line an arm, with the state of each seed."""
+    table = Table("task", "preset", "env steps", f"seeds from {first} on", box=None, header_style="bold")
+    for arm in arms:
+        each = [
+            f"{state} at {reached:,}" if state not in (DONE,) and reached else state
+            for state, reached in states(arm, first).values()
+        ]
+        table.add_row(
+            arm.task,
+            arm.method,
+            f"{arm.env_steps:,}",
+            ", ".join(each) if possible(arm) else "there is no such preset yet",
+        )
+    return table
+
+
+def go_on(arm: Arm, options: argparse.Namespace) -> int:
+    """Runs what is missing of an arm; returns the exit code."""
+    import jax
+
+    curves.check_same(arm, curves.path_of(arm), plan.config_of(arm))  # before hours are spent
+    each = {seed: state for seed, (state, _) in states(arm, options.first).items()}
+    accelerated = jax.default_backend() != "cpu"
+    parts = runs.missing(each, curves.found(arm), accelerated)
+    if not accelerated:
+        return runs.run_processes(arm, parts, options.jobs, options.every)
+    for first, count in parts:
+        runs.train_seeds(arm, first, count, options.every)
+    return OK
+
+
+def work(options: argparse.Namespace) -> int:
+    """Does what was asked for; returns the exit code."""
+    if options.check:
+        from experiments.published import check
+
+        named = bool(options.task or options.preset)
+        return OK if check.check(*([tuple(arms_of(options))] if named else [])) else FAILED
+    if options.seed is not None:
+        (arm,) = arms_of(options)
+        core = runs.take_core()
+        runs.train_seeds(arm, options.seed, options.together, options.every)
+        del core
+        return OK
+    if options.collect:
+        pages.collect()
+        return OK
+    arms = arms_of(options)
+    Console().print(listing(arms, options.first))
+    if options.list:
+        return OK
+    left = [
+        a for a in arms if possible(a) and any(s not in (DONE, RUNNING) for s, _ in states(a, options.first).values())
+    ]
+    if not left:
+        print("nothing is missing")
+        pages.collect()
+        return OK
+    arm = left[0]
+    print(f"going on with {arm.task} {arm.method}, {arm.env_steps:,} env steps; Ctrl-C saves", flush=True)
+    try:
+        code = go_on(arm, options)
+    finally:
+        pages.collect()
+    return code
+
+
+def main(arguments: list[str]) -> int:
+    """Reads the flags; returns the exit code."""
+    about = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        "python -m experiments.published", description=published.__doc__, formatter_class=about
+    )
+    parser.add_argument("--task", help=f"of {', '.join(plan.TASKS)}")
+    parser.add_argument("--preset", help="any preset, or preset+tf32")
+    parser.add_argument("--seeds", type=int, help="how many")
+    parser.add_argument("--steps", type=int, help="real steps of each")
+    parser.add_argument("--every", type=int, help="real steps between evaluations; default: as the task has it")
+    parser.add_argument("--first", type=int, default=REPORTED, help="the first seed; those below 100 are not published")
+    parser.add_argument("--jobs", type=int, default=1, help="seeds at once on a CPU, each on a core of its own")
+    parser.add_argument("--list", action="store_true", help="only say what is done and missing")
+    parser.add_argument("--collect", action="store_true", help="only draw and write what has been run so far")
+    parser.add_argument("--check", action="store_true", help="a short fresh run against the committed curve")
+    parser.add_argument("--seed", type=int, help="run this seed alone, in this process")
+    parser.add_argument("--together", type=int, default=1, help="with --seed: so many from it on, in one program")
+    try:
+        return work(parse(parser, arguments))
+    except ConfigError as error:
+        print(f"published: {error}", file=sys.stderr)
+        return REFUSED
+    except RunError as error:
+        print(f"published: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == PREEMPTED:
+        os._exit(code)  # a compilation under way would be waited for
+    sys.exit(code)
