@@ -122,7 +122,7 @@ def test_rows_take_turns_over_the_elites():
         obs = jnp.broadcast_to(starts.obs[:, None], (n, 2, count, 1))
         return Trajectory(Transition(obs, obs, blank, obs, blank > 0, blank > 0), blank > -1, None, blank)
 
-    ahead = critics.Ahead(3, lambda key, row, after: row.state, run)
+    ahead = critics.Ahead(3, lambda key, row, after: row.state, run, run)
     found = critics.in_one_elite(jax.random.key(0), row, ahead, lambda k, o: (o, ()))
     assert seen["starts"].obs.shape == (3, 3, 1) and found.valid.shape == (2, 7)
     np.testing.assert_array_equal(found.transition.obs[1], row.state.obs)

@@ -66,7 +66,7 @@ def ahead_of(world: World, horizon: int) -> Ahead:
         one = lambda key, start: rollout(key, model.world((), None), act, start, horizon)[1]  # noqa: E731
         return jax.vmap(one)(jax.random.split(key, 1), starts)
 
-    return Ahead(1, start, run)
+    return Ahead(1, start, run, run)
 
 
 def experience(world: World, worlds=32, steps=16) -> Row:

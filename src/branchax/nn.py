@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
 
-from branchax import normalize
 from branchax.types import Key, Params
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -83,7 +82,8 @@ def mlp(
 
 
 class Standardised(NamedTuple):
-    """Parameters of a network that reads standardised inputs. Only `renew` moves the statistics, no gradient does."""
+    """Parameters of a network that reads standardised inputs. `agents.learner.renew_statistics` sets the
+    statistics; no gradient moves them."""
 
     net: Params
     mean: jax.Array  # [in_size]
@@ -101,18 +101,6 @@ def standardise(network: Network, in_size: int) -> Network:
         return network.apply(params.net, (x - mean) / std, key)
 
     return Network(init, apply)
-
-
-def renew_statistics(tree: Any, stats: normalize.Stats) -> Any:
-    """A pytree with the statistics [D] in all of its `Standardised` parameters; inputs past the first D stay raw."""
-
-    def renew(x: Any) -> Any:
-        if not isinstance(x, Standardised):
-            return x
-        size = stats.mean.shape[0]
-        return x._replace(mean=x.mean.at[..., :size].set(stats.mean), std=x.std.at[..., :size].set(stats.std))
-
-    return jax.tree.map(renew, tree, is_leaf=lambda x: isinstance(x, Standardised))
 
 
 def truncated_normal() -> linen.initializers.Initializer:

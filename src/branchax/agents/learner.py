@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from branchax import nn
+from branchax import nn, normalize
 from branchax.types import Key, Largest, Params
 
 K = TypeVar("K")
@@ -77,6 +77,23 @@ def reset_optimizers(tree: Any) -> Any:
         return x._replace(optimizer=x.optimizer._replace(inner_state=blank))
 
     return jax.tree.map(reset, tree, is_leaf=lambda x: isinstance(x, Learner))
+
+
+def renew_statistics(tree: Any, stats: normalize.Stats) -> Any:
+    """A pytree with the statistics [D] in all of its standardised parameters; inputs past the first D stay raw.
+
+    Optimizers, whose moments are shaped like the parameters, stay as they are.
+    """
+
+    def renew(x: Any) -> Any:
+        if isinstance(x, Learner):
+            return x._replace(params=renew_statistics(x.params, stats))
+        if not isinstance(x, nn.Standardised):
+            return x
+        size = stats.mean.shape[0]
+        return x._replace(mean=x.mean.at[..., :size].set(stats.mean), std=x.std.at[..., :size].set(stats.std))
+
+    return jax.tree.map(renew, tree, is_leaf=lambda x: isinstance(x, (Learner, nn.Standardised)))
 
 
 class Value(NamedTuple):

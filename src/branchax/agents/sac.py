@@ -49,7 +49,7 @@ from branchax.agents.critic import (
     regress,
     track_range,
 )
-from branchax.agents.learner import Learner, adam, fill_knobs, reset_optimizers, skipped
+from branchax.agents.learner import Learner, adam, fill_knobs, renew_statistics, reset_optimizers, skipped
 from branchax.config import SACConfig
 from branchax.distributions import Distribution, categorical, tanh_normal
 from branchax.normalize import Stats
@@ -303,7 +303,7 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
         return critic_step(key_critics, agent, goal)
 
     def renew(agent: SAC, stats: Stats) -> SAC:
-        agent = nn.renew_statistics(agent, stats) if config.normalise_obs else agent
+        agent = renew_statistics(agent, stats) if config.normalise_obs else agent
         return reset_optimizers(agent) if config.reset_optimizer else agent
 
     def bonus(agent: SAC, obs: jax.Array, action: jax.Array) -> jax.Array:
