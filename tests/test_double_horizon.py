@@ -167,8 +167,10 @@ def test_the_first_update_equals_a_loop():
 
 
 def test_the_actors_gradient_equals_finite_differences():
-    """Adam's first moment after one step is a tenth of the gradient. The range of values, which rewards move, is no part
-    of it, so that it is left out here."""
+    """Adam's first moment after one step is a tenth of the gradient.
+
+    The range of values, which rewards move, is no part of the gradient, so that it is left out here.
+    """
     config = dataclasses.replace(CONFIG, critic=dataclasses.replace(CONFIG.critic, scale="none"))
     agent = made(config)
     moment = run(agent, config)[0].actor.optimizer.inner_state[1].mu
