@@ -31,19 +31,19 @@ def check(python: str) -> None:
         (wheel,), (sdist,) = (list((place / "dist").glob(ending)) for ending in ("*.whl", "*.tar.gz"))
         version = contents(wheel, sdist)
         step("environment", [python, "-m", "venv", place / "env"], place)
-        bin = place / "env" / "bin"
-        step("install", [bin / "pip", "install", "--quiet", "--disable-pip-version-check", wheel], place)
-        said = step("--version", [bin / "branchax", "--version"], place)
-        where = step("import", [bin / "python", "-c", "import branchax; print(branchax.__file__)"], place)
+        programs = place / "env" / "bin"
+        step("install", [programs / "pip", "install", "--quiet", "--disable-pip-version-check", wheel], place)
+        said = step("--version", [programs / "branchax", "--version"], place)
+        where = step("import", [programs / "python", "-c", "import branchax; print(branchax.__file__)"], place)
         if said.strip() != version or not where.startswith(str(place)):
             sys.exit(
                 f"dist-check: branchax {said.strip()} at {where.strip()}, where {version} of the wheel was expected"
             )
-        step("list", [bin / "branchax", "list"], place)
-        train_killed([bin / "branchax", *TRAIN.split(), *SMALL.split(), "--run", "run"], place)
-        step("resume", [bin / "branchax", "resume", "run"], place)
-        step("evaluate", [bin / "branchax", "evaluate", "run", "--episodes", "2"], place)
-        step("report", [bin / "branchax", "report", "run"], place)
+        step("list", [programs / "branchax", "list"], place)
+        train_killed([programs / "branchax", *TRAIN.split(), *SMALL.split(), "--run", "run"], place)
+        step("resume", [programs / "branchax", "resume", "run"], place)
+        step("evaluate", [programs / "branchax", "evaluate", "run", "--episodes", "2"], place)
+        step("report", [programs / "branchax", "report", "run"], place)
         pages = list((place / "run").rglob("*.html"))
         if not pages:
             sys.exit("dist-check: `branchax report` wrote no page")

@@ -21,6 +21,6 @@ def hand_on(package: str, homes: Mapping[str, str]) -> tuple[Callable[[str], Any
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         home, _, other = homes[name].partition(":")
         module = importlib.import_module(home)
-        return module if home == f"{package}.{name}" else getattr(module, other or name)
+        return module if homes[name] == f"{package}.{name}" else getattr(module, other or name)
 
     return load, lambda: sorted(homes), sorted(homes)
