@@ -10,14 +10,21 @@ RUN    ?=
 ARGS   ?=
 JOBS   ?= 2
 
+# A misspelt one would be no error to make: `make train STEP=100` would train for as long as the preset says.
+KNOWN   := PYTHON WORLD PRESET SEED SEEDS STEPS RUN ARGS JOBS NAME TASK FULL
+UNKNOWN := $(filter-out $(KNOWN) SHELL,$(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name))))
+nearest  = $(shell $(PYTHON) -c 'import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1))' $(1) $(KNOWN))
+mean     = $(if $(1),; did you mean $(1)?)
+$(foreach name,$(UNKNOWN),$(error $(name) is unknown$(call mean,$(call nearest,$(name))); allowed: $(KNOWN)))
+
 BIN   := .venv/bin
 READY := .venv/.ready
 FLAGS  = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--env-steps $(STEPS)) $(if $(RUN),--run $(RUN))
 needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/...))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume eval plot report render export sweep doctor faults lab docs test test-slow check \
-	format experiment lecture published published-check gpu gpu-list bench bench-full bench-peers clean
+.PHONY: help setup train resume eval plot report render export sweep doctor faults lab docs test unit test-slow check \
+	dist-check format experiment lecture published published-check gpu gpu-list bench bench-full bench-peers clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -65,17 +72,22 @@ render: $(READY)  ## film the policy of RUN=runs/A
 lab: $(READY)  ## measure gradient estimators on WORLD (classic/pendulum unless it is set)
 	$(BIN)/branchax lab gradients --world $(if $(filter file,$(origin WORLD)),classic/pendulum,$(WORLD)) $(ARGS)
 
-test: $(READY)  ## the fast tests
+test: $(READY)  ## formatting, lint, types and the fast tests: what a change has to pass
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
+	$(MAKE) unit
+
+check: test  ## the same as make test
+
+unit: $(READY)  ## the fast tests alone, as in make unit ARGS='-k replay'
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(READY)  ## the slow tests: whole runs that have to learn
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
-check: $(READY)  ## formatting, lint, types and the fast tests
-	$(BIN)/ruff format --check .
-	$(BIN)/ruff check .
-	$(BIN)/basedpyright
-	$(MAKE) test
+dist-check: $(READY)  ## build wheel and sdist, and try the wheel in a clean environment of PYTHON
+	$(BIN)/python .ci/dist_check.py --python $(PYTHON)
 
 experiment: $(READY)  ## run experiments/NAME.py, as in make experiment NAME=inverted_pendulum
 	$(BIN)/python -m experiments.$(NAME) $(ARGS)

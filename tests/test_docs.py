@@ -22,7 +22,7 @@ from branchax.runs import train as host
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
 
@@ -201,6 +201,29 @@ def test_every_target_is_explained():
         assert re.search(rf"^  {target} +\S", done.stdout, re.MULTILINE), target
     done = subprocess.run(["make", "-n", "export"], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "RUN=runs/" in done.stderr
+
+
+def test_make_refuses_a_variable_that_it_does_not_know():
+    def dry(*given):
+        return subprocess.run(["make", "-n", "train", *given], cwd=ROOT, capture_output=True, text=True, check=False)
+
+    for given, advice in {
+        "STEP=100": "did you mean STEPS?",
+        "seed=1": "did you mean SEED?",
+        "XYZZY=1": "allowed: ",
+    }.items():
+        done = dry(given)
+        assert done.returncode == 2 and f"{given.partition('=')[0]} is unknown; {advice}" in done.stderr
+    assert dry("STEPS=100", "ARGS=--seeds 3", "SHELL=/bin/sh").returncode == 0
+
+
+def test_the_gate_runs_every_check():
+    gate = subprocess.run(["make", "-n", "test"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    for words in ("ruff format --check", "ruff check", "basedpyright", "-m pytest"):
+        assert words in gate
+    assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
+    assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    assert subprocess.run(["make", "-n", "check"], cwd=ROOT, capture_output=True, text=True, check=True).stdout == gate
 
 
 @pytest.mark.slow

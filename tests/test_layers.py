@@ -10,7 +10,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Lowest first. A module may import from its own tier and from those below.
 TIERS = [
-    {"errors"},
+    {"errors", "public"},
     {"config", "types"},
     {"worlds.catalog"},
     {"checks", "presets"},
@@ -31,6 +31,7 @@ TIERS = [
 BEFORE_JAX = [
     "__init__",
     "__main__",
+    "agents.__init__",
     "cli",
     "commands.__init__",
     "commands.base",
@@ -59,8 +60,11 @@ BEFORE_JAX = [
     "devices.__init__",
     "devices.cache",
     "devices.distributed",
+    "dynamics.__init__",
+    "epoch.__init__",
     "errors",
     "presets",
+    "public",
     "runs.__init__",
     "runs.rundir",
     "runs.lock",

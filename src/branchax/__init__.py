@@ -6,69 +6,59 @@
     branchax.run(config, "runs/first")
 
 The names below load their modules when they are first used, so that `import branchax` imports no JAX. To drive the
-functions yourself, `build(config)` from `branchax.build` returns them as a `Program`; `examples/` has a run, a world
-and an agent made by hand.
+functions yourself, `branchax.build.build(config)` returns them as a `Program`; `branchax.agents`, `branchax.dynamics`,
+`branchax.worlds` and `branchax.epoch` hand on what an extension needs, and `examples/` has a run, a world and an agent
+made by hand. A name that is in no `__all__` of these five packages is private.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from branchax.agents.base import Agent
-    from branchax.checks import check
-    from branchax.config import Config, with_field
-    from branchax.deploy.export import export
-    from branchax.epoch.program import make_program
-    from branchax.errors import ConfigError
-    from branchax.presets import preset
-    from branchax.runs.evaluate import evaluate
-    from branchax.runs.train import train as run
-    from branchax.worlds.base import World, WorldSpec, make_world
+    from branchax import build as build
+    from branchax.agents.base import Agent as Agent
+    from branchax.agents.base import Sources as Sources
+    from branchax.checks import check as check
+    from branchax.config import Config as Config
+    from branchax.config import with_field as with_field
+    from branchax.deploy.export import export as export
+    from branchax.dynamics.base import Dynamics as Dynamics
+    from branchax.epoch.program import make_program as make_program
+    from branchax.errors import ConfigError as ConfigError
+    from branchax.presets import preset as preset
+    from branchax.runs.evaluate import evaluate as evaluate
+    from branchax.runs.train import train
+    from branchax.types import Transition as Transition
+    from branchax.worlds.base import World as World
+    from branchax.worlds.base import WorldSpec as WorldSpec
+    from branchax.worlds.base import make_world as make_world
 
-__version__ = "0.1.0"
-__all__ = [
-    "Agent",
-    "Config",
-    "ConfigError",
-    "World",
-    "WorldSpec",
-    "__version__",
-    "check",
-    "evaluate",
-    "export",
-    "make_program",
-    "make_world",
-    "preset",
-    "run",
-    "with_field",
-]
+    run = train
+else:
+    from branchax.public import hand_on
 
-_HOME = {
-    "Agent": ("branchax.agents.base", "Agent"),
-    "Config": ("branchax.config", "Config"),
-    "ConfigError": ("branchax.config", "ConfigError"),
-    "World": ("branchax.worlds.base", "World"),
-    "WorldSpec": ("branchax.worlds.base", "WorldSpec"),
-    "check": ("branchax.config", "check"),
-    "evaluate": ("branchax.runs.evaluate", "evaluate"),
-    "export": ("branchax.deploy.export", "export"),
-    "make_program": ("branchax.epoch.program", "make_program"),
-    "make_world": ("branchax.worlds.base", "make_world"),
-    "preset": ("branchax.presets", "preset"),
-    "with_field": ("branchax.config", "with_field"),
-    "run": ("branchax.runs.train", "train"),
-}
+    __getattr__, __dir__, __all__ = hand_on(
+        __name__,
+        {
+            "Agent": "branchax.agents.base",
+            "Config": "branchax.config",
+            "ConfigError": "branchax.errors",
+            "Dynamics": "branchax.dynamics.base",
+            "Sources": "branchax.agents.base",
+            "Transition": "branchax.types",
+            "World": "branchax.worlds.base",
+            "WorldSpec": "branchax.worlds.base",
+            "build": "branchax.build",
+            "check": "branchax.checks",
+            "evaluate": "branchax.runs.evaluate",
+            "export": "branchax.deploy.export",
+            "make_program": "branchax.epoch.program",
+            "make_world": "branchax.worlds.base",
+            "preset": "branchax.presets",
+            "run": "branchax.runs.train:train",
+            "with_field": "branchax.config",
+        },
+    )
 
-
-def __getattr__(name: str) -> Any:
-    """Loads a public name from the module that defines it (PEP 562)."""
-    if name not in _HOME:
-        raise AttributeError(f"module 'branchax' has no attribute {name!r}")
-    module, attribute = _HOME[name]
-    return getattr(importlib.import_module(module), attribute)
-
-
-def __dir__() -> list[str]:
-    return sorted(__all__)
+__version__ = "0.2.0"

@@ -47,7 +47,7 @@ class _MLP(linen.Module):
         return x
 
 
-def mlp(
+def mlp(  # noqa: PLR0913 (keyword-only choices of a network)
     in_size: int,
     hidden: Sequence[int],
     out_size: int,

@@ -15,7 +15,7 @@ from branchax.worlds.base import World, WorldState
 Act = Callable[..., tuple[Any, ...]]
 
 
-def rollout(
+def rollout(  # noqa: PLR0913 (one loop for all that imagine; most are off unless named)
     key: Key,
     world: World | Callable[[Any], World],
     act: Act | None,

@@ -65,7 +65,7 @@ class Rows(NamedTuple):
     weight: jax.Array  # 1 for a valid step, 0 for a blank one
 
 
-def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent:
+def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent:  # noqa: C901, PLR0915 (closures)
     """The agent for a world with observations [D] and actions [A], continuous in [-1, 1] or discrete."""
     if spec.discrete:
         policy = categorical_policy(spec, config.hidden)

@@ -135,7 +135,7 @@ def discrete(spec: WorldSpec, config: SACConfig) -> Actions:
     return Actions(categorical, policy, critic, value, 0.5 * math.log(spec.action_size))
 
 
-def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:
+def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:  # noqa: C901, PLR0915 (closures)
     """SAC for a world with observations [D] and actions [A], continuous in [-1, 1] or discrete."""
     distribution, policy, critic, value, default_entropy = (discrete if spec.discrete else continuous)(spec, config)
     optimizer, fresh, scaled = adam(), config.critic.expand == "fresh", config.critic.scale == "quantile"

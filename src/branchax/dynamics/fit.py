@@ -46,7 +46,7 @@ class Progress(NamedTuple):
     round: jax.Array  # [] int32
 
 
-def make_ensemble(world: World, config: ModelConfig) -> Dynamics:
+def make_ensemble(world: World, config: ModelConfig) -> Dynamics:  # noqa: C901, PLR0915 (closures)
     """A probabilistic ensemble of `world` as `Dynamics`.
 
     Termination is the world's own predicate when `config.termination` is "known" and the world has one; "known" without

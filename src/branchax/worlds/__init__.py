@@ -8,7 +8,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from branchax.worlds.base import World
+    from branchax.worlds.base import World as World
+    from branchax.worlds.base import WorldSpec as WorldSpec
+    from branchax.worlds.base import WorldState as WorldState
+    from branchax.worlds.base import make_world as make_world
+    from branchax.worlds.contract import check_world as check_world
+else:
+    from branchax.public import hand_on
+
+    __getattr__, __dir__, __all__ = hand_on(
+        __name__,
+        {
+            "World": "branchax.worlds.base",
+            "WorldSpec": "branchax.worlds.base",
+            "WorldState": "branchax.worlds.base",
+            "check_world": "branchax.worlds.contract",
+            "make": "branchax.worlds",  # below
+            "make_world": "branchax.worlds.base",
+        },
+    )
 
 
 def make(name: str, backend: str = "generalized", episode_length: int | None = None) -> World:
