@@ -55,7 +55,7 @@ class SACConfig:
     target_entropy: Annotated[float | None, Range(-1e9, 1e9)] = None
     """Nats; the default is `entropy_per_action` times the number of action entries (of discrete actions: half of the
     largest)."""
-    entropy_per_action: Annotated[float, Range(-1e3, 1e3)] = -0.5
+    entropy_per_action: Annotated[float, Range(-5, 5)] = -0.5
     """Nats of the target entropy for each entry of a continuous action."""
     init_temperature: Annotated[float, Range(1e-9, 1e9)] = 0.1
     """Alpha at the start."""
