@@ -104,10 +104,10 @@ def limit_of(mesh: Mesh) -> int | None:
     return None
 
 
-def bytes_of(tree: Any) -> int:
-    """Of a tree of `ShapeDtypeStruct`s, on each device."""
-    leaves = jax.tree.leaves(tree)
-    return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in leaves)
+def bytes_of(tree: Any, per_device: bool = True) -> int:
+    """The bytes of a tree of arrays or `ShapeDtypeStruct`s: what lies on each device, or the whole."""
+    shape = lambda x: x.sharding.shard_shape(x.shape) if per_device else x.shape  # noqa: E731
+    return sum(math.prod(shape(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
 
 def _short(size: float) -> str:
