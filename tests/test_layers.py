@@ -160,6 +160,11 @@ def test_no_jax_before_settings_are_checked(module):
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_nothing_needs_unix_to_be_imported(file):
+    assert not set(imports(file, top_level=True)) & {"fcntl", "resource", "pwd", "grp", "termios"}
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
 def test_no_class_hierarchies(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ClassDef):
