@@ -74,9 +74,9 @@ def run(arguments: list[str]) -> None:
         check(config)
         check_installed(config.world)
     if any(config.wandb for config in configs):
-        from branchax.runs import wandb  # which loads NumPy
+        from branchax.runs import trackers  # which loads NumPy
 
-        wandb.check()
+        trackers.check_wandb()
     points = sweep.plan(grid, configs)
     stem = f"runs/sweep_{configs[0].world.replace('/', '-')}_{options.preset}"
     directory = sweep.directory_of(points, stem, options.run)

@@ -105,9 +105,9 @@ def launch(
             raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
         rundir.admit(directory, config, force)
         if config.wandb:
-            from branchax.runs import wandb  # which loads NumPy
+            from branchax.runs import trackers  # which loads NumPy
 
-            wandb.check()
+            trackers.check_wandb()
         print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
     distributed.start(processes)
 
