@@ -39,6 +39,7 @@ BEFORE_JAX = [
     "commands.diagnose",
     "commands.evaluate",
     "commands.export",
+    "commands.flags",
     "commands.lab",
     "commands.list",
     "commands.resume",
