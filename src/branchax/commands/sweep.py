@@ -47,16 +47,7 @@ def run(arguments: list[str]) -> None:
     if arguments[:1] == [sweep.GROUP]:
         _train_group(Path(arguments[1]), int(arguments[2]))
         return
-    if {"-h", "--help"} & set(arguments):
-        parse(SweepOptions, ["--help"], "branchax sweep PRESET")
-    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    known = [*names_of(SweepOptions), *flags(PRESETS.get(name or "", PRESETS["mbpo"]))]
-    check_flags(arguments, known, "branchax sweep")
-    if name is None:
-        raise ConfigError(f"preset: missing; branchax sweep PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
-    options, rest = read_early(SweepOptions, arguments[1:], "branchax sweep PRESET")
-    if not options.grid:
-        raise ConfigError("grid: missing; branchax sweep PRESET --grid FIELD=A,B")
+    name, options, rest = _read(arguments)
     if options.jobs < 1:
         raise ConfigError(f"jobs: {options.jobs} is not possible; allowed: >= 1")
     if wrong := [entry for entry in options.launch if "=" not in entry]:
@@ -101,6 +92,21 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"sweep: {len(bad)} of {len(codes)} processes refused their settings; see above")
     if bad:
         raise RunError(f"{len(bad)} of {len(codes)} processes of the sweep failed; see above")
+
+
+def _read(arguments: list[str]) -> tuple[str, SweepOptions, list[str]]:
+    """The preset, what is the sweep's own, and the flags that are each run's."""
+    if {"-h", "--help"} & set(arguments):
+        parse(SweepOptions, ["--help"], "branchax sweep PRESET")
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    known = [*names_of(SweepOptions), *flags(PRESETS.get(name or "", PRESETS["mbpo"]))]
+    check_flags(arguments, known, "branchax sweep")
+    if name is None:
+        raise ConfigError(f"preset: missing; branchax sweep PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
+    options, rest = read_early(SweepOptions, arguments[1:], "branchax sweep PRESET")
+    if not options.grid:
+        raise ConfigError("grid: missing; branchax sweep PRESET --grid FIELD=A,B")
+    return name, options, rest
 
 
 def _train_group(directory: Path, group: int) -> None:
