@@ -108,7 +108,7 @@ def score(name: str, world: str) -> dict[str, Any] | None:
         return None
     returns = [row[runlog.RETURN] for row in rows]
     column = np.array(returns)[:, None]
-    interval = [float(edge[0]) for edge in bootstrap(column)]
+    interval = [float(edge[0]) for edge in bootstrap(interquartile_mean, column)]
     file = RUNS / directory_of(name, world) / PROCESSOR
     return {
         "returns": returns,

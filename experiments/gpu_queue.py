@@ -12,13 +12,12 @@ others. Runs lie in `runs/gpu/`: whoever borrows a machine for a while takes tha
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from branchax.commands.base import OK, REFUSED, parse
+from branchax.commands.base import OK, REFUSED
+from branchax.commands.flags import Switch, parse
 from branchax.errors import ConfigError, RunError, nearest
 from branchax.presets import PRESETS
 from branchax.runs import rundir, runlog
@@ -39,6 +39,20 @@ RUNS, RESULTS = Path("runs/gpu"), curves.GPU_RESULTS
 MINUTES = 9.0
 LEAST = 3.0  # minutes that must be left to begin another item: compilation takes one of them
 EVERY = 60.0  # seconds between two times that what there is is written
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command takes."""
+
+    list: Switch = False
+    """Only show the queue."""
+    item: str | None = None
+    """This one, and not the next."""
+    minutes: float = MINUTES
+    """After which a run is asked to save and end."""
+    here: Switch = False
+    """On whatever there is, a CPU too."""
 
 
 class Item(NamedTuple):
@@ -195,7 +209,7 @@ def listing(items: tuple[Item, ...], minutes: float) -> Table:
     return table
 
 
-def work(options: argparse.Namespace) -> int:
+def work(options: Options) -> int:
     """Does what was asked for; returns the exit code."""
     names = [item.name for item in ITEMS]
     if options.item and options.item not in names:
@@ -227,14 +241,8 @@ def work(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str]) -> int:
     """Reads the flags; returns the exit code."""
-    about = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser("python -m experiments.gpu_queue", description=__doc__, formatter_class=about)
-    parser.add_argument("--list", action="store_true", help="only show the queue")
-    parser.add_argument("--item", help="this one, and not the next")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which a run is asked to save and end")
-    parser.add_argument("--here", action="store_true", help="on whatever there is, a CPU too")
     try:
-        return work(parse(parser, arguments))
+        return work(parse(Options, arguments, "python -m experiments.gpu_queue", about=__doc__))
     except ConfigError as error:
         print(f"gpu_queue: {error}", file=sys.stderr)
         return REFUSED

@@ -78,7 +78,7 @@ def main() -> None:
         directory = run(config, name)
     each = list(curves(directory).values())
     steps, returns = each[0][0], np.array([r for _, r in each])
-    low, high = bootstrap(returns)
+    low, high = bootstrap(interquartile_mean, returns)
     found = {
         **speed(directory, config),
         "evaluated_at": steps.tolist(),

@@ -43,7 +43,7 @@ def score(directory: Path, until: float) -> dict[str, Any]:
     """Returns of the seeds after `until` real steps."""
     last = [float(np.mean(returns[steps <= until][-3:])) for steps, returns in curves(directory).values()]
     column = np.array(last)[:, None]
-    low, high = bootstrap(column)
+    low, high = bootstrap(interquartile_mean, column)
     return {"returns": last, "iqm": float(interquartile_mean(column)[0]), "interval": [float(low[0]), float(high[0])]}
 
 

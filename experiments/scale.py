@@ -4,7 +4,6 @@
     python -m experiments.scale --measure          all of what follows, a quarter of an hour
     python -m experiments.scale --measure scaling  1, 2, 4 and 8 devices forced on the host, each with as much to do as
                                                    one: seconds, and collectives as the compiled text has them
-    python -m experiments.scale --measure memory   what is planned for a run beside what the compiler reserves
     python -m experiments.scale --measure deaths   seconds until the other of two processes is gone after one dies, and
                                                    whether the run then ends as one that was never interrupted
 
@@ -35,7 +34,6 @@ from typing import Any
 RESULT = Path("results/scale.json")
 DEVICES, CALLS = (1, 2, 4, 8), 9
 COLLECTIVE = re.compile(r" (?:all-reduce|all-gather|all-to-all|collective-permute|reduce-scatter)(?:-start)?\(")
-PLANNED = {"mbpo": ("mbpo", 1), "mbpo_paper, 2 seeds": ("mbpo_paper", 2), "sac": ("sac", 1), "v2.5": ("v2.5", 1)}
 DEATHS = {  # which of two processes is sent what
     "kill -9 of process 1": (1, signal.SIGKILL),
     "kill -9 of process 0, the coordinator": (0, signal.SIGKILL),
@@ -157,31 +155,6 @@ def scaling() -> dict[str, Any]:
     return {"cores": cores, "rows": rows}
 
 
-def memory() -> list[dict[str, Any]]:
-    """Of epochs on `classic/pendulum`, bytes: what a run plans, and what the compiler reserves (state, temporaries)."""
-    import jax
-    import jax.numpy as jnp
-
-    from branchax.build import build
-    from branchax.devices import memory, mesh
-    from branchax.presets import preset
-    from branchax.runs.compiling import seed_keys
-    from branchax.sharding import over_seeds
-
-    rows = []
-    for name, (method, seeds) in PLANNED.items():
-        config = replace(preset(method, "classic/pendulum"), seeds=seeds, devices=1)
-        over, program = mesh.make(config), build(config)
-        template = mesh.placed(jax.eval_shape(over_seeds(program.init), seed_keys(config)), over)
-        epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
-        found: Any = epoch.lower(template, jnp.int32(config.rollout.horizon)).compile().memory_analysis()
-        planned = sum(part.size for part in memory.plan(config, template, over))
-        reserved = found.argument_size_in_bytes + found.temp_size_in_bytes
-        rows.append({"run": name, "planned": planned, "reserved": reserved})
-        print(f"{name}: {planned / 2**20:.1f} MiB planned, {reserved / 2**20:.1f} reserved", flush=True)
-    return rows
-
-
 def pair(directory: Path) -> list[subprocess.Popen[bytes]]:
     """Two processes of one run."""
     with socket.socket() as free:
@@ -287,7 +260,7 @@ def measure(names: list[str]) -> None:
     print("written to", RESULT)
 
 
-PARTS = {"scaling": scaling, "memory": memory, "deaths": deaths}
+PARTS = {"scaling": scaling, "deaths": deaths}
 
 
 def main() -> None:

@@ -152,8 +152,3 @@ def test_a_run_without_a_checkpoint_and_a_seed_that_is_not_there_are_refused(tmp
     rundir.write_json(tmp_path / rundir.CONFIG, to_dict(preset("mbpo", "classic/pendulum")))
     with pytest.raises(ConfigError, match="no checkpoint yet"):
         diagnose.diagnose(tmp_path)
-
-
-def test_numbers_are_ready_for_json():
-    found = diagnose._plain({"a": np.float32(1 / 3), "b": [np.nan, np.inf, np.int64(3)], "c": np.array([[True]])})
-    assert found == {"a": 0.33333, "b": [None, None, 3], "c": [[True]]}

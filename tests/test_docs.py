@@ -111,6 +111,14 @@ def test_the_presets_of_the_family_exist():
     assert len(named) > 20 and named <= PRESETS.keys()
 
 
+def test_the_readme_has_every_preset_once():
+    from branchax.presets import PRESETS
+
+    section = (ROOT / "README.md").read_text().split("\n## Presets\n")[1].split("\n## ")[0]
+    rows = [line.split("|")[1] for line in section.splitlines() if line.startswith("| `")]
+    assert sorted(re.findall(r"`([^`]+)`", " ".join(rows))) == sorted(PRESETS)
+
+
 @pytest.mark.parametrize("code", [pytest.param(code, id=page) for code, page in PYTHON.items()])
 def test_python_blocks_run(code, tmp_path, monkeypatch):
     """Runs of the library are those of a toy program."""

@@ -20,7 +20,7 @@ from branchax.epoch.state import no_fault
 from branchax.presets import preset
 from branchax.runs import checkpoint, faults, restoring, rundir, runlog
 from branchax.runs import train as host
-from branchax.runs.tensorboard import TensorBoard
+from branchax.runs.trackers import open_tensorboard
 from branchax.types import Transition
 
 DATA = Path(__file__).parent / "data"
@@ -190,7 +190,7 @@ def test_a_resumed_run_has_one_clean_curve(toy_config, tmp_path, monkeypatch):
 def test_curves_written_twice_in_one_second_are_written_once(tmp_path):
     row = {"seed": 0, "epoch": 0, "env_steps": 10, "x": 1.0}
     for _ in range(2):
-        curves = TensorBoard(tmp_path, [row])
+        curves = open_tensorboard(tmp_path, [row])
         curves.close()
     assert events(tmp_path / "seed_0")["x"] == [(10, 1.0)]
 

@@ -39,6 +39,7 @@ BEFORE_JAX = [
     "commands.diagnose",
     "commands.evaluate",
     "commands.export",
+    "commands.flags",
     "commands.lab",
     "commands.list",
     "commands.resume",
@@ -157,6 +158,11 @@ def test_no_jax_before_settings_are_checked(module):
         assert f"{there}.__init__" in BEFORE_JAX or there in BEFORE_JAX, (
             f"{module} imports {there}, which may import JAX"
         )
+
+
+@pytest.mark.parametrize("file", FILES, ids=module_of)
+def test_nothing_needs_unix_to_be_imported(file):
+    assert not set(imports(file, top_level=True)) & {"fcntl", "resource", "pwd", "grp", "termios"}
 
 
 @pytest.mark.parametrize("file", FILES, ids=module_of)

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
-from scipy import stats
 
 from branchax.config import to_dict
 from branchax.presets import preset
@@ -108,19 +107,33 @@ def test_sample_efficiency_draws_both_methods_from_their_metrics_and_when_each_s
     assert marks["x"] == [[500, pytest.approx(-0.1)], [500, pytest.approx(0.1)], [1_000, 1]]
 
 
-def test_the_interquartile_mean_is_scipy_s():
+def middle_of(values):
+    """The interquartile mean by hand."""
+    cut = len(values) // 4
+    return np.sort(values, axis=0)[cut : len(values) - cut].mean(axis=0)
+
+
+def test_the_interquartile_mean_leaves_out_the_quarters_rounded_down():
     for count in range(1, 12):
         values = np.random.default_rng(count).normal(size=(count, 5))
-        np.testing.assert_allclose(statistics.interquartile_mean(values), stats.trim_mean(values, 0.25, axis=0))
+        np.testing.assert_allclose(statistics.interquartile_mean(values), middle_of(values))
+    assert statistics.interquartile_mean([[0.0, 1.0], [2.0, 99.0]], axis=None) == 1.5
 
 
-def test_the_interval_is_scipy_s():
+def test_the_interval_is_that_of_resampled_seeds_and_the_same_each_time():
     values = np.random.default_rng(0).normal(size=(30, 3)) * [1.0, 10.0, 0.0]  # of few seeds intervals come in lumps
-    low, high = statistics.bootstrap(values)
-    middle = lambda x, axis: stats.trim_mean(x, 0.25, axis=axis)  # noqa: E731
-    found = stats.bootstrap(
-        (values[:, :2],), middle, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
-    room = 0.1 * values[:, :2].std(0)
-    assert np.all(np.abs(low[:2] - found.low) < room) and np.all(np.abs(high[:2] - found.high) < room)
+    low, high = statistics.bootstrap(statistics.interquartile_mean, values)
+    rng = np.random.default_rng(1)
+    drawn = [middle_of(values[rng.integers(30, size=30)]) for _ in range(2_000)]
+    off = np.abs(np.array([low, high]) - np.percentile(drawn, [2.5, 97.5], axis=0))
+    assert np.all(off <= 0.1 * values.std(axis=0))
     assert low[2] == high[2] == 0.0
+    again = statistics.bootstrap(statistics.interquartile_mean, values)
+    np.testing.assert_array_equal([low, high], again)
+    one = statistics.bootstrap(statistics.interquartile_mean, values[:1])
+    np.testing.assert_array_equal(one, [values[0], values[0]])
+
+
+def test_seeds_of_one_group_are_never_drawn_for_those_of_another():
+    low, high = statistics.bootstrap(lambda a, b: (b - a).mean(), np.zeros(3), np.array([1.0, 1.0, 2.0]))
+    assert low == 1.0 and high == 2.0

@@ -90,7 +90,9 @@ def test_three_times_killed_it_ends_where_it_would_have(tmp_path):
     host.train(dataclasses.replace(rundir.load_config(killed), checkpoint_every=9), straight)
     assert outcome(killed) == outcome(straight)
     assert [row["epoch"] for row in outcome(killed)[1]] == list(range(31))
-    assert not [p.name for p in killed.rglob("*") if "tmp" in p.name or "deleted" in p.name or p.name == lock.FILE]
+    assert not [
+        p.name for p in killed.rglob("*") if "tmp" in p.name or "deleted" in p.name or p.name in (lock.FILE, lock.OWNER)
+    ]
 
 
 def test_sigterm_saves_and_says_so_and_a_second_process_is_refused(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -20,6 +21,12 @@ def row(epoch, seed=0):
 )
 def test_plain(value, written):
     assert json.dumps(plain(value), allow_nan=False) == written
+
+
+def test_plain_goes_to_any_depth_and_rounds():
+    data = {"a": np.float32(1 / 3), "b": [np.nan, np.inf, np.int64(3)], "c": np.array([[True]]), "d": (None, "text")}
+    assert plain(data, digits=5) == {"a": 0.33333, "b": [None, None, 3], "c": [[True]], "d": [None, "text"]}
+    assert plain(jnp.array([1.5, -jnp.inf, jnp.nan]), infinity=True) == [1.5, "-inf", None]
 
 
 def test_one_row_per_seed():

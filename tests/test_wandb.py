@@ -13,7 +13,7 @@ from conftest import replace, toy_program
 from branchax.commands.train import launch
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError
-from branchax.runs import rundir, runlog, wandb
+from branchax.runs import rundir, runlog, trackers
 from branchax.runs import train as host
 
 needs_wandb = pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs wandb")
@@ -104,12 +104,22 @@ def test_a_missing_login_is_refused_before_anything_is_built(server, toy_config,
 
 def test_offline_needs_no_login(server):
     server.key, server.mode = None, "offline"
-    wandb.check()
+    trackers.check_wandb()
+
+
+def test_loggers_of_ones_own_get_what_is_written_from_now_on(toy_config, tmp_path):
+    told, places = [], []
+    mine = [trackers.Logger(lambda rows, i=i: told.append((i, rows)), lambda i=i: told.append(i)) for i in range(2)]
+    both = trackers.open_curves(replace(toy_config, tensorboard=False), tmp_path, [{"seed": 0}], places.append, mine)
+    both.write([{"seed": 0, "env_steps": 3}])
+    both.close()
+    assert told == [(i, [{"seed": 0, "env_steps": 3}]) for i in range(2)] + [0, 1]
+    assert not places and not list(tmp_path.iterdir())
 
 
 def test_who_has_a_run_of_their_own_is_logged_in(server):
     server.key, server.run = None, object()
-    wandb.check()
+    trackers.check_wandb()
 
 
 def test_of_several_processes_the_first_alone_needs_a_login(server, toy_config, tmp_path, monkeypatch):
@@ -126,7 +136,7 @@ def test_of_several_processes_the_first_alone_needs_a_login(server, toy_config, 
 def test_a_missing_package_is_named_with_the_cure(monkeypatch, found):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: found)
     with pytest.raises(ConfigError, match=r"pip install 'branchax\[wandb\]'"):
-        wandb.check()
+        trackers.check_wandb()
 
 
 @needs_wandb

@@ -12,6 +12,7 @@ Quick settings write into `runs/lecture/`, full ones (`--full`) into `results/le
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -30,13 +31,12 @@ from rich.table import Table
 
 from branchax.config import Config, with_field
 from branchax.devices import cache
+from branchax.runs import statistics
 from branchax.runs.plots import COLOURS
-from branchax.runs.statistics import interquartile_mean
 from experiments import harness
 
 NAMES = ("jacobians", "estimators", "compounding", "horizon", "mismatch", "versions", "oracle")
 HOLDS, FAILS, UNDECIDED = "holds", "does not hold", "undecided"
-RESAMPLES = 2_000
 WIDTH = 3.3  # inches, a column of a paper
 
 
@@ -93,25 +93,21 @@ def verdict(prediction: Prediction, measured: Measured) -> str:
 
 def bootstrap(statistic: Callable[..., float], *groups: Any) -> Measured:
     """`statistic(*groups)` with its 95 % percentile bootstrap interval, each group [n, ...] resampled along its n."""
-    arrays, rng = [np.asarray(g, float) for g in groups], np.random.default_rng(0)
-    draws = [statistic(*(a[rng.integers(len(a), size=len(a))] for a in arrays)) for _ in range(RESAMPLES)]
-    low, high = np.percentile(draws, [2.5, 97.5])
+    arrays = [np.asarray(g, float) for g in groups]
+    of = lambda *units: statistic(*(a[i] for a, i in zip(arrays, units, strict=True)))  # noqa: E731
+    low, high = statistics.bootstrap(of, *(np.arange(len(a)) for a in arrays))
     return Measured(float(statistic(*arrays)), float(low), float(high))
 
 
 def band(values: Any, statistic: Callable[..., Any] = np.mean) -> dict[str, list[float]]:
     """Centre and 95 % bootstrap band of curves [n, T] over the n units: {"centre", "low", "high"}, [T] each."""
-    values, rng = np.asarray(values, float), np.random.default_rng(0)
-    draws = [statistic(values[rng.integers(len(values), size=len(values))], axis=0) for _ in range(RESAMPLES // 4)]
-    low, high = np.percentile(draws, [2.5, 97.5], axis=0)
-    return {"centre": statistic(values, axis=0).tolist(), "low": low.tolist(), "high": high.tolist()}
-
-
-def iqm(values: Any, axis: int | None = None) -> Any:
-    """The interquartile mean: of five seeds the middle three, as in `host.statistics`."""
+    along = functools.partial(statistic, axis=0)
     values = np.asarray(values, float)
-    values = values.reshape(-1) if axis is None else np.moveaxis(values, axis, 0)
-    return interquartile_mean(values.reshape(len(values), -1)).reshape(values.shape[1:])
+    low, high = statistics.bootstrap(along, values)
+    return {"centre": along(values).tolist(), "low": low.tolist(), "high": high.tolist()}
+
+
+iqm = functools.partial(statistics.interquartile_mean, axis=None)  # of five seeds the middle three
 
 
 def changed(config: Config, **fields: object) -> Config:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import sys
+from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from branchax.commands.base import FAILED, OK, PREEMPTED, REFUSED, parse
+from branchax.commands.base import FAILED, OK, PREEMPTED, REFUSED
+from branchax.commands.flags import Switch, parse
 from branchax.errors import ConfigError, RunError
 from branchax.presets import PRESETS
 from experiments import published
@@ -18,7 +19,37 @@ from experiments.published.curves import DONE, RUNNING
 from experiments.published.plan import PLAN, REPORTED, Arm
 
 
-def arms_of(options: argparse.Namespace) -> list[Arm]:
+@dataclass(frozen=True)
+class Options:
+    """What the command takes."""
+
+    task: str | None = None
+    """As the plan names them, such as Hopper."""
+    preset: str | None = None
+    """Any preset, or preset+tf32."""
+    seeds: int | None = None
+    """How many."""
+    steps: int | None = None
+    """Real steps of each."""
+    every: int | None = None
+    """Real steps between evaluations; by default as the task has it."""
+    first: int = REPORTED
+    """The first seed; those below 100 are not published."""
+    jobs: int = 1
+    """Seeds at once on a CPU, each on a core of its own."""
+    list: Switch = False
+    """Only say what is done and missing."""
+    collect: Switch = False
+    """Only draw and write what has been run so far."""
+    check: Switch = False
+    """A short fresh run against the committed curve."""
+    seed: int | None = None
+    """Run this seed alone, in this process."""
+    together: int = 1
+    """With --seed: so many from it on, in one program."""
+
+
+def arms_of(options: Options) -> list[Arm]:
     """The arms that are meant: one if a task and a preset are named, else those of the plan. Raises `ConfigError`."""
     if options.task is not None:
         plan.check_task(options.task)
@@ -64,7 +95,7 @@ def listing(arms: list[Arm], first: int = REPORTED) -> Table:
     return table
 
 
-def go_on(arm: Arm, options: argparse.Namespace) -> int:
+def go_on(arm: Arm, options: Options) -> int:
     """Runs what is missing of an arm; returns the exit code."""
     import jax
 
@@ -79,7 +110,7 @@ def go_on(arm: Arm, options: argparse.Namespace) -> int:
     return OK
 
 
-def work(options: argparse.Namespace) -> int:
+def work(options: Options) -> int:
     """Does what was asked for; returns the exit code."""
     if options.check:
         from experiments.published import check
@@ -117,24 +148,8 @@ def work(options: argparse.Namespace) -> int:
 
 def main(arguments: list[str]) -> int:
     """Reads the flags; returns the exit code."""
-    about = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(
-        "python -m experiments.published", description=published.__doc__, formatter_class=about
-    )
-    parser.add_argument("--task", help=f"of {', '.join(plan.TASKS)}")
-    parser.add_argument("--preset", help="any preset, or preset+tf32")
-    parser.add_argument("--seeds", type=int, help="how many")
-    parser.add_argument("--steps", type=int, help="real steps of each")
-    parser.add_argument("--every", type=int, help="real steps between evaluations; default: as the task has it")
-    parser.add_argument("--first", type=int, default=REPORTED, help="the first seed; those below 100 are not published")
-    parser.add_argument("--jobs", type=int, default=1, help="seeds at once on a CPU, each on a core of its own")
-    parser.add_argument("--list", action="store_true", help="only say what is done and missing")
-    parser.add_argument("--collect", action="store_true", help="only draw and write what has been run so far")
-    parser.add_argument("--check", action="store_true", help="a short fresh run against the committed curve")
-    parser.add_argument("--seed", type=int, help="run this seed alone, in this process")
-    parser.add_argument("--together", type=int, default=1, help="with --seed: so many from it on, in one program")
     try:
-        return work(parse(parser, arguments))
+        return work(parse(Options, arguments, "python -m experiments.published", about=published.__doc__))
     except ConfigError as error:
         print(f"published: {error}", file=sys.stderr)
         return REFUSED

@@ -1,46 +1,19 @@
-"""What the commands share: exit codes, flags and what they need, where what they make goes."""
+"""What the commands share: exit codes, what has to be installed, where what they make goes."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.machinery
 import importlib.util
 import os
-import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from branchax.errors import ConfigError, nearest
+from branchax.errors import ConfigError
 from branchax.runs import rundir
 
 # Exit codes. PREEMPTED: a run was asked to end and did so well; INTERRUPTED: at once. `RunError`s bring their own.
 OK, FAILED, REFUSED, PREEMPTED, INTERRUPTED = 0, 1, 2, 75, 130
-
-
-def check_flags(arguments: Sequence[str], known: Iterable[str], command: str) -> None:
-    """Raises `ConfigError` for the first flag that is not among the `known` (`model.members`), naming the nearest.
-
-    Before the arguments are parsed: a flag that nobody knows would leave its value behind as a run's directory.
-    """
-    names = [name.replace("_", "-") for name in (*known, "help")]
-    for argument in arguments:
-        if not re.match("--?[a-zA-Z]", argument) or argument in ("-h", "-inf"):
-            continue  # a value, such as -1
-        flag = argument.partition("=")[0].replace("_", "-")
-        name = flag.removeprefix("--")
-        if name not in names and re.sub(r"(^|\.)no-", r"\1", name) not in names:
-            near = nearest(name, names, most=1, prefix="--")
-            raise ConfigError(f"{flag}: unknown flag{near}; {command} --help shows all")
-
-
-def parse(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.Namespace:
-    """What `parser` makes of the arguments; flags are spelt out, and an unknown one is refused as everywhere."""
-    known = [
-        flag.removeprefix("--") for action in parser._actions for flag in action.option_strings if flag[:2] == "--"
-    ]
-    check_flags(arguments, known, parser.prog)
-    return parser.parse_args(arguments)
 
 
 def installed(package: str) -> bool:
@@ -74,6 +47,14 @@ def check_run(directory: Path, seed: int | None) -> None:
     last = config.seed + config.seeds - 1
     if seed is not None and not config.seed <= seed <= last:
         raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
+
+
+def check_runs(directories: Sequence[Path], seed: int | None, command: str) -> None:
+    """Raises `ConfigError` as `check_run` does, and when no directory is named."""
+    if not directories:
+        raise ConfigError(f"run: name the directory of a run: {command} DIR...")
+    for directory in directories:
+        check_run(directory, seed)
 
 
 def aside(text: str) -> None:

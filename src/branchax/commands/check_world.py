@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
-from branchax.commands.base import check_installed, parse
+import tyro
+
+from branchax.commands.base import check_installed
+from branchax.commands.flags import parse
 from branchax.errors import ConfigError, RunError, nearest
-from branchax.worlds.catalog import BRAX_BACKENDS, WORLDS
+from branchax.worlds.catalog import WORLDS
+
+
+@dataclass(frozen=True)
+class CheckWorldOptions:
+    """Checks that a world keeps the contract of docs/worlds.md."""
+
+    world: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
+    """As --world takes it, such as classic/pendulum or my_module:my_world."""
+    backend: Literal["generalized", "positional", "spring", "mjx"] = "generalized"
+    """Brax's physics backend."""
 
 
 def run(arguments: list[str]) -> None:
     """Prints each line of the contract and how it is broken. Raises `RunError` when one is."""
-    parser = argparse.ArgumentParser(
-        "branchax check-world", description="Checks that a world keeps the contract of docs/worlds.md."
-    )
-    parser.add_argument(
-        "world", metavar="NAME", help="as --world takes it, such as classic/pendulum or my_module:my_world"
-    )
-    parser.add_argument("--backend", default="generalized", choices=BRAX_BACKENDS, help="Brax's physics backend")
-    options = parse(parser, arguments)
+    options = parse(CheckWorldOptions, arguments, "branchax check-world")
     name = options.world
     if name not in WORLDS and ":" not in name and not name.startswith("gym/"):
         raise ConfigError(f"world: {name!r} is unknown{nearest(name, WORLDS)}; `branchax list` shows all")

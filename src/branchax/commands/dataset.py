@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from branchax.commands.base import check_installed, parse
+import tyro
+
+from branchax.commands.base import check_installed
+from branchax.commands.flags import Directory, parse
 from branchax.errors import ConfigError
 from branchax.runs import rundir
 
 
+@dataclass(frozen=True)
+class DatasetOptions:
+    """Writes the real transitions that a run has collected, of all its seeds."""
+
+    run: Directory
+    """Directory of the run."""
+    file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
+    """What to write, an .npz; it must not exist yet."""
+
+
 def run(arguments: list[str]) -> None:
     """Writes the file."""
-    parser = argparse.ArgumentParser(
-        "branchax dataset", description="Writes the real transitions that a run has collected, of all its seeds."
-    )
-    parser.add_argument("run", type=Path, metavar="DIR", help="directory of the run")
-    parser.add_argument("file", type=Path, metavar="FILE", help="what to write, an .npz; it must not exist yet")
-    options = parse(parser, arguments)
+    options = parse(DatasetOptions, arguments, "branchax dataset")
     if options.file.exists():
         raise ConfigError(f"dataset: {options.file} exists already; name another file")
     check_installed(rundir.load_config(options.run).world)

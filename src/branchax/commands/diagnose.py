@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from dataclasses import dataclass
 
-from branchax.commands.base import aside, check_installed, parse
+from branchax.commands.base import aside, check_installed
+from branchax.commands.flags import Directory, parse
 from branchax.errors import ConfigError
 from branchax.runs import rundir
 
 
+@dataclass(frozen=True)
+class DiagnoseOptions:
+    """Measures the model of a run at its last checkpoint, on episodes that it has not been fitted to."""
+
+    run: Directory
+    """Directory of the run."""
+    seed: int | None = None
+    """Whose model; by default the run's first."""
+
+
 def run(arguments: list[str]) -> None:
     """Measures, prints a summary, and says where everything is."""
-    parser = argparse.ArgumentParser(
-        "branchax diagnose",
-        description="Measures the model of a run at its last checkpoint, on episodes that it has not been fitted to.",
-    )
-    parser.add_argument("run", type=Path, metavar="DIR", help="directory of the run")
-    parser.add_argument("--seed", type=int, help="by default the run's first")
-    options = parse(parser, arguments)
+    options = parse(DiagnoseOptions, arguments, "branchax diagnose")
     config = rundir.load_config(options.run)
     check_installed(config.world)
     from branchax.views import diagnose, pictures

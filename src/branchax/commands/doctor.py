@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from branchax.commands.base import check_installed, parse
+import tyro
+
+from branchax.commands.base import check_installed
+from branchax.commands.flags import Switch, parse
 from branchax.errors import ConfigError, RunError
 from branchax.runs import rundir
 
 
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Checks this machine, and the checkpoints, state and versions of a run."""
+
+    run: Annotated[Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="[DIR]")] = None
+    """Directory of a run."""
+    replay: Switch = False
+    """Run the epoch of the latest fault in DIR again."""
+
+
 def run(arguments: list[str]) -> None:
     """Prints what was found. Raises `RunError` when something is wrong."""
-    parser = argparse.ArgumentParser(
-        "branchax doctor", description="Checks this machine, and the checkpoints, state and versions of a run."
-    )
-    parser.add_argument("run", type=Path, nargs="?", metavar="DIR", help="directory of a run")
-    parser.add_argument("--replay", action="store_true", help="run the epoch of the latest fault in DIR again")
-    options = parse(parser, arguments)
+    options = parse(DoctorOptions, arguments, "branchax doctor")
     if options.run is not None:
         check_installed(rundir.load_config(options.run).world)
     elif options.replay:

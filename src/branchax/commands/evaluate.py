@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass
 
-import tyro
-
-from branchax.commands.base import aside, check_flags, check_installed
+from branchax.commands.base import aside, check_installed
+from branchax.commands.flags import Directory, parse
 from branchax.errors import ConfigError
 from branchax.runs import rundir
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
-    """What `branchax evaluate` takes."""
+    """Runs episodes with a saved policy."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    run: Directory
     """Directory of the run."""
     episodes: int | None = None
     """Episodes per seed, side by side; by default as many as the run's own evaluations had."""
@@ -27,10 +24,7 @@ class EvaluateOptions:
 
 def run(arguments: list[str]) -> None:
     """Evaluates and prints one line per seed."""
-    check_flags(arguments, [f.name for f in fields(EvaluateOptions)], "branchax evaluate")
-    options = tyro.cli(
-        EvaluateOptions, args=arguments, prog="branchax evaluate", description="Runs episodes with a saved policy."
-    )
+    options = parse(EvaluateOptions, arguments, "branchax evaluate")
     if options.episodes is not None and options.episodes < 1:
         raise ConfigError(f"episodes: {options.episodes} is not possible; allowed: >= 1")
     check_installed(rundir.load_config(options.run).world)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from pathlib import Path
-from typing import Annotated
+from dataclasses import dataclass
 
-import tyro
-
-from branchax.commands.base import check_flags, check_installed
+from branchax.commands.base import check_installed
+from branchax.commands.flags import Directory, parse
 from branchax.runs import rundir
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """What `branchax export` takes."""
+    """Writes the policy of a run's last checkpoint into DIR/policy, for jax.export and for NumPy alone."""
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DIR")]
+    run: Directory
     """Directory of the run."""
     seed: int | None = None
     """Which of the run's seeds; the first by default."""
@@ -24,13 +21,7 @@ class ExportOptions:
 
 def run(arguments: list[str]) -> None:
     """Writes the files and says how they are used."""
-    check_flags(arguments, [f.name for f in fields(ExportOptions)], "branchax export")
-    options = tyro.cli(
-        ExportOptions,
-        args=arguments,
-        prog="branchax export",
-        description="Writes the policy of a run's last checkpoint into DIR/policy, for jax.export and for NumPy alone.",
-    )
+    options = parse(ExportOptions, arguments, "branchax export")
     check_installed(rundir.load_config(options.run).world)
 
     from branchax.deploy import export

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import shlex
 import sys
 
-import tyro
-
-from branchax.commands.base import INTERRUPTED, check_flags, check_installed
+from branchax.commands.base import INTERRUPTED, check_installed
+from branchax.commands.flags import parse
 from branchax.errors import ConfigError, nearest
 
 
@@ -21,14 +19,9 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"lab: {named[0]!r} is unknown{nearest(named[0], experiments)}; known: gradients")
     if not named and not {"-h", "--help"} & set(arguments):
         raise ConfigError("lab: say what to measure: branchax lab gradients ...")
-    check_flags(arguments, [f.name for f in dataclasses.fields(lab.LabOptions)], "branchax lab gradients")
     estimators = "\n".join(f"  {name:<21} {about}" for name, about in lab.ESTIMATORS.items())
-    options = tyro.cli(
-        lab.LabOptions,
-        args=arguments[len(named) :],
-        prog="branchax lab gradients",
-        description=f"Measures bias, variance, direction and cost of gradient estimators, by horizon.\n{estimators}",
-    )
+    about = f"Measures bias, variance, direction and cost of gradient estimators, by horizon.\n{estimators}"
+    options = parse(lab.LabOptions, arguments[len(named) :], "branchax lab gradients", about=about)
     lab.check(options)
     check_installed(options.world)
     directory = lab.directory_of(options)

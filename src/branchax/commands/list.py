@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 
-from branchax.commands.base import installed, parse
+from branchax.commands.base import installed
+from branchax.commands.flags import parse
 from branchax.presets import ABOUT, PRESETS
 from branchax.worlds.catalog import PLAYGROUND, WORLDS
 
 
+@dataclass(frozen=True)
+class ListOptions:
+    """Shows the presets and the worlds."""
+
+
 def run(arguments: list[str]) -> None:
     """Prints them."""
-    parser = argparse.ArgumentParser("branchax list", description="Shows the presets and the worlds.")
-    parse(parser, arguments)
+    parse(ListOptions, arguments, "branchax list")
     print("presets (branchax train PRESET)")
     for name in PRESETS:
         print(f"  {name:<14} {ABOUT[name]}")

@@ -2,28 +2,34 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from branchax.commands.base import aside, beside, check_run, parse
+from branchax.commands.base import aside, beside, check_runs
+from branchax.commands.flags import Directories, Switch, parse
 from branchax.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class PlotOptions:
+    """Draws learning curves over env steps and over seconds, and for each run that has a checkpoint the diagnostics of
+    its model and critic (open-loop error, predicted against true trajectories, calibration, disagreement, imagined
+    against real returns). Runs that differ in their seeds alone are one curve."""
+
+    runs: Directories
+    """Directories of runs."""
+    out: Path | None = None
+    """Folder for the curves (DIR/plots; of several runs: beside them)."""
+    curves: Switch = False
+    """Curves only, which takes a second."""
+    seed: int | None = None
+    """Whose model to diagnose; by default the run's first."""
 
 
 def run(arguments: list[str]) -> None:
     """Draws and says what was written."""
-    parser = argparse.ArgumentParser(
-        "branchax plot",
-        description="Draws learning curves over env steps and over seconds, and for each run that has a checkpoint the"
-        " diagnostics of its model and critic (open-loop error, predicted against true trajectories, calibration,"
-        " disagreement, imagined against real returns). Runs that differ in their seeds alone are one curve.",
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="directory of a run")
-    parser.add_argument("--out", type=Path, help="folder for the curves (DIR/plots; of several runs: beside them)")
-    parser.add_argument("--curves", action="store_true", help="curves only, which takes a second")
-    parser.add_argument("--seed", type=int, help="whose model to diagnose; by default the run's first")
-    options = parse(parser, arguments)
-    for directory in options.runs:
-        check_run(directory, options.seed)
+    options = parse(PlotOptions, arguments, "branchax plot")
+    check_runs(options.runs, options.seed, "branchax plot")
     out = options.out or beside(options.runs) / "plots"
 
     from branchax.runs import plots

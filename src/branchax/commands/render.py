@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from branchax.commands.base import check_installed, parse
+from branchax.commands.base import check_installed
+from branchax.commands.flags import Directory, parse
 from branchax.errors import ConfigError
 from branchax.runs import rundir
 
 
+@dataclass(frozen=True)
+class RenderOptions:
+    """Films one episode of the saved policy: Brax's worlds by MuJoCo's renderer (by EGL where there is no screen), the
+    classic ones by a drawing of its own."""
+
+    run: Directory
+    """Directory of the run."""
+    out: Path | None = None
+    """FILE.gif, or FILE.mp4 where ffmpeg is installed (DIR/plots/policy.gif)."""
+    steps: int | None = None
+    """At most so many; by default the whole episode."""
+    seed: int | None = None
+    """By default the run's first."""
+
+
 def run(arguments: list[str]) -> None:
     """Writes the film and says where."""
-    parser = argparse.ArgumentParser(
-        "branchax render",
-        description="Films one episode of the saved policy: Brax's worlds by MuJoCo's renderer (by EGL where"
-        " there is no screen), the classic ones by a drawing of its own.",
-    )
-    parser.add_argument("run", type=Path, metavar="DIR", help="directory of the run")
-    parser.add_argument(
-        "--out", type=Path, help="FILE.gif, or FILE.mp4 where ffmpeg is installed (DIR/plots/policy.gif)"
-    )
-    parser.add_argument("--steps", type=int, help="at most so many; by default the whole episode")
-    parser.add_argument("--seed", type=int, help="by default the run's first")
-    options = parse(parser, arguments)
+    options = parse(RenderOptions, arguments, "branchax render")
     if options.steps is not None and options.steps < 1:
         raise ConfigError(f"steps: {options.steps} is not possible; allowed: >= 1")
     check_installed(rundir.load_config(options.run).world)

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from branchax.commands.base import aside, beside, check_run, parse
+from branchax.commands.base import aside, beside, check_runs
+from branchax.commands.flags import Directories, Switch, parse
+
+
+@dataclass(frozen=True)
+class ReportOptions:
+    """Writes one HTML page that opens offline: interactive curves, a player that shows real and imagined episodes side
+    by side, diagnostics of model and critic, evaluations, settings and environment."""
+
+    runs: Directories
+    """Directories of runs."""
+    out: Path | None = None
+    """The file to write (DIR/report.html; of several runs: beside them)."""
+    curves: Switch = False
+    """Without what needs the checkpoints, which takes a second."""
+    seed: int | None = None
+    """Whose model to diagnose; by default each run's first."""
 
 
 def run(arguments: list[str]) -> None:
     """Writes the page and says where."""
-    parser = argparse.ArgumentParser(
-        "branchax report",
-        description="Writes one HTML page that opens offline: interactive curves, a player that shows real and imagined"
-        " episodes side by side, diagnostics of model and critic, evaluations, settings and environment.",
-    )
-    parser.add_argument("runs", type=Path, nargs="+", metavar="DIR", help="directory of a run")
-    parser.add_argument("--out", type=Path, help="the file to write (DIR/report.html; of several runs: beside them)")
-    parser.add_argument(
-        "--curves", action="store_true", help="without what needs the checkpoints, which takes a second"
-    )
-    parser.add_argument("--seed", type=int, help="whose model to diagnose; by default each run's first")
-    options = parse(parser, arguments)
-    for directory in options.runs:
-        check_run(directory, options.seed)
+    options = parse(ReportOptions, arguments, "branchax report")
+    check_runs(options.runs, options.seed, "branchax report")
     path = options.out or beside(options.runs) / "report.html"
 
     from branchax.views.report import report

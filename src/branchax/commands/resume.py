@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import check_flags
+from branchax.commands.flags import Switch, parse
 from branchax.commands.train import flags, launch
 from branchax.config import Config
 from branchax.devices.distributed import Processes
@@ -23,7 +23,7 @@ class ResumeOptions:
     """What `branchax resume` takes beside the directory."""
 
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
-    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    force: Switch = False
     """Go on even if a setting has changed that the state depends on."""
     processes: Annotated[Processes, tyro.conf.arg(name="")] = field(default_factory=Processes)
 
@@ -34,14 +34,14 @@ def run(arguments: list[str]) -> None:
     if named is None and not {"-h", "--help"} & set(arguments):
         raise ConfigError("resume: name the directory of a run: branchax resume DIR")
     base = PRESETS["mbpo"] if named is None else rundir.load_config(named)
-    check_flags(arguments, flags(base), "branchax resume")
-    options = tyro.cli(
+    options = parse(
         ResumeOptions,
+        arguments if named is None else arguments[1:],
+        "branchax resume DIR",
         default=ResumeOptions(base),
-        args=arguments if named is None else arguments[1:],
-        prog="branchax resume DIR",
-        description="Goes on with a run. Its settings are the defaults; those that its state does not depend on may"
-        " change, and --env-steps may grow.",
+        known=flags(base),
+        about="Goes on with a run. Its settings are the defaults; those that its state does not depend on may change,"
+        " and --env-steps may grow.",
     )
     if named is not None:
         launch(options.config, named, options.force, shlex.join(["branchax", "resume", *arguments]), options.processes)

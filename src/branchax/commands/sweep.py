@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import shlex
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import tyro
 
 from branchax.checks import check
-from branchax.commands.base import PREEMPTED, REFUSED, check_flags, check_installed
-from branchax.commands.train import TrainOptions, flags, preset_of
+from branchax.commands.base import PREEMPTED, REFUSED, check_installed
+from branchax.commands.flags import check_flags, names_of, parse, read_early
+from branchax.commands.train import Early, TrainOptions, flags
 from branchax.config import Config
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError, RunError
-from branchax.presets import PRESETS
+from branchax.presets import PRESETS, preset
 from branchax.runs.signals import Preempted
 from branchax.sweeps import launch, sweep
 
-ABOUT = """\
-Trains PRESET once for each point of a grid, into a directory each, and prints a table of the last evaluations. Any
-setting of `branchax train` can be in the grid, and those that are not are given as flags, as there. Points that differ
-in floats alone are trained in one program; the others are processes. The same command again goes on where
-it stopped."""
+
+@dataclass(frozen=True)
+class SweepOptions:
+    """Trains PRESET once for each point of a grid, into a directory each, and prints a table of the last evaluations.
+    Any setting of `branchax train` can be in the grid, and those that are not are given as flags, as there. Points that
+    differ in floats alone are trained in one program; the others are processes. The same command again goes on where it
+    stopped."""
+
+    grid: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=A,B")] = ()
+    """A setting and its values, as in agent.learning_rate=1e-3,3e-4 or 'model.hidden=64 64,200 200'."""
+    run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
+    """Directory of the sweep; a new one under runs/."""
+    jobs: Annotated[int, tyro.conf.arg(metavar="N")] = 1
+    """Processes at once."""
+    launcher: Annotated[str, tyro.conf.arg(metavar="|".join(launch.LAUNCHERS))] = "local"
+    """Who runs them."""
+    launch: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
+    """Of submitit's executor, as in timeout_min=240."""
 
 
 def run(arguments: list[str]) -> None:
@@ -32,30 +47,7 @@ def run(arguments: list[str]) -> None:
     if arguments[:1] == [sweep.GROUP]:
         _train_group(Path(arguments[1]), int(arguments[2]))
         return
-    parser = argparse.ArgumentParser("branchax sweep", description=ABOUT, allow_abbrev=False)
-    parser.add_argument("preset", metavar="PRESET", help=f"one of {', '.join(PRESETS)}")
-    parser.add_argument(
-        "--grid",
-        action="append",
-        nargs="+",
-        required=True,
-        metavar="FIELD=A,B",
-        help="a setting and its values, as in agent.learning_rate=1e-3,3e-4 or 'model.hidden=64 64,200 200'",
-    )
-    parser.add_argument("--run", type=Path, metavar="DIR", help="directory of the sweep; a new one under runs/")
-    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes at once (1)")
-    parser.add_argument("--launcher", default="local", metavar="|".join(launch.LAUNCHERS), help="who runs them (local)")
-    parser.add_argument(
-        "--launch",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="of submitit's executor, as in timeout_min=240",
-    )
-    named = next((a for a in arguments if a in PRESETS), "mbpo")
-    of_ours = [flag.removeprefix("--") for action in parser._actions for flag in action.option_strings]
-    check_flags(arguments, [*of_ours, *flags(PRESETS[named])], parser.prog)
-    options, rest = parser.parse_known_args(arguments)
+    name, options, rest = _read(arguments)
     if options.jobs < 1:
         raise ConfigError(f"jobs: {options.jobs} is not possible; allowed: >= 1")
     if wrong := [entry for entry in options.launch if "=" not in entry]:
@@ -63,9 +55,7 @@ def run(arguments: list[str]) -> None:
     settings = dict(entry.split("=", 1) for entry in options.launch)
     launch.check(options.launcher, settings)
     grid = _grid([entry for entries in options.grid for entry in entries])
-    configs = [
-        _config(options.preset, rest, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())
-    ]
+    configs = [_config(name, rest, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())]
     if any(config.dataset for config in configs):
         from branchax.runs import dataset  # which loads NumPy
 
@@ -74,11 +64,11 @@ def run(arguments: list[str]) -> None:
         check(config)
         check_installed(config.world)
     if any(config.wandb for config in configs):
-        from branchax.runs import wandb  # which loads NumPy
+        from branchax.runs import trackers  # which loads NumPy
 
-        wandb.check()
+        trackers.check_wandb()
     points = sweep.plan(grid, configs)
-    stem = f"runs/sweep_{configs[0].world.replace('/', '-')}_{options.preset}"
+    stem = f"runs/sweep_{configs[0].world.replace('/', '-')}_{name}"
     directory = sweep.directory_of(points, stem, options.run)
     command = shlex.join(["branchax", "sweep", *arguments])
     sweep.save(directory, points, command)
@@ -102,6 +92,21 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"sweep: {len(bad)} of {len(codes)} processes refused their settings; see above")
     if bad:
         raise RunError(f"{len(bad)} of {len(codes)} processes of the sweep failed; see above")
+
+
+def _read(arguments: list[str]) -> tuple[str, SweepOptions, list[str]]:
+    """The preset, what is the sweep's own, and the flags that are each run's."""
+    if {"-h", "--help"} & set(arguments):
+        parse(SweepOptions, ["--help"], "branchax sweep PRESET")
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else None
+    known = [*names_of(SweepOptions), *flags(PRESETS.get(name or "", PRESETS["mbpo"]))]
+    check_flags(arguments, known, "branchax sweep")
+    if name is None:
+        raise ConfigError(f"preset: missing; branchax sweep PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
+    options, rest = read_early(SweepOptions, arguments[1:], "branchax sweep PRESET")
+    if not options.grid:
+        raise ConfigError("grid: missing; branchax sweep PRESET --grid FIELD=A,B")
+    return name, options, rest
 
 
 def _train_group(directory: Path, group: int) -> None:
@@ -132,7 +137,8 @@ def _grid(entries: list[str]) -> dict[str, list[str]]:
 
 def _config(name: str, rest: list[str], settings: dict[str, str]) -> Config:
     """The settings of a point, by way of the flags that `branchax train` would be given."""
-    base = preset_of(name, rest, settings.get("world"))
+    early, _ = read_early(Early, rest, "branchax sweep PRESET")
+    base = preset(name, settings.get("world", early.world), early.paper)
     added = []
     for field, value in settings.items():
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import shlex
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ from typing import Annotated
 import tyro
 
 from branchax.checks import check, read
-from branchax.commands.base import check_flags, check_installed
+from branchax.commands.base import check_installed
+from branchax.commands.flags import Switch, parse, read_early
 from branchax.config import Config, flat, to_dict
 from branchax.devices import distributed
 from branchax.devices.distributed import Processes
@@ -29,43 +29,49 @@ class TrainOptions:
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
     """Settings instead of a preset: a JSON file, such as the config.json of another run."""
-    paper: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    paper: Switch = False
     """The preset at the sizes of MBPO's paper: 7 x (4 x 200), SAC 2 x 256, 400 rollouts per step."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of the run, by default a new one under runs/. When it holds a run of these settings, that goes on."""
-    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    force: Switch = False
     """Go on in --run even if its settings were others."""
     processes: Annotated[Processes, tyro.conf.arg(name="")] = field(default_factory=Processes)
+
+
+@dataclass(frozen=True)
+class Early:
+    """What decides on the defaults of all other flags."""
+
+    world: str | None = None
+    paper: Switch = False
+    file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
 
 
 def run(arguments: list[str]) -> None:
     """Checks the settings, then trains."""
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--config", type=Path)
-    known, _ = early.parse_known_args([a for a in arguments if a not in ("-h", "--help")])
-    if named is not None and known.config is not None:
-        raise ConfigError(f"config: name a preset ({named}) or a file ({known.config}), not both")
+    early, _ = read_early(Early, arguments, "branchax train")
+    if named is not None and early.file is not None:
+        raise ConfigError(f"config: name a preset ({named}) or a file ({early.file}), not both")
     if named is not None:
-        base = preset_of(named, arguments[1:])
-    elif known.config is not None:
-        if "--paper" in arguments:
-            raise ConfigError(f"paper: is for a preset, and {known.config} has its own sizes")
-        base = read(known.config)
+        base = preset(named, early.world, early.paper)
+    elif early.file is not None:
+        if early.paper:
+            raise ConfigError(f"paper: is for a preset, and {early.file} has its own sizes")
+        base = read(early.file)
     elif "-h" in arguments or "--help" in arguments:
         base = PRESETS["mbpo"]
     else:
         raise ConfigError(f"preset: missing; branchax train PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
-    check_flags(arguments, flags(base), "branchax train")
-    options = tyro.cli(
+    options = parse(
         TrainOptions,
+        arguments[1:] if named is not None else arguments,
+        "branchax train PRESET",
         default=TrainOptions(base),
-        args=arguments[1:] if named is not None else arguments,
-        prog="branchax train PRESET",
-        config=(tyro.conf.HelptextFromCommentsOff,),  # each field has a docstring; reading the source twice takes time
-        description=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below.",
+        known=flags(base),
+        about=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below.",
     )
-    directory = options.run or _next_directory(named or Path(str(known.config)).stem, options.config)
+    directory = options.run or _next_directory(named or Path(str(early.file)).stem, options.config)
     command = shlex.join(["branchax", "train", *arguments])
     launch(options.config, directory, options.force, command, options.processes, named=options.run is not None)
 
@@ -73,15 +79,6 @@ def run(arguments: list[str]) -> None:
 def flags(config: Config) -> list[str]:
     """What `branchax train` takes when a preset or a file has given these settings."""
     return [*flat(to_dict(config)), *(f.name for f in dataclasses.fields(Processes)), "config", "paper", "run", "force"]
-
-
-def preset_of(name: str, flags: list[str], world: str | None = None) -> Config:
-    """The preset that the flags of a command are set on: `--world` and `--paper` decide what its defaults are."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    early.add_argument("--world")
-    early.add_argument("--paper", action="store_true")
-    known, _ = early.parse_known_args([flag for flag in flags if flag not in ("-h", "--help")])
-    return preset(name, world or known.world, known.paper)
 
 
 def launch(
@@ -105,9 +102,9 @@ def launch(
             raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
         rundir.admit(directory, config, force)
         if config.wandb:
-            from branchax.runs import wandb  # which loads NumPy
+            from branchax.runs import trackers  # which loads NumPy
 
-            wandb.check()
+            trackers.check_wandb()
         print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
     distributed.start(processes)
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from rich.table import Table
 
 from branchax.lab.measure import TARGET, Level, Score, Truth, crossing
-from branchax.runs import rundir
+from branchax.runs import rundir, runlog
 
 # Okabe and Ito's colours; a family of estimators shares one and differs in its dashes. Lines of which several often
 # coincide differ in their width and are drawn widest first.
@@ -116,7 +116,7 @@ def write(path: Path, levels: Sequence[Level], facts: dict[str, Any]) -> None:
         }
         for level in levels
     ]
-    rundir.write_json(path, _plain({**facts, "levels": rows}))
+    rundir.write_json(path, runlog.plain({**facts, "levels": rows}, infinity=True))
 
 
 def read(path: Path) -> tuple[list[Level], dict[str, Any]]:
@@ -128,16 +128,6 @@ def read(path: Path) -> tuple[list[Level], dict[str, Any]]:
         scores = {name: Score(**values) for name, values in row["estimators"].items()}
         levels.append(Level(row["horizon"], truth, scores, row["left_out"], row["seconds"], row["compile_seconds"]))
     return levels, facts
-
-
-def _plain(data: Any) -> Any:
-    if isinstance(data, dict):
-        return {key: _plain(value) for key, value in data.items()}
-    if isinstance(data, (list, tuple, np.ndarray)):
-        return [_plain(value) for value in data]
-    if isinstance(data, (float, np.floating)):
-        return float(data) if math.isfinite(data) else None if math.isnan(data) else str(float(data))
-    return data
 
 
 def _back(data: Any) -> Any:

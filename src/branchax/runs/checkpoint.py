@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from branchax.devices import distributed
+from branchax.devices import distributed, memory
 from branchax.errors import ConfigError, RunError
 from branchax.runs import rundir
 
@@ -112,7 +112,9 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int 
             sweep(directory)
         if distributed.leads() and not (path / MANIFEST).exists():
             shutil.rmtree(path, ignore_errors=True)
-        raise CheckpointError(f"cannot save {bytes_of(tree):,} bytes to {path}: {error}") from error
+        raise CheckpointError(
+            f"cannot save {memory.bytes_of(tree, per_device=False):,} bytes to {path}: {error}"
+        ) from error
     if not distributed.leads():
         return
     whole = [s for s in steps(directory) if s <= step]
@@ -172,15 +174,10 @@ def restore(directory: Path, step: int, template: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(template), values)
 
 
-def bytes_of(tree: Any) -> int:
-    """The bytes of a tree of arrays or `ShapeDtypeStruct`s, before Orbax compresses them."""
-    raw = [jax.eval_shape(_raw, leaf) for leaf in jax.tree.leaves(tree)]
-    return sum(x.size * x.dtype.itemsize for x in raw)
-
-
 def check_space(directory: Path, template: Any, count: int) -> None:
     """Raises `ConfigError` unless the disk of `directory` has room for `count` checkpoints of `template` in all."""
-    size, there = bytes_of(template), len(steps(directory))
+    size = memory.bytes_of(template, per_device=False)  # before Orbax compresses them
+    there = len(steps(directory))
     needed = size * max(count - there, 1)
     on_disk = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     free = shutil.disk_usage(on_disk).free

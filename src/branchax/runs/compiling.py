@@ -81,8 +81,8 @@ def compile_program(
     """Compiles the functions of `program`, over all `lanes` (`sharding.over_seeds`) and laid out on `mesh`, at once
     in `pool`; `init` not if `restored`. As many lanes as `config` has seeds, or as several runs of that shape have.
 
-    `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when it
-    cannot fit into memory.
+    `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when the
+    state cannot fit into memory.
     """
 
     def submit(name: str, function: Any, *arguments: Any) -> Future:
@@ -91,6 +91,8 @@ def compile_program(
             with meshes.entered(mesh):  # of this thread
                 compiled = cache.compiled(function.lower(*arguments), cache.SOONER.get(name))
             view.compiled(name, time.perf_counter() - start)
+            if name == "epoch" and (reserved := memory.says_reserved(compiled)):
+                view.say(f"  {reserved}", "dim")
             return compiled
 
         view.compiling(name)
@@ -105,7 +107,7 @@ def compile_program(
     with meshes.entered(mesh):  # as below, so that it is traced once
         template = meshes.placed(jax.eval_shape(jax.jit(all_init), floats, keys), mesh)
     ready(template)
-    planned = memory.plan(config, template, mesh)
+    planned = memory.plan(template, mesh)
     view.say(f"  {memory.says(planned)}", "dim")
     runs = keys.shape[0] // config.seeds
     memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind, runs)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import numpy as np
 
 from branchax import build
 from branchax.checks import check
@@ -57,9 +56,9 @@ def evaluate(
             "seed": config.seed + i,
             **({"env_steps": 0, runlog.OFFLINE: saved} if config.dataset else {"env_steps": saved}),
             "episodes": config.eval_episodes,
-            **{name: runlog.plain(values[i]) for name, values in numbers.items()},
-            "returns": [runlog.plain(x) for x in np.asarray(result["return"][i])],
-            "lengths": [runlog.plain(x) for x in np.asarray(result["length"][i])],
+            **runlog.plain({name: values[i] for name, values in numbers.items()}),
+            "returns": runlog.plain(result["return"][i]),
+            "lengths": runlog.plain(result["length"][i]),
         }
         for i in range(config.seeds)
     ]

@@ -24,7 +24,7 @@ from branchax.runs import checkpoint, faults, rundir, runlog
 from branchax.runs.compiling import Compiled, finish, summarise
 from branchax.runs.progress import Progress
 from branchax.runs.signals import Preempted, Stop
-from branchax.runs.trackers import Curves
+from branchax.runs.trackers import Logger, all_of
 
 HEARTBEAT = 10.0  # seconds between two updates of `status.json` where there is nothing else to say
 GRACE_WITH_COPY = 3.0  # seconds that an epoch may take after a signal where there is a copy of the state before it
@@ -43,7 +43,7 @@ class Run:
     score: float | None = None  # the mean return over seeds of this epoch's evaluation
     dumped: set[str] = dataclasses.field(default_factory=set)  # the kinds of faults
     log: runlog.Log = None  # pyright: ignore[reportAssignmentType]  # open while it trains
-    curves: Curves = dataclasses.field(default_factory=lambda: Curves([]))
+    curves: Logger = dataclasses.field(default_factory=lambda: all_of([]))
 
     @property
     def checkpoints(self) -> Path:

@@ -129,7 +129,9 @@ def line(group: Group, what: str, seconds: bool = False) -> Line | None:
         values = np.stack([y[np.isin(at, x)] for at, y in zip(xs, ys, strict=True)]) if x.size else None
     if values is None:
         return None
-    return Line(x, values, interquartile_mean(values), *bootstrap(values))
+    if len(values) == 1:
+        return Line(x, values, values[0], values[0], values[0])
+    return Line(x, values, interquartile_mean(values), *bootstrap(interquartile_mean, values))
 
 
 def add(

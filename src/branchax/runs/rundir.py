@@ -63,7 +63,7 @@ def admit(directory: Path, config: Config, force: bool = False) -> list[str]:
     """
     check_writable(directory)
     if not (directory / CONFIG).exists():
-        ours = {lock.FILE, f"{CONFIG}.tmp"}  # of a run that was killed before it began
+        ours = {lock.FILE, lock.OWNER, f"{CONFIG}.tmp"}  # of a run that was killed before it began
         if directory.is_dir() and {path.name for path in directory.iterdir()} - ours:
             raise ConfigError(f"run: {directory} is not empty and holds no run; name another directory")
         return []

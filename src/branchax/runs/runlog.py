@@ -34,10 +34,25 @@ def clock(row: Row) -> int:
     return row.get(OFFLINE, row["env_steps"])
 
 
-def plain(value: Any) -> int | float | None:
-    """A JSON-ready number; `None` for NaN and the infinities."""
-    value = np.asarray(value).item()
-    return value if isinstance(value, int) or math.isfinite(value) else None
+def plain(data: Any, digits: int | None = None, infinity: bool = False) -> Any:
+    """Makes data JSON-ready: arrays and NumPy's numbers become lists and Python's numbers, at any depth.
+
+    Args:
+      data: numbers, arrays, text, `None`, and dictionaries and lists of these.
+      digits: so many significant ones stay of each float; by default all.
+      infinity: writes infinities as "inf" and "-inf". By default they are null, as NaN always is.
+    """
+    if isinstance(data, dict):
+        return {name: plain(value, digits, infinity) for name, value in data.items()}
+    if isinstance(data, (list, tuple)):
+        return [plain(value, digits, infinity) for value in data]
+    if hasattr(data, "tolist"):  # of NumPy or JAX
+        return plain(data.tolist(), digits, infinity)
+    if not isinstance(data, float):
+        return data
+    if math.isfinite(data):
+        return data if digits is None else float(f"{data:.{digits}g}")
+    return str(data) if infinity and not math.isnan(data) else None
 
 
 def rows_of(

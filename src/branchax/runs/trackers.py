@@ -1,40 +1,195 @@
-"""Where rows go beside `metrics.jsonl`. A place takes rows (`write`), and is closed; that is all a run knows of it."""
+"""Where rows go beside `metrics.jsonl`: TensorBoard, Weights & Biases, or a place of your own.
+
+A place is a `Logger`. This one prints:
+
+    Logger(write=lambda rows: print(rows[0]["env_steps"]), close=lambda: None)
+
+A row is what `metrics.jsonl` holds (`runlog`): a dictionary of one seed's numbers after one epoch.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import importlib
+import importlib.util
+import json
+import secrets
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from branchax.config import Config
+from branchax.config import Config, to_dict
+from branchax.errors import ConfigError
 from branchax.runs import rundir
-from branchax.runs.runlog import Row
-from branchax.runs.tensorboard import TensorBoard
-from branchax.runs.wandb import Wandb
+from branchax.runs.runlog import SKIPPED, Row, clock
+
+PROJECT = "branchax"  # in Weights & Biases, unless WANDB_PROJECT names another
+ALLOWED = "allowed: wandb login, WANDB_MODE=offline or --no-wandb"
 
 
-class Curves(NamedTuple):
-    """All places that a run writes to; none is fine."""
+class Logger(NamedTuple):
+    """A place that a run writes its rows to; what these functions raise ends the run."""
 
-    places: list[TensorBoard | Wandb]
-
-    def write(self, rows: Iterable[Row]) -> None:
-        """Hands the rows of an epoch on."""
-        rows = list(rows)
-        for place in self.places:
-            place.write(rows)
-
-    def close(self) -> None:
-        """Closes them all."""
-        for place in self.places:
-            place.close()
+    write: Callable[[list[Row]], None]  # the rows of one epoch, one per seed
+    close: Callable[[], None]  # once, after the last rows or a failure
 
 
-def open_curves(config: Config, directory: Path, rows: list[Row], say: Callable[[str], Any]) -> Curves:
-    """The places that the settings ask for; `rows` are those that the run has written before it goes on."""
-    places: list[TensorBoard | Wandb] = []
+def all_of(loggers: Sequence[Logger]) -> Logger:
+    """One logger that hands everything on to several, in their order; none is fine."""
+
+    def write(rows: list[Row]) -> None:
+        for logger in loggers:
+            logger.write(rows)
+
+    def close() -> None:
+        for logger in loggers:
+            logger.close()
+
+    return Logger(write, close)
+
+
+def open_curves(
+    config: Config, directory: Path, rows: list[Row], say: Callable[[str], Any], loggers: Sequence[Logger] = ()
+) -> Logger:
+    """Opens the places that the settings of a run ask for.
+
+    Args:
+      config: the run's settings; `wandb` and `tensorboard` count.
+      directory: the run's directory.
+      rows: those that the run had written before, when it goes on.
+      say: hears where to look.
+      loggers: further places. They get what is written from now on.
+
+    Raises:
+      ConfigError: as `open_wandb` does.
+    """
+    places = list(loggers)
     if config.wandb:
-        places.append(Wandb(config, directory, rows, say))
+        places.append(open_wandb(config, directory, rows, say))
     if config.tensorboard:
-        places.append(TensorBoard(directory / rundir.TENSORBOARD, rows))
-    return Curves(places)
+        places.append(open_tensorboard(directory / rundir.TENSORBOARD, rows))
+    return all_of(places)
+
+
+def open_tensorboard(directory: Path, rows: list[Row]) -> Logger:
+    """`directory/seed_N/`: the numbers of rows as TensorBoard reads them, over env steps; each write is at once there.
+
+    The curves are written anew from `rows`, those of a run before it goes on, into a file that replaces the old one:
+    whatever a crash lost or left behind is gone, and there is one clean curve. The file begins with the mark of a
+    restart (what `purge_step` writes), so that a TensorBoard that is open drops what it had read, too.
+    """
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+    from tensorboardX.summary import scalar
+
+    writers: dict[int, Any] = {}
+
+    def writer_of(seed: int) -> Any:
+        if seed not in writers:
+            folder = directory / f"seed_{seed}"
+            folder.mkdir(parents=True, exist_ok=True)
+            writers[seed] = EventsWriter(str(folder / "events"))
+            restart = SessionLog(status=SessionLog.START)
+            writers[seed].write_event(Event(wall_time=time.time(), step=0, session_log=restart))
+        return writers[seed]
+
+    def write(rows: list[Row]) -> None:
+        for row in rows:
+            for name, value in _numbers(row).items():
+                event = Event(wall_time=time.time(), step=clock(row), summary=scalar(name, value))
+                writer_of(row["seed"]).write_event(event)
+        for writer in writers.values():
+            writer.flush()
+
+    def close() -> None:
+        for writer in writers.values():
+            writer.close()
+
+    for old in directory.glob("seed_*/events.out.tfevents.*"):
+        old.unlink()
+    write(rows)
+    return Logger(write, close)
+
+
+def open_wandb(config: Config, directory: Path, rows: list[Row], say: Callable[[str], Any]) -> Logger:
+    """Weights & Biases: the numbers of rows, over env steps; one of its runs to a seed, grouped by directory.
+
+    `wandb/ids.json` in the run's directory keeps the ids of its runs, so that a resumed run continues in the same ones,
+    and `rows`, those that it had written before, are there, too. Where to (the account, `WANDB_PROJECT`,
+    `WANDB_ENTITY`) and how (`WANDB_MODE=offline`, then `wandb sync`) are W&B's own environment variables.
+
+    Raises:
+      ConfigError: when it refuses to begin (a wrong account, no network).
+    """
+    library: Any = importlib.import_module("wandb")
+    path = directory / rundir.WANDB / "ids.json"
+    path.parent.mkdir(exist_ok=True)
+    ids = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    name, runs = directory.resolve().name, {}
+
+    def write(rows: list[Row]) -> None:
+        for row in rows:
+            run, step = runs[row["seed"]], clock(row)
+            if step >= run.step:  # what a resumed run has there already is the same, and left out
+                run.log(_numbers(row), step=step, commit=True)
+
+    def close() -> None:  # waits until everything is sent, or on the disk
+        for run in runs.values():
+            run.finish()
+
+    for seed in range(config.seed, config.seed + config.seeds):
+        new = str(seed) not in ids
+        try:
+            run = library.init(
+                id=ids.setdefault(str(seed), secrets.token_hex(4)),
+                resume="allow",
+                reinit="create_new",  # a run to each seed, all at once
+                dir=directory,
+                project=None if library.Settings().project else PROJECT,
+                group=name,
+                name=f"{name}/seed_{seed}",
+                config=to_dict(config) | {"seed": seed},
+                allow_val_change=True,  # what may change when a run goes on
+                settings=library.Settings(silent=True, console="off"),  # the terminal is `Progress`'s
+            )
+        except library.Error as error:
+            close()
+            raise _refused(error) from error
+        runs[seed] = run
+        rundir.write_json(path, ids)
+        say(f"  wandb      {f'wandb sync {Path(run.dir).parent} sends it' if run.offline else run.url}")
+        if new or not run.offline:  # a process that was killed may not have sent the last
+            write([row for row in rows if row["seed"] == seed])
+    return Logger(write, close)
+
+
+def check_wandb() -> None:
+    """Raises `ConfigError` when W&B's package is missing, or has to send what it gets and knows no account for it.
+
+    Nothing is sent yet: whether the account is any good shows when the runs begin.
+    """
+    spec = importlib.util.find_spec("wandb")
+    if spec is None or spec.origin is None:  # the folder that W&B makes where it runs is no package
+        raise ConfigError("wandb: the package is not installed; allowed: pip install 'branchax[wandb]', or no --wandb")
+    library: Any = importlib.import_module("wandb")
+    if library.run is not None:  # who calls has one of their own
+        return
+    try:  # it looks into its variables, its settings and netrc
+        library.setup(settings=library.Settings(silent=True))  # the terminal is `Progress`'s
+        if library.setup().settings.mode in ("offline", "dryrun", "disabled"):
+            return
+        found = library.login(prompt=False, verify=False)
+    except (library.Error, ValueError) as error:  # such as a key of the wrong length, or a mode that there is not
+        raise _refused(error) from error
+    if not found:
+        raise ConfigError(f"wandb: not logged in; {ALLOWED}")
+
+
+def _numbers(row: Row) -> dict[str, Any]:
+    """What curves are drawn of; numbers that are not finite (`None`) leave a gap."""
+    return {name: x for name, x in row.items() if name not in SKIPPED and x is not None}
+
+
+def _refused(error: Exception) -> ConfigError:
+    why = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+    return ConfigError(f"wandb: {why}; {ALLOWED}")

@@ -26,13 +26,13 @@ from branchax.devices import cache, distributed
 from branchax.devices import mesh as meshes
 from branchax.epoch.program import Program
 from branchax.epoch.state import TrainState
-from branchax.runs import checkpoint, dataset, rundir, runlog, wandb
+from branchax.runs import checkpoint, dataset, rundir, runlog
 from branchax.runs.compiling import Compiled, Floats, compile_program, finish, lanes_of, program_of
 from branchax.runs.loop import GiveUp, Run, Session, kept_of, note_status, run_epochs
 from branchax.runs.progress import Progress
 from branchax.runs.restoring import fill, load_all
 from branchax.runs.signals import Preempted, Stop
-from branchax.runs.trackers import open_curves
+from branchax.runs.trackers import check_wandb, open_curves
 from branchax.sharding import over_seeds
 from branchax.types import Transition
 
@@ -97,7 +97,7 @@ def train_together(
         run.lanes = slice(i * run.config.seeds, (i + 1) * run.config.seeds) if len(runs) > 1 else None
     config, leads = runs[0].config, distributed.leads()
     if leads and config.wandb:
-        wandb.check()
+        check_wandb()
     stop = Stop(GRACE if config.grace is None else config.grace)
     with contextlib.ExitStack() as held:
         changed = _enter_directories(runs, force, held) if leads else []

@@ -13,7 +13,6 @@ Everything is JSON-ready, so that pictures (`pictures`) and the page of `report`
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,7 @@ from branchax.views.play import Player
 from branchax.worlds.catalog import observation_names
 
 EPISODES = 16
+DIGITS = 5  # of the numbers that are kept
 VERSION = 2  # of what is written; another one is measured again
 
 
@@ -61,7 +61,7 @@ def diagnose(directory: str | Path, seed: int | None = None, say: Callable[[str]
     cache.enable()
     player = play.load(directory, seed)
     rows = runlog.read(directory / rundir.METRICS)
-    found = measure(player) | {"phases": _plain(phases.measure(player, rows))}
+    found = measure(player) | {"phases": runlog.plain(phases.measure(player, rows), DIGITS)}
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
@@ -145,25 +145,10 @@ def measure(player: Player) -> Found:
         own = real if valuation.greedy else jax.tree.map(np.asarray, run(False)[0])
         found["critic"] = measure_critic(player, valuation, own, tail)
     found["player"] = collect_frames(player, real, imagined, shown)
-    return _plain(found)
+    return runlog.plain(found, DIGITS)
 
 
 def _returns(trajectory: Trajectory, steps: int) -> np.ndarray:
     """The returns [B] of the first steps of a trajectory [H, B, ...]."""
     reward = np.where(trajectory.valid, trajectory.transition.reward, 0.0)
     return reward[:steps].sum(0)
-
-
-def _plain(x: Any) -> Any:
-    """JSON-ready, five significant digits; what is not finite is null."""
-    if isinstance(x, dict):
-        return {name: _plain(value) for name, value in x.items()}
-    if isinstance(x, (list, tuple)):
-        return [_plain(value) for value in x]
-    if isinstance(x, np.ndarray):
-        return _plain(x.tolist())
-    if isinstance(x, (bool, np.bool_)):
-        return bool(x)
-    if isinstance(x, (float, np.floating)):
-        return float(f"{x:.5g}") if math.isfinite(x) else None
-    return int(x) if isinstance(x, np.integer) else x

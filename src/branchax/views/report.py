@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import html
 import json
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -84,9 +83,8 @@ def _curves(group: Group) -> dict[str, Any]:
 
 
 def _line(line: Line) -> dict[str, Any]:
-    rounded = lambda x: [float(f"{v:.6g}") if math.isfinite(v) else None for v in x.tolist()]  # noqa: E731
-    parts = {name: rounded(x) for name, x in line._asdict().items() if name != "seeds"}
-    return {**parts, "seeds": [rounded(y) for y in line.seeds] if len(line.seeds) > 1 else [[]]}
+    one = len(line.seeds) == 1  # which is the middle itself
+    return runlog.plain(line._asdict() | ({"seeds": [[]]} if one else {}), digits=6)
 
 
 def _run(directory: Path, curves_only: bool, seed: int | None, say: Callable[[str], Any]) -> dict[str, Any]:
