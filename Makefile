@@ -23,8 +23,8 @@ FLAGS  = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--env-steps $(STEPS)) $(i
 needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/...))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume eval plot report render export sweep doctor faults lab docs test unit test-slow check \
-	dist-check format experiment lecture published published-check gpu gpu-list bench bench-full bench-peers clean
+.PHONY: help setup train resume eval plot report render export sweep doctor faults mutants lab docs test unit test-slow \
+	check dist-check format experiment lecture published published-check gpu gpu-list bench bench-full bench-peers clean
 
 help:  ## show this list
 	@echo "usage: make TARGET [WORLD=$(WORLD)] [PRESET=$(PRESET)] [SEED=$(SEED)] [ARGS='--env-steps 2000 ...']"
@@ -142,6 +142,9 @@ docs: $(READY)  ## build the documentation into build/docs/site; it opens from t
 
 faults: $(READY)  ## what a run survives, many times over (an hour): results/faults.json
 	$(BIN)/python -m benchmarks.faults $(ARGS)
+
+mutants: $(READY)  ## whether the tests see single-line faults (half an hour): results/mutants.json
+	$(BIN)/python -m benchmarks.mutants $(ARGS)
 
 format: $(READY)  ## format the code and mend what the linter can
 	$(BIN)/ruff format .

@@ -108,7 +108,9 @@ def passes(tests: tuple[str, ...], copy: Path, timeout: float = TIMEOUT) -> tupl
     except subprocess.TimeoutExpired:
         return "timeout", f"not done after {timeout:.0f} s"
     lines = [line for line in done.stdout.splitlines() if line.strip()]
-    says = next((line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else done.stderr[-200:])
+    says = next(
+        (line for line in lines if line.startswith(("FAILED", "ERROR"))), lines[-1] if lines else done.stderr[-200:]
+    )
     return ("passed" if done.returncode == 0 else "failed"), says[:200]
 
 
@@ -122,7 +124,11 @@ def attempt(mutant: Mutant, copy: Path, timeout: float = TIMEOUT) -> dict[str, A
         ended, says = passes(mutant.tests, copy, timeout)
     finally:
         path.write_text(sound, encoding="utf-8")
-    return {"outcome": "survived" if ended == "passed" else "killed", "by": says, "seconds": round(time.monotonic() - begun, 1)}
+    return {
+        "outcome": "survived" if ended == "passed" else "killed",
+        "by": says,
+        "seconds": round(time.monotonic() - begun, 1),
+    }
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -130,7 +136,9 @@ def load(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))["mutants"] if path.is_file() else {}
 
 
-def run(mutants: list[Mutant], words: list[str], again: bool, root: Path = ROOT, result: Path = RESULT) -> dict[str, Any]:
+def run(
+    mutants: list[Mutant], words: list[str], again: bool, root: Path = ROOT, result: Path = RESULT
+) -> dict[str, Any]:
     """Runs what is new or changed and writes the results as they come; those of the whole list are returned.
 
     Raises:

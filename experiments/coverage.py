@@ -2,12 +2,12 @@
 
 Returns of seeds are drawn from three shapes (normal; skewed: a lognormal turned round, as where most seeds reach a
 ceiling and a few fall behind; bimodal: seven seeds in ten learn, three do not), and for 3, 5, 8 and 16 seeds each kind
-of interval is made many times. An interval covers if it holds the value that it estimates at this number of seeds, which
-for the interquartile mean of few seeds of a skewed shape is not that of many. Widths are medians, in deviations of a seed.
+of interval is made many times. An interval covers if it holds what it estimates at this number of seeds, which for the
+interquartile mean of few seeds of a skewed shape is not that of many. Widths are medians, in deviations of a seed.
 
     percentile     the library's own (`runs/statistics.py`): the 2.5 % and 97.5 % quantiles over resamples of the seeds
     bca            corrected for bias and skew (Efron 1987, J. Amer. Statist. Assoc. 82)
-    studentised    each resample's error over its own standard error (bootstrap-t: Efron and Tibshirani 1993, chapter 12)
+    studentised    each resample's error over its own standard error (bootstrap-t: Efron and Tibshirani 1993, ch. 12)
     expanded       percentile, at quantiles of Student's t in place of the normal's, widened by sqrt(K / (K - 1))
                    (Hesterberg 2015, The American Statistician 69, section 5.3)
     t              mean +- t_{K-1} std / sqrt(K): of the mean, not of the interquartile mean
@@ -153,7 +153,16 @@ def measure(trials: int = TRIALS, draws: int = TRUTH) -> list[dict[str, Any]]:
                 covered = float(((low <= true) & (true <= high)).mean())
                 error = float(np.sqrt(covered * (1 - covered) / trials))
                 width = float(np.median(high - low) / spread)
-                rows.append({"shape": shape, "seeds": count, "interval": kind, "covered": covered, "error": error, "width": width})
+                rows.append(
+                    {
+                        "shape": shape,
+                        "seeds": count,
+                        "interval": kind,
+                        "covered": covered,
+                        "error": error,
+                        "width": width,
+                    }
+                )
     return rows
 
 
@@ -168,7 +177,9 @@ def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
     for axes, shape in zip(panels, SHAPES, strict=True):
         for kind, colour in COLOURS.items():
             mine = [r for r in rows if r["shape"] == shape and r["interval"] == kind]
-            axes.plot([r["seeds"] for r in mine], [r["covered"] for r in mine], "o-", color=colour, label=kind, markersize=3)
+            axes.plot(
+                [r["seeds"] for r in mine], [r["covered"] for r in mine], "o-", color=colour, label=kind, markersize=3
+            )
         axes.axhline(CONFIDENCE, color="#888888", linewidth=0.8)
         axes.set_xscale("log", base=2)
         axes.set_xticks(SEEDS, [str(s) for s in SEEDS])

@@ -4,6 +4,7 @@ What these tests know of the library's protocols is here, and nowhere else: how 
 where the optimizer keeps the gradient, how a model that updates look into is made.
 """
 
+import operator
 from types import SimpleNamespace
 
 import jax
@@ -11,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from branchax.agents.base import Ahead, Sources
-from branchax.dynamics.base import Dynamics
+from branchax.agents.base import Agent, Ahead, Outcome, Sources
+from branchax.dynamics.base import Dynamics, FitReport
 from branchax.rollout import rollout
-from branchax.types import Row, Transition
+from branchax.types import Largest, Row, Transition
 from branchax.worlds.base import World, WorldSpec, WorldState
 
 SPEC = WorldSpec("by_hand", 2, 1, 100)
@@ -33,8 +34,20 @@ def update(agent, params, sources, key=None):
 
 
 def reported(told):
-    """What an update reports, traced or not, as one flat dictionary."""
-    return told
+    """What an update reports as one flat dictionary."""
+    plain = {name: x.value if isinstance(x, Largest) else x for name, x in told.metrics.items()}
+    return told.losses | plain | {"model_steps": told.model_steps}
+
+
+def watcher(watch, blank):
+    """An agent that learns nothing: its parameters are what `watch` made of its last update's (key, sources)."""
+    still = jnp.zeros(SPEC.action_size)
+    return Agent(
+        init=lambda key: blank,
+        act=lambda key, params, obs: (still, ()),
+        mode=lambda params, obs: still,
+        update=lambda key, params, sources: (watch(key, sources), Outcome({}, {})),
+    )
 
 
 def off_batch(rows, ahead=None):
@@ -47,8 +60,9 @@ def off_rollouts(make):
     return Sources(None, lambda key, act, window: make(key, act))
 
 
-def gradient(learner, step=1):
-    """The gradient that the first step of Adam took, from its first moment; of `step` 2, 0.9 times it and the next."""
+def gradient(learner):
+    """The gradient that Adam's first step took, from its first moment; after two steps, 0.9 times the first's and the
+    second's."""
     return jax.tree.map(lambda m: np.asarray(m, np.float64) / 0.1, optax.tree.get(learner.optimizer, "mu"))
 
 
@@ -94,7 +108,8 @@ def net(params, x, activation=lambda x: np.maximum(x, 0)):
 
 def each_of(params):
     """The members of a tree whose leaves have a leading axis."""
-    return [jax.tree.map(lambda x: x[c], params) for c in range(len(jax.tree.leaves(params)[0]))]
+    count = len(jax.tree.leaves(params)[0])
+    return [jax.tree.map(operator.itemgetter(c), params) for c in range(count)]
 
 
 def slope(loss, tree, step=1e-6):
@@ -162,13 +177,13 @@ def at(obs):
     return WorldState((), obs, jnp.zeros((), jnp.int32))
 
 
-def two_members():
+def two_members(steps=model_step):
     """The model as `Dynamics` that learn nothing."""
     return Dynamics(
         init=lambda key: (),
-        fit=lambda key, model, ring: (model, {}),
+        fit=lambda key, model, ring: (model, FitReport({})),
         elites=lambda model: jnp.arange(2),
-        world=lambda model, member: member_world(member),
+        world=lambda model, member: member_world(member, steps),
         branch=lambda row: at(row.transition.obs),
         after=lambda key, row: at(row.transition.next_obs),
         doubt=lambda model, obs, action: jnp.zeros(()),
@@ -181,8 +196,7 @@ def ahead(horizon, longest=3):
     model = two_members()
 
     def start(key, row, after):
-        state = jax.vmap(lambda r: model.after(key, r))(row) if after else jax.vmap(model.branch)(row)
-        return state
+        return jax.vmap(lambda r: model.after(key, r))(row) if after else jax.vmap(model.branch)(row)
 
     def run(key, act, starts):
         def one(key, member, start):
@@ -190,13 +204,13 @@ def ahead(horizon, longest=3):
 
         return jax.vmap(one)(jax.random.split(key, 2), jnp.arange(2), starts)
 
-    return Ahead(2, start, run)
+    return Ahead(2, start, run, run)
 
 
 def walk(member, obs, act, horizon):
-    """One rollout in a member from obs [2], up to a termination: steps with .obs .action .bonus .reward .next_obs .ended.
+    """One rollout in a member from obs [2], up to a termination; `act` is obs [2] -> (action [A], bonus).
 
-    `act` is obs [2] -> (action [A], bonus).
+    Its steps have .obs, .action, .bonus, .reward, .next_obs and .ended.
     """
     steps = []
     for _ in range(horizon):

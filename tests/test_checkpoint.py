@@ -127,3 +127,23 @@ def test_restores_in_a_process_with_other_devices(tmp_path):
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], env=two, check=True)
     found = checkpoint.restore(tmp_path, 5, {"x": jax.ShapeDtypeStruct((3,), jnp.float32)})
     np.testing.assert_array_equal(found["x"], [0.0, 1.0, 2.0])
+
+
+def test_a_flipped_byte_is_found_by_the_sum_alone(tmp_path):
+    """Of the same size, in an array's data and so far from every header: nothing else sees it."""
+    checkpoint.save(tmp_path, 1, {"x": jnp.arange(4_096.0)}, {})
+    assert checkpoint.problem(tmp_path, 1) == ""
+    largest = max((p for p in (tmp_path / "1").rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    data = bytearray(largest.read_bytes())
+    data[len(data) // 2] ^= 1
+    largest.write_bytes(data)
+    name = str(largest.relative_to(tmp_path / "1"))
+    assert checkpoint.problem(tmp_path, 1) == f"{name} is not what was written (its SHA-256 sum differs)"
+
+
+def test_a_manifest_that_was_changed_is_damaged(tmp_path):
+    """Still JSON, and of the right format: its own sum says so."""
+    checkpoint.save(tmp_path, 1, {"x": jnp.zeros(2)}, {"score": 1.0})
+    manifest = tmp_path / "1" / checkpoint.MANIFEST
+    manifest.write_text(manifest.read_text().replace('"score": 1.0', '"score": 9.0'))
+    assert checkpoint.problem(tmp_path, 1) == f"its {checkpoint.MANIFEST} is damaged"

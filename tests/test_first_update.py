@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 from by_hand import BATCH, DISCOUNT, DISCRETE, SPEC, as_numpy, each_of, net, noise, same, slope
 
+from branchax import nn
+from branchax.agents import critic as critics
+from branchax.agents import learner
 from branchax.agents.base import Sources
-from branchax.agents.critic import steve
+from branchax.agents.critic import Critic, steve
 from branchax.agents.dqn import epsilon_greedy, make_dqn
 from branchax.agents.pathwise import make_pathwise
 from branchax.agents.policy_gradient import make_policy_gradient
@@ -91,7 +94,7 @@ def soft_walk(actor, row, obs, horizon):
 
 
 def along(steps, last):
-    """r_0 + gamma (b_1 + r_1) + ... + gamma^n last, where `last` is what comes after the final step (0 after an end)."""
+    """r_0 + gamma (b_1 + r_1) + ... + gamma^n last; `last` values what follows the final step (0 after an end)."""
     total, power = 0.0, 1.0
     for i, step in enumerate(steps):
         total += power * (step.reward + (step.bonus if i else 0.0))
@@ -189,6 +192,32 @@ def test_sac_through_the_model():
 
     assert told["policy/loss"] == pytest.approx(actor_loss(actor), rel=1e-4)
     same(by_hand.gradient(after.actor), slope(actor_loss, actor))
+
+
+def test_sac_off_fresh_rollouts():
+    """The double horizon's update: one rollout of fresh actions for both, and critics that learn on its first alone."""
+    critic = CriticConfig(expand="fresh")
+    agent = make_sac(SPEC, SACConfig(init_temperature=ALPHA, through_model=True, critic=critic, **SHARED))
+    before, (rows, t) = begun(agent), by_hand.batch()
+    after, told = by_hand.update(agent, before, by_hand.off_batch(rows, by_hand.ahead(3)))
+    actor, critics, targets = as_numpy((before.actor.params, before.critics.params, before.targets))
+    walks = [soft_walk(actor, b, t.obs[b], 3) for b in range(BATCH)]
+    goal = [
+        (steps[0].obs, steps[0].action, along(steps, lambda obs: soft_values(targets, actor, obs).min()), 1.0)
+        for steps in walks
+    ]
+    assert told["critic/loss"] == pytest.approx(regression(critics, goal), rel=1e-4)
+    same(by_hand.gradient(after.critics), slope(lambda c: regression(c, goal), critics))
+    new = as_numpy(after.critics.params)
+
+    def actor_loss(actor):
+        walks = [soft_walk(actor, b, t.obs[b], 3) for b in range(BATCH)]
+        return -np.mean([s[0].bonus + along(s, lambda obs: soft_values(new, actor, obs).min()) for s in walks])
+
+    assert told["policy/loss"] == pytest.approx(actor_loss(actor), rel=1e-4)
+    same(by_hand.gradient(after.actor), slope(actor_loss, actor))
+    entropy = -np.mean([gaussian(actor, s)[1] for s in t.obs])
+    same(by_hand.gradient(after.log_alpha), entropy - (-0.5 * SPEC.action_size))
 
 
 def test_sac_with_discrete_actions():
@@ -344,7 +373,10 @@ def test_epsilon_is_the_share_of_actions_drawn_at_random():
     np.testing.assert_allclose(drawn, [0.05, 0.05, 0.85, 0.05], atol=0.02)
     # Both agents hand it on as it is: with epsilon 0 they are greedy.
     obs = jnp.array([1.0, 0.0])
-    dqn, table = make_dqn(DISCRETE, DQNConfig(epsilon=0.0, **SHARED)), make_q_learning(DISCRETE, QLearningConfig(epsilon=0))
+    dqn, table = (
+        make_dqn(DISCRETE, DQNConfig(epsilon=0.0, **SHARED)),
+        make_q_learning(DISCRETE, QLearningConfig(epsilon=0)),
+    )
     for agent in (dqn, table):
         params = begun(agent, apart=False)
         if agent is table:
@@ -418,7 +450,9 @@ def test_policy_gradient(weight):
     after, told = by_hand.update(agent, before, by_hand.off_rollouts(lambda key, act: trajectory))
     policy, critic = as_numpy((before.policy.params, before.value.learner.params))
     v, v_next = (net(critic, x, np.tanh)[..., 0] for x in (t.obs, t.next_obs))
-    psi = {"to_go": to_go(t, valid), "baseline": to_go(t, valid) - v, "gae": advantages(t, valid, v, v_next, 0.7)}[weight]
+    psi = {"to_go": to_go(t, valid), "baseline": to_go(t, valid) - v, "gae": advantages(t, valid, v, v_next, 0.7)}[
+        weight
+    ]
 
     def loss(params):
         log_prob, entropy = log_density(params, t)
@@ -523,7 +557,75 @@ def test_pathwise(critic):
 
 def test_steve_weighs_what_agrees():
     """Of two horizons, one on which members and critics agree counts alone."""
-    t = Transition(*(jnp.zeros((2, 1, 1, *s)) for s in ((1,), (1,), ())), jnp.zeros((2, 1, 1, 1)), *[jnp.zeros((2, 1, 1), bool)] * 2)
+    t = Transition(
+        *(jnp.zeros((2, 1, 1, *s)) for s in ((1,), (1,), ())),
+        jnp.zeros((2, 1, 1, 1)),
+        *[jnp.zeros((2, 1, 1), bool)] * 2,
+    )
     trajectory = Trajectory(t, jnp.ones((2, 1, 1), bool), None, jnp.zeros((2, 1, 1)))
     values = jnp.array([[[5.0, 1.0]], [[5.0, 9.0]]])[None, :, 0, :, None]  # [C, n, H + 1, B]
     assert float(steve(trajectory, values, 1.0)[0]) == pytest.approx(5.0, abs=1e-4)
+
+
+# --- what the agents share ---
+
+
+def test_a_value_is_in_units_of_its_targets():
+    net_ = nn.mlp(2, (4,), 1)
+    value = learner.init_value(jax.random.key(0), net_, learner.adam())
+    value = value._replace(mean=jnp.float32(3.0), std=jnp.float32(2.0))
+    obs = np.array([0.3, -0.5])
+    expected = 3.0 + 2.0 * net(as_numpy(value.learner.params), obs)[0]
+    assert float(learner.value_of(net_, value, jnp.asarray(obs, jnp.float32))) == pytest.approx(expected, abs=1e-5)
+
+
+def test_units_follow_targets_at_first_at_once_and_then_by_a_tenth():
+    value = learner.init_value(jax.random.key(0), nn.mlp(2, (4,), 1), learner.adam())
+    first = learner.rescale(value, jnp.array([1.0, 5.0, 99.0]), jnp.array([1.0, 1.0, 0.0]))
+    assert (float(first.mean), float(first.std)) == pytest.approx((3.0, 2.0), rel=1e-3)
+    then = learner.rescale(first, jnp.array([13.0, 13.0]), jnp.ones(2))
+    assert float(then.mean) == pytest.approx(4.0, rel=1e-3)
+
+
+def test_long_gradients_are_scaled_down_to_the_norm_given():
+    optimizer = learner.adam(0.5)
+    after = optimizer.step(optimizer.init(jnp.zeros(2)), jnp.array([3.0, 4.0]), 1e-3)
+    np.testing.assert_allclose(by_hand.gradient(after), [0.3, 0.4], rtol=1e-5)
+    np.testing.assert_allclose(after.params, [-1e-3, -1e-3], rtol=1e-3)  # downhill
+
+
+def test_the_penalty_of_divergence_halves_where_the_policy_hardly_moves():
+    config = PolicyGradientConfig(hidden=(4,), value_hidden=(4,), kl_penalty=1.0, kl_target=1e3)
+    agent = make_policy_gradient(SPEC, config)
+    after, _ = by_hand.update(agent, begun(agent), by_hand.off_rollouts(lambda key, act: episodes()[0]))
+    assert float(after.kl_weight) == 0.5
+
+
+def test_ties_of_a_table_are_broken_at_random():
+    agent = make_q_learning(DISCRETE, QLearningConfig(epsilon=0.0))
+    params = agent.init(jax.random.key(0))
+    keys = jax.random.split(jax.random.key(1), 60)
+    actions = jax.jit(jax.vmap(lambda key: agent.act(key, params, jnp.array([1.0, 0.0]))[0]))(keys)
+    assert (np.asarray(actions).sum(0) > 5).all()
+
+
+def test_the_range_of_values_is_that_of_rewards_over_one_less_the_discount():
+    """The first time all the way to the 1 % and 99 % quantiles, and then by the rate; targets stay inside."""
+    rewards = jnp.linspace(-1.0, 1.0, 201)
+    first = critics.track_range(critics.init_range(), rewards, 0.9, 0.25)
+    assert (float(first.low), float(first.high)) == pytest.approx((-9.8, 9.8), rel=1e-4)
+    then = critics.track_range(first, rewards + 1, 0.9, 0.25)
+    assert (float(then.low), float(then.high)) == pytest.approx((-9.8 + 2.5, 9.8 + 2.5), rel=1e-4)
+    np.testing.assert_allclose(critics.clip_to_range(jnp.array([-20.0, 1.0, 20.0]), first), [-9.8, 1.0, 9.8], rtol=1e-4)
+    half = Critic(lambda key: (), lambda params, obs, action: jnp.array([0.5]))
+    assert float(critics.in_range(half, then).values(None, None, None)[0]) == pytest.approx(2.5 + 0.5 * 9.8, rel=1e-4)
+
+
+@pytest.mark.parametrize("values", [[[1.0, 5.0], [2.0, 3.0]], [[1.0, -jnp.inf], [1.0, 3.0]]])
+def test_the_least_has_the_derivative_of_the_one_that_it_is(values):
+    values = jnp.array(values)
+    np.testing.assert_array_equal(critics.lowest(values), values.min(0))
+    slopes = jax.grad(lambda v: (critics.lowest(v) * jnp.array([2.0, 3.0])).sum())(values)
+    expected = np.zeros((2, 2))
+    expected[np.asarray(values.argmin(0)), [0, 1]] = [2.0, 3.0]
+    np.testing.assert_array_equal(slopes, expected)

@@ -35,7 +35,8 @@ def tree(tmp_path):
     for folder in ("src", "tests"):
         (tmp_path / folder).mkdir()
     (tmp_path / "src" / "sums.py").write_text("def add(a, b):\n    return a + b\n\n\ndef half(a):\n    return a / 2\n")
-    tests = "from sums import add, half\n\n\ndef test_add():\n    assert add(2, 3) == 5\n\n\ndef test_half():\n    assert half(0) == 0\n"
+    tests = "from sums import add, half\n\n\ndef test_add():\n    assert add(2, 3) == 5\n"
+    tests += "\n\ndef test_half():\n    assert half(0) == 0\n"
     (tmp_path / "tests" / "test_sums.py").write_text(tests)
     (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\nmarkers = ['slow: long']\n")
     return tmp_path
@@ -54,7 +55,9 @@ def test_the_driver_says_what_is_killed_and_goes_on_where_it_was(tree, monkeypat
     assert "a + b" in (tree / "src" / "sums.py").read_text()  # the tree itself is left alone
     tried = []
     monkeypatch.setattr(mutants, "passes", lambda *a: ("passed", ""))
-    monkeypatch.setattr(mutants, "attempt", lambda m, copy: tried.append(m) or {"outcome": "killed", "by": "", "seconds": 0})
+    monkeypatch.setattr(
+        mutants, "attempt", lambda m, copy: tried.append(m) or {"outcome": "killed", "by": "", "seconds": 0}
+    )
     run([KILLED, SURVIVES], [], False, tree, result)
     assert tried == []  # nothing has changed
     run([KILLED, SURVIVES], ["factor"], True, tree, result)

@@ -146,7 +146,17 @@ def least(key: Key, values: jax.Array, subset: int | None = None) -> jax.Array:
     """The least of values [C, ...], or of `subset` of them drawn without replacement -> [...]."""
     if subset is not None and subset < values.shape[0]:
         values = values[jax.random.choice(key, values.shape[0], (subset,), replace=False)]
-    return values.min(0)
+    return lowest(values)
+
+
+def lowest(values: jax.Array) -> jax.Array:
+    """The least of values [C, ...] -> [...], with the derivative of that one.
+
+    Not `min`, whose derivative looks for the least by comparing values with it: where a compiler rounds the two
+    differently (XLA without optimisation does), none is equal, and the derivative is 0 / 0.
+    """
+    which = jnp.expand_dims(jnp.arange(values.shape[0]), range(1, values.ndim))
+    return jnp.where(which == values.argmin(0), values, 0.0).sum(0)
 
 
 def make_targets(

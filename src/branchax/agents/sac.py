@@ -43,6 +43,7 @@ from branchax.agents.critic import (
     in_range,
     init_range,
     least,
+    lowest,
     make_critic,
     make_discrete_critic,
     make_targets,
@@ -139,7 +140,7 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:  # noqa: C901, PLR091
     """SAC for a world with observations [D] and actions [A], continuous in [-1, 1] or discrete."""
     distribution, policy, critic, value, default_entropy = (discrete if spec.discrete else continuous)(spec, config)
     optimizer, fresh, scaled = adam(), config.critic.expand == "fresh", config.critic.scale == "quantile"
-    settle = (lambda v: v.min(0)) if config.critic.members <= 2 else (lambda v: v.mean(0))
+    settle = lowest if config.critic.members <= 2 else (lambda v: v.mean(0))
 
     def init(key: Key) -> SAC:
         key_actor, key_critics = jax.random.split(key)

@@ -1,0 +1,199 @@
+"""What an epoch hands its agent and keeps, by counting rows; what the model's loss is; what stops improving."""
+
+import dataclasses
+
+import by_hand
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from by_hand import as_numpy, net, same, slope
+
+from branchax import normalize, replay
+from branchax.agents.base import Outcome
+from branchax.agents.critic import in_one_elite
+from branchax.config import Config, CriticConfig, ModelConfig, RolloutConfig, SACConfig
+from branchax.dynamics import ensemble
+from branchax.dynamics.fit import make_ensemble
+from branchax.epoch.program import make_program
+from branchax.epoch.stopping import stop_early, while_models_agree
+from branchax.types import Row, Transition
+from branchax.worlds.base import WorldSpec, make_world
+
+TINY = Config(
+    world="classic/lqr",
+    env_steps=60,
+    explore_steps=20,
+    epoch_steps=20,
+    collect_steps=20,
+    parallel_worlds=2,
+    updates_per_step=0.1,
+    batch_size=32,
+    real_fraction=0.25,
+    rollout=RolloutConfig(per_step=4, groups=2, horizon=3),
+    agent=SACConfig(hidden=(4,)),
+)
+REAL, IMAGINED = 1.0, 2.0  # rewards
+
+
+def counting(fault_at=None):
+    """A world whose obs are a number of its own and the steps since its reset; its reward is NaN at step `fault_at`."""
+
+    def reset(key):
+        obs = jnp.stack([jax.random.uniform(key), 0.0])
+        return obs, obs
+
+    def step(key, inner, action):
+        after = inner + jnp.array([0.0, 1.0])
+        reward = REAL if fault_at is None else jnp.where(inner[1] == fault_at, jnp.nan, REAL)
+        return after, after, jnp.float32(reward), jnp.zeros((), bool)
+
+    return make_world(WorldSpec("counting", 2, 1, 100), reset, step)
+
+
+def endless_members():
+    def step(xp, member, obs, action):
+        return obs + 1.0, jnp.float32(IMAGINED), jnp.zeros((), bool)
+
+    return by_hand.two_members(step)
+
+
+def after_an_epoch(config, world, agent, horizon=3):
+    """The state after one epoch."""
+    program = make_program(config, world, endless_members(), agent)
+    state = jax.jit(program.init)(jax.random.key(0))
+    return jax.jit(program.epoch)(state, jnp.int32(horizon))[0]
+
+
+def test_batches_hold_exact_shares_of_real_and_imagined_rows():
+    def watch(key, sources):
+        reward = sources.replay(key).transition.reward
+        return jnp.stack([(reward == kind).sum() for kind in (REAL, IMAGINED)])
+
+    state = after_an_epoch(TINY, counting(), by_hand.watcher(watch, jnp.zeros(2, jnp.int32)))
+    assert state.agent.tolist() == [8, 24]
+
+
+@pytest.mark.parametrize("horizon", [1, 2])
+def test_what_updates_look_ahead_follows_the_schedule(horizon):
+    def watch(key, sources):
+        still = lambda key, obs: (jnp.zeros(1), ())  # noqa: E731
+        return in_one_elite(key, sources.replay(key), sources.ahead, still).valid.sum(1)
+
+    config = dataclasses.replace(
+        TINY, real_fraction=1.0, agent=SACConfig(hidden=(4,), critic=CriticConfig(expand="mve"))
+    )
+    state = after_an_epoch(config, counting(), by_hand.watcher(watch, jnp.zeros(3, jnp.int32)), horizon)
+    assert state.agent.tolist() == [32] * horizon + [0] * (3 - horizon)
+
+
+def test_rows_are_stored_as_they_came_and_none_that_is_not_finite():
+    """Two worlds in turn, each step by step; the step that goes wrong is missing, and its world starts anew."""
+    agent = by_hand.watcher(lambda key, sources: jnp.zeros(()), jnp.zeros(()))
+    sound = after_an_epoch(TINY, counting(), agent).real
+    rows = jax.tree.map(lambda x: np.asarray(x)[: int(sound.size)], sound.data.transition)
+    assert int(sound.size) == 40
+    np.testing.assert_array_equal(rows.obs[:, 1], np.arange(40) // 2)
+    for world in range(2):
+        assert len(set(rows.obs[world::2, 0])) == 1
+    assert rows.obs[0, 0] != rows.obs[1, 0]
+
+    faulty = after_an_epoch(TINY, counting(fault_at=4), agent).real
+    rows = jax.tree.map(lambda x: np.asarray(x)[: int(faulty.size)], faulty.data.transition)
+    assert int(faulty.size) == 32  # of each five steps the last is wrong
+    np.testing.assert_array_equal(rows.obs[:, 1], np.tile(np.repeat(np.arange(4), 2), 4))
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(jax.tree.map(np.asarray, faulty.data)))
+
+
+def test_models_agree_with_the_last_time_and_not_with_the_first():
+    """Returns rise, then fall, but not below where they began."""
+    promised = jnp.array([0.0, 5.0, 3.0, 4.0])
+    rule = while_models_agree(lambda count: promised[count][None], 1.0)
+
+    def update(count, key):
+        return count + 1, Outcome({}, {})
+
+    keys = jax.random.split(jax.random.key(0), 3)
+    run = stop_early(update, rule, promised[:1], every=1, undo=False)
+    assert int(jax.jit(run)(jnp.int32(0), keys)[0]) == 2
+
+
+def test_the_models_loss_is_that_of_the_formula(monkeypatch):
+    """Twice the mean -log N of an entry, 0.01 of the bounds' distance, half the decayed squares, cross entropy of ends.
+
+    The whole gradient of one minibatch, from Adam's first moment, against central differences (Chua et al. 2018).
+    """
+    decay = (0.3, 0.7)
+    config = ModelConfig(
+        members=2, elites=1, hidden=(3,), weight_decay=decay, round_steps=1, max_rounds=1, batch_size=8, holdout_every=5
+    )
+    rng = np.random.default_rng(0)
+    f = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
+    t = Transition(f(40, 2), jnp.tanh(f(40, 1)), f(40), f(40, 2), jnp.arange(40) % 3 == 0, jnp.zeros(40, bool))
+    ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], Row(t)), 40), Row(t))
+    model_of = make_ensemble(counting(), config)
+    before = jax.jit(model_of.init)(jax.random.key(1))
+    # The bootstrap in order: the minibatch is then the first training rows.
+    monkeypatch.setattr(jax.random, "randint", lambda key, shape, low, high: jnp.arange(shape[0]) % high)
+    after = jax.jit(model_of.fit)(jax.random.key(2), before, ring)[0]
+    used = np.asarray(replay.train_slot(jnp.arange(8), 5))
+    t = as_numpy(t)
+    inputs, targets = np.hstack([t.obs, t.action]), np.hstack([t.next_obs - t.obs, t.reward[:, None]])
+    x, y = (((z - z.mean(0)) / z.std(0))[used] for z in (inputs, targets))
+    ended = t.terminated[used]
+
+    def softplus(z):
+        return np.log1p(np.exp(z))
+
+    def loss(p):
+        out = net(p["net"], x, lambda z: z / (1 + np.exp(-z)))
+        mean, raw, logit = out[:, :3], out[:, 3:6], out[:, 6]
+        log_var = p["log_var_high"] - softplus(p["log_var_high"] - raw)
+        log_var = p["log_var_low"] + softplus(log_var - p["log_var_low"])
+        fits = ((y - mean) ** 2 / np.exp(log_var) + log_var + np.log(2 * np.pi)).mean()
+        bounds = 0.01 * (p["log_var_high"] - p["log_var_low"]).sum()
+        weights = 0.5 * sum(rate * (p["net"][f"layer_{i}"]["kernel"] ** 2).sum() for i, rate in enumerate(decay))
+        return fits + bounds + weights + (softplus(logit) - ended * logit).mean()
+
+    for member in range(2):
+        start, found = (jax.tree.map(lambda x: x[member], tree) for tree in (before.params, by_hand.gradient(after)))  # noqa: B023
+        same(found, slope(loss, start), 1e-3)
+
+
+def test_a_model_reads_actions_as_worlds_do():
+    """Clipped to [-1, 1]: beyond, it has seen nothing."""
+    read = ensemble.inputs(jnp.array([0.5, 3.0]), jnp.array([-4.0, 0.2]))
+    np.testing.assert_allclose(read, [0.5, 3.0, -1.0, 0.2])
+
+
+def test_a_bound_on_predictions_does_not_end_their_gradient():
+    stats = normalize.measure(jnp.array([[0.0], [1.0]]), jnp.ones(2, bool))
+    slopes = jax.vmap(jax.grad(lambda x: normalize.clip(stats, x[None], 0.1)[0]))(jnp.array([-5.0, 0.5, 5.0]))
+    np.testing.assert_array_equal(slopes, [1.0, 1.0, 1.0])
+
+
+def test_a_member_says_its_mean_and_its_deviation():
+    """One imagined step: y = mean + exp(log_var / 2) e, in the units of the data, added to where it was."""
+    config = ModelConfig(members=2, elites=1, hidden=(3,), bound_margin=1e6)
+    model_of = make_ensemble(counting(), config)
+    model = jax.jit(model_of.init)(jax.random.key(1))
+    rng = np.random.default_rng(0)
+    columns = lambda n: normalize.measure(jnp.asarray(rng.normal(1, 3, (50, n)), jnp.float32), jnp.ones(50, bool))  # noqa: E731
+    scales = model.scales._replace(inputs=columns(3), targets=columns(3), obs=columns(2))
+    model = model._replace(scales=scales)
+    obs, action = np.array([0.4, -0.3]), np.array([0.5])
+    with pytest.MonkeyPatch.context() as patch:
+        by_hand.fixed_noise(patch)
+        world = model_of.world(model, jnp.int32(1))
+        t = world.step(jax.random.key(0), by_hand.at(jnp.asarray(obs, jnp.float32)), jnp.asarray(action, jnp.float32))[
+            1
+        ]
+    one = as_numpy(jax.tree.map(lambda x: x[1], model.params))
+    stats = as_numpy(scales)
+    x = (np.concatenate([obs, action]) - stats.inputs.mean) / stats.inputs.std
+    out = net(one["net"], x, lambda z: z / (1 + np.exp(-z)))
+    log_var = one["log_var_high"] - np.log1p(np.exp(one["log_var_high"] - out[3:6]))
+    log_var = one["log_var_low"] + np.log1p(np.exp(log_var - one["log_var_low"]))
+    y = (out[:3] + np.exp(log_var / 2) * by_hand.noise(3)) * stats.targets.std + stats.targets.mean
+    np.testing.assert_allclose(t.next_obs, obs + y[:2], rtol=1e-4)
+    np.testing.assert_allclose(t.reward, y[2], rtol=1e-4)
