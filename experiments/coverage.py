@@ -188,7 +188,7 @@ def draw_figure(rows: list[dict[str, Any]], path: Path) -> None:
         axes.tick_params(labelsize=7)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("share of 95 % intervals that hold the truth", fontsize=8)
-    panels[-1].legend(fontsize=7, frameon=False)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=7, frameon=False)
     figure.savefig(path)
 
 
