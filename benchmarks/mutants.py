@@ -101,10 +101,11 @@ def copy_of(root: Path) -> Iterator[Path]:
 def passes(tests: tuple[str, ...], copy: Path, timeout: float = TIMEOUT) -> tuple[str, str]:
     """How the tests end in a copy of the tree: ("passed", "failed" or "timeout", the last line that they print)."""
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", "-m", "slow or not slow"]
-    command += ["-p", "no:cacheprovider", "-p", "no:xdist", *tests]
+    command += ["-p", "no:cacheprovider", *tests]
     # No bytecode: two versions of a file within a second, and of one size, would be taken for each other. Compiled as
     # the fast tests are (`tests/conftest.py`), which here it takes to be slow ones.
     variables = os.environ | {"PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
+    variables["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # no test needs them, and they take seconds to import
     variables["XLA_FLAGS"] = cache.as_flags(cache.ready_sooner(0) | {"xla_cpu_parallel_codegen_split_count": 1})
     try:
         done = subprocess.run(command, cwd=copy, env=variables, capture_output=True, text=True, timeout=timeout)

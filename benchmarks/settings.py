@@ -88,8 +88,8 @@ DRAWS: dict[str, tuple[Any, ...]] = {  # fields of which a few values are tried;
 AGENTS = (SACConfig, TD3Config, DQNConfig, QLearningConfig, PolicyGradientConfig, PathwiseConfig, PlannerConfig)
 
 
-def draw_fields(rng: random.Random, kind: type, **fixed: Any) -> Any:
-    """A config of a kind: each of its choices, flags and fields in `DRAWS` at its default or, half the time, drawn."""
+def draw_fields(rng: random.Random, often: float, kind: type, /, **fixed: Any) -> Any:
+    """A config of a kind: each of its choices, flags and fields in `DRAWS` is drawn with chance `often`."""
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for field in fields(kind):
@@ -98,7 +98,7 @@ def draw_fields(rng: random.Random, kind: type, **fixed: Any) -> Any:
             continue
         if name in SIZES:
             values[name] = SIZES[name]
-        elif rng.random() < 0.5:
+        elif rng.random() < often:
             if name in DRAWS:
                 values[name] = rng.choice(DRAWS[name])
             elif hint is bool:
@@ -108,16 +108,18 @@ def draw_fields(rng: random.Random, kind: type, **fixed: Any) -> Any:
     return kind(**values | fixed)
 
 
-def propose(rng: random.Random) -> Config:
-    """A config that may or may not be possible."""
-    kind = rng.choice(AGENTS)
+def propose(rng: random.Random, kind: type) -> Config:
+    """A config, of a kind of agent, that may or may not be possible: the less is drawn, the likelier it is."""
+    often = rng.choice((0.1, 0.3, 0.5))
     fixed: dict[str, Any] = {}
     if kind in (SACConfig, TD3Config, DQNConfig):
-        fixed["critic"] = draw_fields(rng, CriticConfig, members=rng.choice((1, 2, 3)))
+        fixed["critic"] = draw_fields(rng, often, CriticConfig, members=rng.choice((1, 2, 3)))
     if kind is PlannerConfig:
         fixed |= {"elites": 3, "horizon": 3}
-    rollout = draw_fields(rng, RolloutConfig, horizon=rng.choice((0, 1, 2)), per_step=2, groups=2, per_update=4)
-    model = draw_fields(rng, ModelConfig, kind=rng.choice(typing.get_args(typing.get_type_hints(ModelConfig)["kind"])))
+    rollout = draw_fields(rng, often, RolloutConfig, horizon=rng.choice((0, 1, 2)), per_step=2, groups=2, per_update=4)
+    model = draw_fields(
+        rng, often, ModelConfig, kind=rng.choice(typing.get_args(typing.get_type_hints(ModelConfig)["kind"]))
+    )
     collect = rng.choice((2, 10, 20))
     return Config(
         world=rng.choice(WORLDS),
@@ -129,7 +131,7 @@ def propose(rng: random.Random) -> Config:
         updates_per_step=rng.choice((0.1, 0.2, 1.0)),
         batch_size=8,
         real_fraction=rng.choice((0.0, 0.25, 1.0)),
-        agent=draw_fields(rng, kind, **fixed),
+        agent=draw_fields(rng, often, kind, **fixed),
         model=replace(model, round_steps=2, max_rounds=2, batch_size=8),
         rollout=rollout,
         eval_episodes=2,
@@ -137,10 +139,10 @@ def propose(rng: random.Random) -> Config:
 
 
 def draw(seed: int) -> Config:
-    """The first possible config of a seed's own sequence. Only what the built world can tell is left to `possible`."""
+    """The first possible config of a seed's own sequence; the seeds take turns over the agents."""
     rng = random.Random(seed)
     while True:
-        config = propose(rng)
+        config = propose(rng, AGENTS[seed % len(AGENTS)])
         try:
             check(config)
             possible(config)
@@ -209,7 +211,7 @@ def main() -> None:
     for seed in range(count):
         if str(seed) in found:
             continue
-        config, begun = draw(seed), time.monotonic()
+        begun, config = time.monotonic(), draw(seed)
         told: dict[str, Any] = {"agent": config.agent.kind, "world": config.world, "model": config.model.kind}
         try:
             attempt(config)

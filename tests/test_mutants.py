@@ -30,8 +30,9 @@ def test_every_fault_can_be_put_in_and_is_guarded_by_tests_that_exist():
 
 
 @pytest.fixture
-def tree(tmp_path):
+def tree(tmp_path, monkeypatch):
     """A tree of one module and two tests of it."""
+    monkeypatch.setattr(mutants.rundir, "environment", dict)  # asks for devices, which takes seconds
     for folder in ("src", "tests"):
         (tmp_path / folder).mkdir()
     (tmp_path / "src" / "sums.py").write_text("def add(a, b):\n    return a + b\n\n\ndef half(a):\n    return a / 2\n")
