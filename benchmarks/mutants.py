@@ -164,7 +164,7 @@ def run(
             raise SystemExit(f"without any fault, the tests already fail: {says}")
         for i, mutant in enumerate(todo, 1):
             out = attempt(mutant, copy)
-            found[mutant.name()] = out | {"tests": list(mutant.tests), "digest": digest(mutant, root)}
+            found[mutant.name()] = out | {"tests": list(mutant.tests), "digest": digest(mutant, copy)}
             print(f"{i}/{len(todo)} {out['outcome']}, {out['seconds']} s: {mutant.name()}", flush=True)
             write(found, mutants, words, result)
     write(found, mutants, words, result)

@@ -11,6 +11,7 @@ Writes `results/settings.json` after each, with the settings of those that faile
 from __future__ import annotations
 
 import json
+import os
 import random
 import sys
 import tempfile
@@ -202,6 +203,10 @@ def attempt(config: Config) -> None:
 
 def main() -> None:
     """Runs what has no result yet."""
+    from branchax.devices import cache
+
+    # As the fast tests are compiled: nothing here runs for as long as it compiles.
+    os.environ.setdefault("XLA_FLAGS", cache.as_flags(cache.ready_sooner(0)))
     import jax
 
     from branchax.runs import rundir
