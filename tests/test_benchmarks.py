@@ -56,8 +56,8 @@ def test_an_update_of_sac_takes_the_products_that_are_counted(critics):
 
 def test_a_member_s_minibatch_takes_the_products_that_are_counted():
     config = ModelConfig(hidden=(7, 11))
-    net = ensemble.network(SPEC, config.hidden)
-    params = ensemble.init_member(jax.random.key(0), net, SPEC)
+    net = ensemble.network(SPEC, config)
+    params = ensemble.init_member(jax.random.key(0), net, SPEC, ModelConfig())
     x, y = jnp.ones((3, 7)), jnp.ones((3, 6))
     loss = lambda p: ensemble.negative_log_likelihood(ensemble.predict(net, p, x), y).mean()  # noqa: E731
     ends = flops.trained(flops.model_sizes(5, 2, config, ends=True))  # the head for ends is there in any case

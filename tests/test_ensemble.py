@@ -76,8 +76,8 @@ def test_log_variance_stays_inside_its_bounds_and_is_free_between():
 
 
 def test_weight_penalty_equals_numpy_layer_by_layer():
-    net = ensemble.network(SPEC, (4, 5))
-    params = ensemble.init_member(jax.random.key(0), net, SPEC)
+    net = ensemble.network(SPEC, ModelConfig(hidden=(4, 5)))
+    params = ensemble.init_member(jax.random.key(0), net, SPEC, ModelConfig())
     rates = (0.1, 0.2)  # the last one serves the third layer
     kernels = [np.asarray(params["net"][f"layer_{i}"]["kernel"]) for i in range(3)]
     expected = 0.5 * sum(r * (w**2).sum() for r, w in zip((0.1, 0.2, 0.2), kernels, strict=True))
@@ -114,8 +114,10 @@ def test_assignment_uses_elites_only_evenly_and_as_its_name_says(propagation):
 def test_each_step_evaluates_only_the_member_assigned():
     """FLOPs of an imagined step with one member are those of one network, not of the ensemble."""
     config = ModelConfig(members=7, elites=5, hidden=(64, 64))
-    net = ensemble.network(SPEC, config.hidden)
-    params = jax.jit(jax.vmap(lambda k: ensemble.init_member(k, net, SPEC)))(jax.random.split(jax.random.key(0), 7))
+    net = ensemble.network(SPEC, config)
+    params = jax.jit(jax.vmap(lambda k: ensemble.init_member(k, net, SPEC, ModelConfig())))(
+        jax.random.split(jax.random.key(0), 7)
+    )
     model = mock_model()._replace(params=params)
 
     def step(member, obs, action):
@@ -142,8 +144,8 @@ def test_termination_known_learned_and_stored_up_to_the_end():
 
 def test_one_step_is_differentiable_in_state_and_action():
     """The reparameterised step's Jacobian against finite differences."""
-    net = ensemble.network(SPEC, (16,))
-    init = jax.jit(jax.vmap(lambda k: ensemble.init_member(k, net, SPEC)))
+    net = ensemble.network(SPEC, ModelConfig(hidden=(16,)))
+    init = jax.jit(jax.vmap(lambda k: ensemble.init_member(k, net, SPEC, ModelConfig())))
     model = mock_model()._replace(params=init(jax.random.split(jax.random.key(0), MEMBERS)))
     config = ModelConfig()
 

@@ -21,6 +21,13 @@ class ModelConfig:
     """Members with the lowest holdout error; only they are imagined with."""
     hidden: tuple[Count, ...] = (200, 200, 200, 200)
     """Widths of each member's hidden layers."""
+    noise: Literal["state", "constant"] = "state"
+    """How far outcomes spread around a prediction: as far as the network says of each state and action, or by one
+    learned deviation for each entry (homoscedastic)."""
+    pre_norm: bool = False
+    """LayerNorm without parameters before each layer but the first."""
+    dropout: Annotated[float, Range(0, 0.9)] = 0.0
+    """Share of each hidden layer that is dropped while the model is fitted."""
     learning_rate: Positive = 1e-3
     """Adam's step size for the model."""
     weight_decay: tuple[NonNegative, ...] = (2.5e-5, 5e-5, 7.5e-5, 7.5e-5, 1e-4)

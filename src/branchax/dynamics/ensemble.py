@@ -60,15 +60,23 @@ class ModelStep(NamedTuple):
     terminated: jax.Array  # [] bool
 
 
-def network(spec: WorldSpec, hidden: Sequence[int]) -> nn.Network:
+def network(spec: WorldSpec, config: ModelConfig) -> nn.Network:
     """One member's trunk and heads: [D + A] -> means [D + 1], raw log-variances [D + 1], termination logit [1]."""
-    out = 2 * (spec.obs_size + 1) + 1
-    size = spec.obs_size + spec.action_size
-    return nn.mlp(size, hidden, out, activation=jax.nn.silu, kernel_init=nn.truncated_normal())
+    return nn.mlp(
+        spec.obs_size + spec.action_size,
+        config.hidden,
+        2 * (spec.obs_size + 1) + 1,
+        activation=jax.nn.silu,
+        kernel_init=nn.truncated_normal(),
+        pre_norm=config.pre_norm,
+        dropout=config.dropout,
+    )
 
 
-def init_member(key: Key, net: nn.Network, spec: WorldSpec) -> Params:
-    """The parameters of one member; its log-variance bounds [D + 1] are learned with it."""
+def init_member(key: Key, net: nn.Network, spec: WorldSpec, config: ModelConfig) -> Params:
+    """The parameters of one member; its log-variance [D + 1], or the bounds of it, are learned with it."""
+    if config.noise == "constant":
+        return {"net": net.init(key), "log_var": jnp.zeros(spec.obs_size + 1)}
     low, high = (jnp.full(spec.obs_size + 1, bound, jnp.float32) for bound in LOG_VAR_BOUNDS)
     return {"net": net.init(key), "log_var_low": low, "log_var_high": high}
 
@@ -87,14 +95,17 @@ def targets(transition: Transition, target: str) -> jax.Array:
     return jnp.concatenate([state, transition.reward[..., None]], -1)
 
 
-def predict(net: nn.Network, params: Params, x: jax.Array) -> Prediction:
-    """One member's Gaussian at standardised inputs x [..., D + A].
+def predict(net: nn.Network, params: Params, x: jax.Array, key: Key | None = None) -> Prediction:
+    """One member's Gaussian at standardised inputs x [..., D + A]; `key` is that of its dropout.
 
-    The raw log-variance is bounded softly: l <- high - softplus(high - l), then l <- low + softplus(l - low).
+    The raw log-variance is bounded softly: l <- high - softplus(high - l), then l <- low + softplus(l - low). With
+    constant noise it is one parameter, no smaller than `LOG_VAR_BOUNDS` says.
     """
-    out = net.apply(params["net"], x)
+    out = net.apply(params["net"], x, *(() if key is None else (key,)))
     size = (out.shape[-1] - 1) // 2
     mean, raw, logit = out[..., :size], out[..., size : 2 * size], out[..., -1]
+    if "log_var" in params:
+        return Prediction(mean, jnp.broadcast_to(jnp.maximum(params["log_var"], LOG_VAR_BOUNDS[0]), mean.shape), logit)
     low, high = params["log_var_low"], params["log_var_high"]
     log_var = high - jax.nn.softplus(high - raw)
     log_var = low + jax.nn.softplus(log_var - low)
@@ -121,7 +132,7 @@ def negative_log_likelihood(prediction: Prediction, y: jax.Array) -> jax.Array:
 
 def weight_penalty(params: Params, decay: Sequence[float]) -> jax.Array:
     """1/2 sum over layers of decay_l |W_l|^2, biases left alone; the last decay serves the remaining layers. []."""
-    layers = [params["net"][f"layer_{i}"]["kernel"] for i in range(len(params["net"]))]
+    layers = [layer["kernel"] for name, layer in sorted(params["net"].items()) if "kernel" in layer]
     rates = [*decay, *[decay[-1]] * len(layers)]
     return 0.5 * jnp.stack([rate * jnp.sum(w**2) for rate, w in zip(rates, layers, strict=False)]).sum()
 

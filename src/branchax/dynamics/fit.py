@@ -9,6 +9,7 @@ stops at once, which MBPO does not do.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -53,7 +54,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:  # noqa: C901,
     a predicate, and "learned", train a Bernoulli head; "none" never terminates.
     """
     spec = world.spec
-    net = ensemble.network(spec, config.hidden)
+    net = ensemble.network(spec, config)
     optimizer = optax.apply_if_finite(optax.adam(config.learning_rate), max_consecutive_errors=2**31 - 1)
     predicate = spec.termination if config.termination == "known" else None
     if config.termination == "none":
@@ -63,7 +64,9 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:  # noqa: C901,
 
     def init(key: Key) -> Ensemble:
         # One after the other: the vectorised program takes several times as long to compile.
-        params = jax.lax.map(lambda k: ensemble.init_member(k, net, spec), jax.random.split(key, config.members))
+        params = jax.lax.map(
+            lambda k: ensemble.init_member(k, net, spec, config), jax.random.split(key, config.members)
+        )
         scales = Scales(
             normalize.unit(spec.obs_size + spec.action_size),
             normalize.unit(spec.obs_size + 1),
@@ -71,18 +74,21 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:  # noqa: C901,
         )
         return Ensemble(params, jax.vmap(optimizer.init)(params), scales, jnp.arange(config.elites))
 
-    def loss(params: Params, x: jax.Array, y: jax.Array, ended: jax.Array) -> jax.Array:
-        prediction = ensemble.predict(net, params, x)
+    def loss(params: Params, x: jax.Array, y: jax.Array, ended: jax.Array, key: Key | None) -> jax.Array:
+        prediction = ensemble.predict(net, params, x, key)
         # Twice the mean over entries instead of the sum: the proportion to the two penalties that MBPO's rates are for.
         value = 2 * ensemble.negative_log_likelihood(prediction, y).mean() / y.shape[-1]
-        bounds = jnp.sum(params["log_var_high"]) - jnp.sum(params["log_var_low"])
-        value = value + ensemble.BOUND_WEIGHT * bounds + ensemble.weight_penalty(params, config.weight_decay)
+        if config.noise == "state":
+            bounds = jnp.sum(params["log_var_high"]) - jnp.sum(params["log_var_low"])
+            value = value + ensemble.BOUND_WEIGHT * bounds
+        value = value + ensemble.weight_penalty(params, config.weight_decay)
         if learns_ends:
             value = value + optax.sigmoid_binary_cross_entropy(prediction.logit, ended).mean()
         return value
 
-    def step(member: Networks, *batch: jax.Array) -> Networks:
-        updates, state = optimizer.update(jax.grad(loss)(member.params, *batch), member.optimizer, member.params)
+    def step(member: Networks, x: jax.Array, y: jax.Array, ended: jax.Array, key: Key | None) -> Networks:
+        gradient = jax.grad(loss)(member.params, x, y, ended, key)
+        updates, state = optimizer.update(gradient, member.optimizer, member.params)
         return Networks(optax.apply_updates(member.params, updates), state)
 
     def prepare(scales: Scales, rows: Transition) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -122,7 +128,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:  # noqa: C901,
         return uncertainty.calibration(each.mean, each.log_var, y, block < count)
 
     def fit(key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble, FitReport]:
-        scales = measure(ring, config.target)
+        scales, key_dropout = measure(ring, config.target), jax.random.fold_in(key, 1)
         train, _ = replay.split_sizes(ring, config.holdout_every)
         # Each member's own bootstrap of the training rows, read round and round: its order is random already. A key per
         # member, because the draws must not depend on the capacity (a resumed run may have a larger one).
@@ -135,7 +141,11 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:  # noqa: C901,
             def minibatch(members: Networks, i: jax.Array) -> tuple[Networks, None]:
                 place = ((first + i) * config.batch_size + jnp.arange(config.batch_size)) % train
                 rows = replay.take(ring, replay.train_slot(bootstrap[:, place], config.holdout_every)).transition
-                return jax.vmap(step)(members, *prepare(scales, over_batch(whole(rows), axis=1))), None
+                batch = prepare(scales, over_batch(whole(rows), axis=1))
+                if not config.dropout:
+                    return jax.vmap(functools.partial(step, key=None))(members, *batch), None
+                keys = jax.random.split(jax.random.fold_in(key_dropout, first + i), config.members)
+                return jax.vmap(step)(members, *batch, keys), None
 
             latest, _ = jax.lax.scan(minibatch, progress.latest, jnp.arange(config.round_steps))
             return keep_best(progress, latest, errors(latest.params, scales, ring), config)
