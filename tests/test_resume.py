@@ -305,11 +305,11 @@ def test_any_path_holds_a_run(toy_config, tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     host.train(replace(toy_config, env_steps=40), name)
     host.train(toy_config, name)
-    state = host.restore(Path(name))[1]
+    state = restoring.restore(Path(name))[1]
     assert int(state.counts.env_steps[0]) == 60
     if name == "exp[1]":
         Path(name).rename("exp1")
-        assert int(host.restore(Path("exp1"))[1].counts.env_steps[0]) == 60
+        assert int(restoring.restore(Path("exp1"))[1].counts.env_steps[0]) == 60
 
 
 def test_force_goes_on_with_other_settings(toy_config, tmp_path, capsys):

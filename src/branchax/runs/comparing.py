@@ -61,7 +61,7 @@ def _below(path: Path, left_out: list[str], depth: int = DEPTH) -> Iterator[Path
         try:
             rundir.load_config(path)
         except ConfigError as error:  # of another version, or damaged
-            left_out.append(str(error))
+            left_out.append(f"run: {path}: {error}")
         else:
             yield path
     elif path.is_dir() and depth:
