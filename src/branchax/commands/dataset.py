@@ -11,6 +11,7 @@ import tyro
 from branchax.commands.base import aside, check_run
 from branchax.commands.flags import Directory, parse
 from branchax.errors import ConfigError
+from branchax.runs import rundir
 
 
 @dataclass(frozen=True)

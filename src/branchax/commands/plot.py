@@ -12,9 +12,9 @@ from branchax.errors import ConfigError
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """Draws learning curves over env steps and over seconds, a panel to each world. Runs that differ in their seeds alone
-    are one curve. With --diagnose it also draws, for each run that has a checkpoint, what its model and critic are worth
-    (open-loop error, predicted against true trajectories, calibration, disagreement, imagined against real returns)."""
+    """Draws learning curves over env steps and over seconds, a panel to each world. Runs that differ in their seeds
+    alone are one curve. With --diagnose it also draws, for each run that has a checkpoint, what its model and critic
+    are worth (open-loop error, predicted against true trajectories, calibration, disagreement, imagined against real returns)."""
 
     runs: Directories
     """Directories of runs, or folders: the runs in them."""

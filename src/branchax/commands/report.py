@@ -11,8 +11,8 @@ from branchax.commands.flags import Directories, Switch, parse
 
 @dataclass(frozen=True)
 class ReportOptions:
-    """Writes one HTML page that opens offline: interactive curves, evaluations, settings and environment; with --diagnose
-    also a player that shows real and imagined episodes side by side and diagnostics of model and critic."""
+    """Writes one HTML page that opens offline: interactive curves, evaluations, settings and environment; with
+    --diagnose also a player that shows real and imagined episodes side by side and diagnostics of model and critic."""
 
     runs: Directories
     """Directories of runs, or folders: the runs in them."""
