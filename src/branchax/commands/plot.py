@@ -14,7 +14,8 @@ from branchax.errors import ConfigError
 class PlotOptions:
     """Draws learning curves over env steps and over seconds, a panel to each world. Runs that differ in their seeds
     alone are one curve. With --diagnose it also draws, for each run that has a checkpoint, what its model and critic
-    are worth (open-loop error, predicted against true trajectories, calibration, disagreement, imagined against real returns)."""
+    are worth (open-loop error, predicted against true trajectories, calibration, disagreement, imagined against real
+    returns)."""
 
     runs: Directories
     """Directories of runs, or folders: the runs in them."""
