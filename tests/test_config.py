@@ -183,7 +183,11 @@ def test_horizon_without_a_schedule():
 def test_derived_sizes():
     config = replace(MBPO, env_steps=1001, explore_steps=251, epoch_steps=250, model__holdout_every=5)
     assert config.epochs == 3
-    assert config.real_capacity == 1005  # 251 + 3 * 250, rounded up to whole blocks of 5
+    assert config.real_capacity == 4_100  # 4,096, rounded up to whole blocks of 5
+    assert config.real_kept == 1_005  # 251 + 3 * 250 in whole blocks of 5, which is all that a batch can be drawn from
+    assert replace(config, env_steps=4_000).real_capacity == 4_100  # the same program for more steps
+    assert replace(config, env_steps=5_000).real_capacity == 8_195
+    assert replace(config, replay_capacity=701).real_capacity == 705
     assert config.real_rows == round(0.05 * 256)
     assert config.rollouts == 400 * 250
     assert config.updates_per_round == 10

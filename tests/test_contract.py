@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from branchax import cli, worlds
+from branchax.worlds import contract
 from branchax.worlds.base import WorldSpec, make_world
 from branchax.worlds.contract import CONTRACT, check_world
 
@@ -111,8 +112,9 @@ def test_the_librarys_own_worlds_keep_it(name):
 
 
 def test_the_command_names_the_line(capsys, monkeypatch):
-    monkeypatch.setattr(worlds, "make", lambda name, backend: BREACHES["a clock that is late"][1]())
-    assert cli.main(["check-world", "classic/pendulum"]) == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(worlds, "make", lambda *_: BREACHES["a clock that is late"][1]())
+        assert cli.main(["check-world", "classic/pendulum"]) == 1
     captured = capsys.readouterr()
     assert "BAD  8  an episode is truncated at episode_length" in captured.out
     assert "not truncated after 20 of 20 steps" in captured.out
@@ -127,3 +129,8 @@ def test_the_docs_have_the_lines():
     text = " ".join((Path(__file__).parents[1] / "docs" / "worlds.md").read_text().split())
     for number, line in CONTRACT.items():
         assert f"{number}. {line}" in text
+
+
+def test_what_differs_in_a_world_of_small_units_differs():
+    x = np.array([1e-6, 2e-6])
+    assert not contract._close(x, np.array([1e-6, 2.1e-6])) and contract._close(x, x * (1 + 1e-6))

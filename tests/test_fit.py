@@ -64,6 +64,15 @@ def test_learns_dynamics_and_reward_of_very_different_scales():
     assert not out.terminated.any()  # `never`
 
 
+@pytest.mark.parametrize("power", [-20, 60])
+def test_a_world_in_other_units_is_learned_and_judged_to_the_same_bits(power):
+    unit, t = np.float32(2.0**power), data()
+    other = t._replace(obs=t.obs * unit, next_obs=t.next_obs * unit, reward=t.reward * unit)
+    one, two = (FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(rows)) for rows in (t, other))
+    jax.tree.map(np.testing.assert_array_equal, one[1], two[1])
+    jax.tree.map(np.testing.assert_array_equal, one[0].params, two[0].params)
+
+
 def test_predicted_deviation_is_that_of_the_noise():
     noise = 0.2
     model, _ = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data(noise)))

@@ -1,12 +1,15 @@
 """Learning curves come out for one seed, many seeds, many runs, and next to nothing; their bands are SciPy's."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from branchax.config import to_dict
+from branchax import cli
+from branchax.config import to_dict, with_field
 from branchax.presets import preset
-from branchax.runs import plots, rundir, runlog, statistics
+from branchax.runs import comparing, plots, rundir, runlog, statistics
 from experiments import sample_efficiency
 
 MBPO = preset("mbpo", "classic/lqr")
@@ -22,7 +25,7 @@ def drawn(monkeypatch):
 
 
 def make_run(directory, config=MBPO, seeds=(0,), epochs=4, model=True):
-    directory.mkdir()
+    directory.mkdir(parents=True)
     rundir.write_json(directory / rundir.CONFIG, to_dict(config))
     log = runlog.Log(directory / rundir.METRICS)
     for epoch in range(epochs):
@@ -59,8 +62,6 @@ def test_many_seeds_have_a_middle_a_band_and_a_line_each(tmp_path, drawn):
 
 
 def test_runs_with_other_seeds_are_one_curve_and_with_other_settings_another(tmp_path, drawn):
-    import dataclasses
-
     runs = [make_run(tmp_path / f"mbpo_s{s}_1", dataclasses.replace(MBPO, seed=s), seeds=(s,)) for s in (0, 1)]
     runs.append(make_run(tmp_path / "sac_s0_1", preset("sac", "classic/lqr"), model=False, epochs=3))
     plots.curve(runs, tmp_path / "curve.png")
@@ -77,17 +78,118 @@ def test_over_seconds_seeds_are_read_off_at_the_same_times(tmp_path, drawn):
     plots.curve([make_run(tmp_path / "a", seeds=(0, 4), model=False)], tmp_path / "curve.png", seconds=True)
     assert drawn[0].axes[0].get_xlabel() == "seconds, with compilation"
     first, second, middle = (line.get_xydata() for line in drawn[0].axes[0].lines)
-    # Seed 0 has return 10 epoch at 10 epoch seconds, seed 4 has 4 more 4 seconds later: the same line.
-    np.testing.assert_allclose(middle[:, 0], np.linspace(4, 30, 3))
-    for line in (first, second, middle):
-        np.testing.assert_allclose(line[:, 1], line[:, 0])
+    # Seed 0 has return 10 epoch at 10 epoch seconds, seed 4 has 4 more 4 seconds later: the same line, each to its end.
+    np.testing.assert_allclose(middle[:, 0], np.linspace(4, 34, 3))
+    for line, end in ((first, 30), (second, 34), (middle, 34)):
+        np.testing.assert_allclose(line[:, 1], np.where(line[:, 0] <= end, line[:, 0], np.nan))
+
+
+def settings(config, **fields):
+    for path, value in fields.items():
+        config = with_field(config, path.replace("__", "."), value)
+    return config
+
+
+def test_legends_say_what_differs(tmp_path, drawn):
+    sac = preset("sac", "classic/lqr")
+    runs = [
+        make_run(tmp_path / f"classic-lqr_sac_s0_{i}", settings(sac, agent__tau=tau), model=False)
+        for i, tau in enumerate((0.005, 0.05), 1)
+    ]
+    plots.curve(runs, tmp_path / "a.png")
+    assert legend(drawn[0]) == ["tau=0.005: seed 0", "tau=0.05: seed 0"]
+    # Where more differs the directories say it, with what tells those of one name apart; `hidden` is there twice.
+    runs.append(make_run(tmp_path / "classic-lqr_mbpo_s0_1", MBPO))
+    hidden = settings(sac, agent__hidden=(8, 16), agent__learn_temperature=False)
+    runs.append(make_run(tmp_path / "classic-lqr_sac_s0_3", hidden, model=False))
+    plots.curve(runs, tmp_path / "b.png")
+    mine = " ".join(map(str, sac.agent.hidden))
+    assert legend(drawn[1]) == [
+        f"classic-lqr_sac hidden={mine}, tau=0.005, learn_temperature=true: seed 0",
+        f"classic-lqr_sac hidden={mine}, tau=0.05, learn_temperature=true: seed 0",
+        "classic-lqr_mbpo: seed 0",
+        "classic-lqr_sac hidden=8 16, tau=0.005, learn_temperature=false: seed 0",
+    ]
+
+
+def test_any_name_of_a_directory_is_shown(tmp_path, drawn):
+    sac = preset("sac", "classic/lqr")
+    for name in ("_tau05", "a$\\x$"):
+        runs = [make_run(tmp_path / name / x, c) for x, c in ((name, MBPO), ("sac", sac))]
+        plots.curve(runs, tmp_path / "a.png")
+        assert legend(drawn[-1])[0].strip() == name.replace("$", r"\$") + ": seed 0"
+        assert len(legend(drawn[-1])) == 2
+
+
+def test_a_seed_counts_once_as_far_as_it_has_come(tmp_path, drawn):
+    said = []
+    runs = [make_run(tmp_path / f"a_s0_{i}", epochs=epochs, model=False) for i, epochs in enumerate((3, 5, 4), 1)]
+    plots.curve([*runs, runs[1]], tmp_path / "a.png", say=said.append)
+    assert legend(drawn[0])[-1] == "seed 0"
+    assert drawn[0].axes[0].lines[-1].get_xdata().tolist() == [0, 250, 750, 1000]
+    assert said[0] == f"seed 0 is there twice, in {runs[0]} and {runs[1]}: it counts once, as in {runs[1]}"
+    assert said[1].endswith(f"it counts once, as in {runs[1]}") and len(said) == 3
+    # Two more seeds, one of them in a longer run: one curve.
+    longer = dataclasses.replace(MBPO, seed=1, env_steps=2 * MBPO.env_steps)
+    more = [make_run(tmp_path / "b", longer, seeds=(1,)), make_run(tmp_path / "c", seeds=(2, 0))]
+    plots.curve([*runs, *more], tmp_path / "b.png")
+    assert legend(drawn[1])[-1].startswith("interquartile mean of 3 seeds")
+
+
+def test_a_seed_that_ends_early_leaves_the_others_as_they_are(tmp_path, drawn):
+    said = []
+    runs = [
+        make_run(tmp_path / f"s{s}", dataclasses.replace(MBPO, seed=s), seeds=(s,), epochs=epochs, model=False)
+        for s, epochs in enumerate((4, 5, 1))
+    ]
+    plots.curve(runs, tmp_path / "a.png", say=said.append)
+    assert said == [
+        f"{runs[0]}: seed 0 ends after 750 steps, others of its curve after 1,000",
+        f"{runs[2]}: seed 2 ends after 0 steps, others of its curve after 1,000",
+    ]
+    *thin, middle = (line.get_xydata() for line in drawn[0].axes[0].lines)
+    assert middle[:, 0].tolist() == [0, 250, 750, 1000]
+    np.testing.assert_allclose(middle[:, 1], [1.0, 10.5, 30.5, 41.0])
+    np.testing.assert_array_equal(thin[2][:, 1], [2.0, np.nan, np.nan, np.nan])
+    assert legend(drawn[0])[-1] == "interquartile mean of 3 seeds (1 to the end)"
+    plots.curve(runs, tmp_path / "b.png", seconds=True)
+    assert np.nanmax(drawn[1].axes[0].lines[-1].get_xdata()) == 41.0
+
+
+def test_each_world_has_a_panel(tmp_path, drawn):
+    runs = [make_run(tmp_path / "a"), make_run(tmp_path / "b", preset("sac", "classic/pendulum"), model=False)]
+    plots.curve(runs, tmp_path / "a.png")
+    assert [axes.get_title(loc="left") for axes in drawn[0].axes] == ["classic/lqr", "classic/pendulum", "", ""]
+    assert [len(axes.lines) for axes in drawn[0].axes] == [1, 1, 1, 0]
+
+
+def test_folders_mean_the_runs_in_them_and_what_is_none_is_left_out(tmp_path, monkeypatch, capsys):
+    runs = tmp_path / "runs"
+    for name, seed in (("a_s0_1", 0), ("sweep_x/tau=0.1", 1), (".hidden/b", 2)):
+        make_run(runs / name, dataclasses.replace(MBPO, seed=seed), seeds=(seed,))
+    (runs / "plots").mkdir()
+    (runs / "report.html").write_text("")
+    rundir.write_json(runs / "old" / rundir.CONFIG, {"wrld": "classic/lqr"})
+    (tmp_path / "link").symlink_to(runs / "a_s0_1")
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["plot", *map(str, sorted(runs.iterdir())), "link", "--curves"]) == 0
+    out, aside = capsys.readouterr()
+    assert out.splitlines() == ["plots/learning_curve.png", "plots/learning_curve_seconds.png"]
+    assert aside.count("left out: ") == 3 and "runs/plots holds no run" in aside and "runs/old: wrld: unknown" in aside
+    found = comparing.runs_in([runs], lambda text: None)
+    assert [str(run.relative_to(runs)) for run in found] == ["a_s0_1", "sweep_x/tau=0.1"]
+    monkeypatch.chdir(runs)  # nothing that `*` finds is written among them
+    before = sorted(runs.glob("[!.]*"))
+    assert cli.main(["plot", "."]) == 0 and cli.main(["report", "a_s0_1", "sweep_x"]) == 0
+    assert sorted(runs.glob("[!.]*")) == before
+    assert cli.main(["plot", "plots"]) == 2
+    assert "run: plots holds no run (config.json is missing)" in capsys.readouterr().err
+    assert cli.main(["plot", ".", "--seed", "1"]) == 2
 
 
 def test_sample_efficiency_draws_both_methods_from_their_metrics_and_when_each_seed_had_solved_it(
     tmp_path, drawn, monkeypatch
 ):
-    import dataclasses
-
     monkeypatch.setitem(sample_efficiency.WORLDS, "classic/lqr", (25.0, 500, 1_000))
     made = {
         name: [make_run(tmp_path / f"{name}_s{s}_1", dataclasses.replace(config, seed=s), seeds=(s,)) for s in (0, 1)]

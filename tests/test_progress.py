@@ -9,7 +9,7 @@ from rich.console import Console
 
 from branchax.config import Config
 from branchax.runs import runlog
-from branchax.runs.progress import BAR, LEVELS, TREND, Progress, sparkline
+from branchax.runs.progress import BAR, LEVELS, TREND, Progress, number, sparkline
 
 CONFIG = Config(world="classic/pendulum", env_steps=100_000)
 
@@ -63,6 +63,25 @@ def test_before_training_it_says_what_is_being_done_and_for_how_long(view):
     assert shown(view)[0].endswith("compiling epoch 0:07")
     view.advanced([row(250, -100.0)])  # after exploring: at a speed that says nothing of training's
     assert shown(view)[0].endswith("250/100,000 env steps")
+
+
+def test_what_is_compiled_has_a_clock_in_every_phase(view):
+    view, clock, _ = view
+    view.began(250)
+    view.advanced([row(250, -1200.0)])
+    view.phase("evaluating")
+    view.compiling("epoch")
+    clock.seconds += 67
+    assert " compiling epoch 1:07 " in shown(view)[0] and "250/100,000 env steps" in shown(view)[0]
+    view.compiled("epoch", 67.0)
+    assert "1:07" not in shown(view)[0]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(2.5e-7, "2.5e-07"), (-0.0123, "-0.0123"), (-1034.56, "-1034.6"), (3.14159e21, "3.1416e+21")]
+)
+def test_numbers_of_any_units_keep_digits(value, text):
+    assert number(value) == text
 
 
 def test_live_lines_hold_phase_steps_time_left_speed_return_with_trend_error_and_horizon(view):

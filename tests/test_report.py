@@ -62,7 +62,10 @@ def test_the_page_is_complete_and_carries_what_was_logged(tmp_path):
     rundir.write_json(
         runs[0] / rundir.EVALUATIONS / "750.json", [{"seed": 1, "env_steps": 750, "episodes": 100, runlog.RETURN: 9.5}]
     )
-    report.report(runs, tmp_path / "report.html", curves_only=True)
+    report.report(
+        runs,
+        tmp_path / "report.html",
+    )
     text = (tmp_path / "report.html").read_text()
     page = Page(text)
     assert page.links == ["data:,"] and not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text)
@@ -99,16 +102,16 @@ def test_one_run_looked_at_by_every_command(tmp_path, capsys):
     assert all(name in said for name in phases)
 
     stamp = path.stat().st_mtime_ns
-    assert cli.main(["plot", str(run)]) == 0
+    assert cli.main(["plot", str(run), "--diagnose"]) == 0
     said, aside = capsys.readouterr()
-    assert not aside  # it was kept
+    assert aside == "run 1 of 1\n"  # it was kept
     written = {line.rpartition("/")[2] for line in said.splitlines()}
     names = {"open_loop_error", "predicted_and_true", "calibration", "disagreement", "imagined_returns", "critic"}
     assert written == {f"{name}.png" for name in names | {"learning_curve", "learning_curve_seconds", "time"}}
     for name in written:
         assert (run / "plots" / name).stat().st_size > 5_000
 
-    assert cli.main(["report", str(run)]) == 0
+    assert cli.main(["report", str(run), "--diagnose"]) == 0
     assert path.stat().st_mtime_ns == stamp  # measured once
     assert str(run / "report.html") in capsys.readouterr().out
     if BROWSER:
@@ -124,9 +127,22 @@ def test_one_run_looked_at_by_every_command(tmp_path, capsys):
     assert (run / "plots" / "policy.gif").read_bytes().startswith(b"GIF89a")
 
 
-def test_a_run_without_a_checkpoint_still_has_curves(tmp_path, capsys):
-    run = make_run(tmp_path / "run")
-    assert cli.main(["plot", str(run)]) == 0
+def test_a_run_without_a_checkpoint_still_has_curves(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = make_run(tmp_path / "runs" / "run")
+    assert cli.main(["plot", str(run), "--diagnose"]) == 0
     assert "no checkpoint yet" in capsys.readouterr().out
-    assert cli.main(["report", str(run), str(make_run(tmp_path / "other"))]) == 0
-    assert str(tmp_path / "report.html") in capsys.readouterr().out
+    assert cli.main(["report", str(run), str(make_run(tmp_path / "runs" / "other")), "--curves"]) == 0
+    assert "plots/report.html" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"run", "other"}
+
+
+def test_each_world_has_a_chart_of_its_own(tmp_path):
+    runs = [make_run(tmp_path / "lqr"), make_run(tmp_path / "pendulum", preset("sac", "classic/pendulum"))]
+    report.report(runs, tmp_path / "report.html")
+    data = json.loads(Page((tmp_path / "report.html").read_text()).data)
+    assert [curve["world"] for curve in data["curves"]] == ["classic/lqr", "classic/pendulum"]
+    if BROWSER:
+        dom, console = opened(tmp_path / "report.html")
+        assert not console
+        assert "<h3>classic/lqr</h3>" in dom and "<h3>classic/pendulum</h3>" in dom

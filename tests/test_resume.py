@@ -1,5 +1,6 @@
 """What interrupts a run: kill -9, signals, another process in its directory, a full disk, damaged files."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,7 +17,7 @@ import jax
 import pytest
 from conftest import replace, toy_program
 
-from branchax.config import to_dict
+from branchax.config import Config, to_dict
 from branchax.errors import ConfigError
 from branchax.runs import checkpoint, lock, loop, restoring, rundir, runlog
 from branchax.runs import train as host
@@ -165,6 +166,46 @@ def test_signals_wait_or_raise_as_asked():
     assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1"])
+def test_a_terminal_that_closes_and_a_scheduler_s_warning_ask_as_sigterm_does(name):
+    number = getattr(signal, name)
+    stop = Stop(grace=1.0)
+    with stop.handled(), stop.deferred():
+        os.kill(os.getpid(), number)
+        time.sleep(0.01)
+    assert stop.asked == name and signal.getsignal(number) == signal.SIG_DFL
+    before = signal.signal(number, signal.SIG_IGN)  # as `nohup` has it
+    try:
+        ignoring = Stop(grace=1.0)
+        with ignoring.handled():
+            os.kill(os.getpid(), number)
+            time.sleep(0.01)
+        assert not ignoring.asked
+    finally:
+        signal.signal(number, before)
+
+
+def test_runs_that_start_together_have_a_directory_each(tmp_path):
+    with contextlib.ExitStack() as held:
+        stem, barrier, made = tmp_path / "runs" / "classic-lqr_sac_s0", threading.Barrier(8), []
+
+        def claim():
+            barrier.wait()
+            made.append(held.enter_context(rundir.claimed(stem)))
+
+        threads = [threading.Thread(target=claim) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert {path.name for path in made} == {f"{stem.name}_{n}" for n in range(1, 9)}
+        (made[0] / "file").write_text("")
+    assert list((tmp_path / "runs").iterdir()) == [made[0]]  # what stays empty goes
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"^run: "), rundir.claimed(tmp_path / "file" / "x"):
+        pass
+
+
 def test_a_dead_owners_lock_is_taken_over(tmp_path):
     code = f"""
 import pathlib, time
@@ -242,6 +283,33 @@ def test_the_best_checkpoint_is_kept(toy_config, tmp_path):
     returns = {row["env_steps"]: row[runlog.RETURN] for row in runlog.read(tmp_path / rundir.METRICS) if row["epoch"]}
     best = max(returns, key=returns.__getitem__)
     assert checkpoint.steps(tmp_path / rundir.CHECKPOINTS) == sorted({best, 120})
+
+
+def test_a_checkpoint_whose_buffer_had_another_size_goes_on_to_the_same_bits(toy_config, tmp_path, monkeypatch):
+    """Buffers were of just the size of the run once."""
+    longer = replace(toy_config, env_steps=90)
+    host.train(longer, tmp_path / "straight")
+    with monkeypatch.context() as before:
+        before.setattr(Config, "real_capacity", Config.real_kept)
+        host.train(toy_config, tmp_path / "run")
+    shapes = checkpoint.shapes_of(tmp_path / "run" / rundir.CHECKPOINTS, 60)
+    assert shapes["real.data.transition.reward"].shape[1] == toy_config.real_kept < longer.real_capacity
+    host.train(longer, tmp_path / "run")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "straight")
+
+
+@pytest.mark.parametrize("name", ["exp[1]", "a b", "Ünïcode ☃", "[a-z]*", "link/run"])
+def test_any_path_holds_a_run(toy_config, tmp_path, monkeypatch, name):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    monkeypatch.chdir(tmp_path)
+    host.train(replace(toy_config, env_steps=40), name)
+    host.train(toy_config, name)
+    state = restoring.restore(Path(name))[1]
+    assert int(state.counts.env_steps[0]) == 60
+    if name == "exp[1]":
+        Path(name).rename("exp1")
+        assert int(restoring.restore(Path("exp1"))[1].counts.env_steps[0]) == 60
 
 
 def test_force_goes_on_with_other_settings(toy_config, tmp_path, capsys):

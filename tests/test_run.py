@@ -193,6 +193,14 @@ def test_evaluate_repeats_the_last_evaluation(toy, toy_config, tmp_path):
     assert [r[runlog.RETURN] for r in records] == [r[runlog.RETURN] for r in last]
     assert json.loads((tmp_path / rundir.EVALUATIONS / "60.json").read_text()) == records
     assert [len(r["returns"]) for r in evaluate.evaluate(tmp_path, episodes=3)] == [3, 3]
+    evaluate.evaluate(tmp_path)  # the same again
+    kept = json.loads((tmp_path / rundir.EVALUATIONS / "60.json").read_text())
+    assert [(r["seed"], r["episodes"]) for r in kept] == [
+        (0, 3),
+        (1, 3),
+        (0, config.eval_episodes),
+        (1, config.eval_episodes),
+    ]
 
 
 def test_evaluate_needs_a_checkpoint(toy_config, tmp_path):

@@ -129,9 +129,9 @@ def _check_sizes(config: Config, need: Need) -> None:
         f"a number whose product with collect_steps = {config.collect_steps} is whole and >= 1",
     )
     need(
-        not isinstance(config.agent, CRITIC_AGENTS) or config.batch_size <= config.real_capacity,
+        not isinstance(config.agent, CRITIC_AGENTS) or config.batch_size <= config.real_kept,
         "batch_size",
-        f"<= the real buffer's capacity, {config.real_capacity}" + (", what is kept of the dataset" if sized else ""),
+        f"<= the real buffer's capacity, {config.real_kept}" + (", what is kept of the dataset" if sized else ""),
     )
     need(
         config.dataset is not None or config.real_capacity >= max(config.explore_steps, config.collect_steps),

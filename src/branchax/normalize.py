@@ -7,6 +7,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+FLAT = 1e-6  # a deviation of so little of the largest entry is none
+ROUNDING = 2.0**-22  # two float32 numbers, each rounded, may differ by so much of themselves
+
 
 class Stats(NamedTuple):
     """What is known of a batch of vectors. All [F]."""
@@ -24,21 +27,48 @@ def unit(size: int) -> Stats:
     return Stats(zero, one, -far, far)
 
 
-def measure(x: jax.Array, mask: jax.Array) -> Stats:
-    """Stats of the rows of x [N, F] where mask [N] holds.
+def measure(x: jax.Array, mask: jax.Array, of: Stats | None = None) -> Stats:
+    """Stats of the rows of x [N, F] where mask [N] holds. In units that are c times as small they are c times as large.
 
-    Entries that hardly vary keep a deviation of one, so that standardising never divides by (nearly) zero. The variance
-    is taken in a second pass around the mean: in float32, E[x^2] - E[x]^2 loses all digits for data far from zero.
+    Entries that hardly vary, by 1e-6 of their own size, have that size as their deviation (one, if they are zero), so
+    that standardising never divides by (nearly) zero. The variance is taken in a second pass around the mean: in
+    float32, E[x^2] - E[x]^2 loses all digits for data far from zero. Both are taken in units of a power of two near the
+    largest entry, which rounds nothing and in which no square overflows or vanishes.
+
+    Args:
+      x: the data.
+      mask: which rows count.
+      of: stats [F] of what x is the change of. Its changes are rounding where it hardly varies itself, or where they
+        are too small for float32 to tell.
     """
     keep = mask[:, None]
     count = jnp.maximum(mask.sum(), 1).astype(x.dtype)
-    mean = _sum_rows(jnp.where(keep, x, 0)) / count
-    variance = _sum_rows(jnp.where(keep, (x - mean) ** 2, 0)) / count
-    std = jnp.sqrt(variance)
-    flat = std <= 1e-6 * jnp.maximum(jnp.abs(mean), 1.0)
     low = jnp.where(keep, x, jnp.inf).min(0)
     high = jnp.where(keep, x, -jnp.inf).max(0)
-    return Stats(mean, jnp.where(flat, 1.0, std), low, high)
+    size = _size(low, high)
+    unit = _power_of_two(size)
+    scaled = jnp.where(keep, x / unit, 0)
+    mean = _sum_rows(scaled) / count
+    std = jnp.sqrt(_sum_rows(jnp.where(keep, (scaled - mean) ** 2, 0)) / count) * unit
+    flat = std <= FLAT * size
+    if of is not None:
+        whole = _size(of.low, of.high)
+        still = (of.high - of.low <= FLAT * whole) | (std <= ROUNDING * whole)
+        flat = flat | (still & (whole > 0))
+        size = jnp.maximum(size, whole)
+    return Stats(mean * unit, jnp.where(flat, jnp.where(size > 0, size, 1.0), std), low, high)
+
+
+def _size(low: jax.Array, high: jax.Array) -> jax.Array:
+    """The largest magnitude [F] of data in a range; 0 where there is no data."""
+    size = jnp.maximum(jnp.abs(low), jnp.abs(high))
+    return jnp.where(jnp.isfinite(size), size, 0.0)
+
+
+def _power_of_two(size: jax.Array) -> jax.Array:
+    """A power of two near `size` [F]; one where that is zero."""
+    exponent = jnp.frexp(jnp.where(size > 0, size, 1.0))[1]
+    return jnp.ldexp(jnp.ones_like(size), jnp.clip(exponent, -120, 120))
 
 
 def _sum_rows(x: jax.Array, chunk: int = 512) -> jax.Array:

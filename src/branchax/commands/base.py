@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.machinery
 import importlib.util
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,21 +39,31 @@ def check_installed(world: str) -> None:
             raise ConfigError(f"world: {world!r} cannot be imported: no module {top!r} here or where Python looks")
 
 
-def check_run(directory: Path, seed: int | None) -> None:
+def check_run(directory: Path, seed: int | None = None) -> None:
     """Raises `ConfigError` unless a run is there, its world is installed and `seed`, if given, is one of its own."""
     config = rundir.load_config(directory)
+    rundir.find_world(directory)
     check_installed(config.world)
     last = config.seed + config.seeds - 1
     if seed is not None and not config.seed <= seed <= last:
         raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
 
 
-def check_runs(directories: Sequence[Path], seed: int | None, command: str) -> None:
-    """Raises `ConfigError` as `check_run` does, and when no directory is named."""
-    if not directories:
+def chosen(named: Sequence[Path], diagnose: bool, seed: int | None, command: str) -> list[Path]:
+    """The runs that a command compares, among `named` directories and in the folders among them.
+
+    Raises `ConfigError` when there is none, or one that is to be diagnosed cannot be.
+    """
+    from branchax.runs import comparing  # which loads NumPy
+
+    if not named:
         raise ConfigError(f"run: name the directory of a run: {command} DIR...")
-    for directory in directories:
+    if seed is not None and not diagnose:
+        raise ConfigError(f"seed: {seed} is for --diagnose: whose model to diagnose")
+    runs = comparing.runs_in(named, aside)
+    for directory in runs if diagnose else ():
         check_run(directory, seed)
+    return runs
 
 
 def aside(text: str) -> None:
@@ -62,9 +71,9 @@ def aside(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def beside(runs: Sequence[Path]) -> Path:
-    """Where what is made of runs goes: into the one run's directory, or into the folder that holds them all."""
+def place_for(runs: Sequence[Path]) -> Path:
+    """The folder for pictures of runs: that of the one run, or one where one works, hidden if that is among them."""
     if len(runs) == 1:
-        return runs[0]
-    folder = Path(os.path.commonpath([run.absolute() for run in runs]))
-    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+        return runs[0] / "plots"
+    here = Path.cwd()
+    return Path(".plots" if any(run.resolve().parent == here.resolve() for run in runs) else "plots")

@@ -9,8 +9,7 @@ import tyro
 
 from branchax.commands.base import check_installed
 from branchax.commands.flags import parse
-from branchax.errors import ConfigError, RunError, nearest
-from branchax.worlds.catalog import WORLDS
+from branchax.errors import RunError
 
 
 @dataclass(frozen=True)
@@ -21,22 +20,25 @@ class CheckWorldOptions:
     """As --world takes it, such as classic/pendulum or my_module:my_world."""
     backend: Literal["generalized", "positional", "spring", "mjx"] = "generalized"
     """Brax's physics backend."""
+    episode_length: int | None = None
+    """Steps until an episode is cut."""
 
 
 def run(arguments: list[str]) -> None:
     """Prints each line of the contract and how it is broken. Raises `RunError` when one is."""
     options = parse(CheckWorldOptions, arguments, "branchax check-world")
     name = options.world
-    if name not in WORLDS and ":" not in name and not name.startswith("gym/"):
-        raise ConfigError(f"world: {name!r} is unknown{nearest(name, WORLDS)}; `branchax list` shows all")
     check_installed(name)
 
     from branchax import worlds
+    from branchax.build import check_precision
     from branchax.devices import cache
     from branchax.worlds import contract
 
     cache.enable()
-    violations = contract.check_world(worlds.make(name, backend=options.backend))
+    world = worlds.make(name, options.backend, options.episode_length)
+    check_precision(name)
+    violations = contract.check_world(world)
     for line, text in contract.CONTRACT.items():
         seen = [violation for violation in violations if violation.line == line]
         print(f"  {'BAD' if any(v.sure for v in seen) else '?  ' if seen else 'ok '} {line:>2}  {text}")

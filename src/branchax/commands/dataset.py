@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import aside, check_run
 from branchax.commands.flags import Directory, parse
 from branchax.errors import ConfigError
 from branchax.runs import rundir
@@ -30,11 +29,12 @@ def run(arguments: list[str]) -> None:
     options = parse(DatasetOptions, arguments, "branchax dataset")
     if options.file.exists():
         raise ConfigError(f"dataset: {options.file} exists already; name another file")
-    check_installed(rundir.load_config(options.run).world)
+    check_run(options.run)
 
+    from branchax.build import make_world
     from branchax.runs import dataset
     from branchax.runs.restoring import collected
 
-    transitions = collected(options.run, say=lambda text: print(text, file=sys.stderr))
-    dataset.save(options.file, transitions)
+    transitions = collected(options.run, say=aside)
+    dataset.save(options.file, transitions, make_world(rundir.load_config(options.run)).spec)
     print(f"{transitions.reward.shape[0]:,} transitions written to {options.file}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from branchax.commands.base import aside, check_installed
+from branchax.commands.base import aside, check_run
 from branchax.commands.flags import Directory, parse
 from branchax.errors import ConfigError
 from branchax.runs import rundir
@@ -23,8 +23,8 @@ class DiagnoseOptions:
 def run(arguments: list[str]) -> None:
     """Measures, prints a summary, and says where everything is."""
     options = parse(DiagnoseOptions, arguments, "branchax diagnose")
+    check_run(options.run, options.seed)
     config = rundir.load_config(options.run)
-    check_installed(config.world)
     from branchax.views import diagnose, pictures
 
     if why := diagnose.refusal(config):

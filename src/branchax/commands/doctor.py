@@ -8,10 +8,9 @@ from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_run
 from branchax.commands.flags import Switch, parse
 from branchax.errors import ConfigError, RunError
-from branchax.runs import rundir
 
 
 @dataclass(frozen=True)
@@ -28,7 +27,7 @@ def run(arguments: list[str]) -> None:
     """Prints what was found. Raises `RunError` when something is wrong."""
     options = parse(DoctorOptions, arguments, "branchax doctor")
     if options.run is not None:
-        check_installed(rundir.load_config(options.run).world)
+        check_run(options.run)
     elif options.replay:
         raise ConfigError("replay: name the directory of a run: branchax doctor DIR --replay")
 

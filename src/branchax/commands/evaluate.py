@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from branchax.commands.base import aside, check_installed
+from branchax.commands.base import aside, check_run
 from branchax.commands.flags import Directory, parse
 from branchax.errors import ConfigError
 from branchax.runs import rundir
@@ -27,16 +27,17 @@ def run(arguments: list[str]) -> None:
     options = parse(EvaluateOptions, arguments, "branchax evaluate")
     if options.episodes is not None and options.episodes < 1:
         raise ConfigError(f"episodes: {options.episodes} is not possible; allowed: >= 1")
-    check_installed(rundir.load_config(options.run).world)
+    check_run(options.run)
 
     from branchax.runs import runlog
     from branchax.runs.evaluate import evaluate
+    from branchax.runs.progress import number
 
     records = evaluate(options.run, options.episodes, options.step, say=aside)
     for record in records:
         print(
-            f"seed {record['seed']} after {record['env_steps']:,} env steps: return {record['eval/return_mean']:.1f}"
-            f" ± {record['eval/return_std']:.1f} (SD), length {record['eval/length_mean']:.1f},"
+            f"seed {record['seed']} after {record['env_steps']:,} env steps: return {number(record[runlog.RETURN])}"
+            f" ± {number(record[runlog.RETURN_SPREAD])} (SD), length {number(record[runlog.LENGTH])},"
             f" over {record['episodes']} episodes"
         )
     print(f"written to {options.run / rundir.EVALUATIONS / str(runlog.clock(records[0]))}.json")

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_run
 from branchax.commands.flags import Directory, parse
-from branchax.runs import rundir
 
 
 @dataclass(frozen=True)
@@ -22,7 +21,7 @@ class ExportOptions:
 def run(arguments: list[str]) -> None:
     """Writes the files and says how they are used."""
     options = parse(ExportOptions, arguments, "branchax export")
-    check_installed(rundir.load_config(options.run).world)
+    check_run(options.run)
 
     from branchax.deploy import export
 

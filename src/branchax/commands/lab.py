@@ -24,8 +24,7 @@ def run(arguments: list[str]) -> None:
     options = parse(lab.LabOptions, arguments[len(named) :], "branchax lab gradients", about=about)
     lab.check(options)
     check_installed(options.world)
-    directory = lab.directory_of(options)
-    with lab.prepared(directory):
+    with lab.directory_of(options) as directory:
         from branchax.lab.run import gradients
 
         try:

@@ -5,23 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from branchax.commands.base import aside, beside, check_runs
+from branchax.commands.base import aside, chosen, place_for
 from branchax.commands.flags import Directories, Switch, parse
 from branchax.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class PlotOptions:
-    """Draws learning curves over env steps and over seconds, and for each run that has a checkpoint the diagnostics of
-    its model and critic (open-loop error, predicted against true trajectories, calibration, disagreement, imagined
-    against real returns). Runs that differ in their seeds alone are one curve."""
+    """Draws learning curves over env steps and over seconds, a panel to each world. Runs that differ in their seeds
+    alone are one curve. With --diagnose it also draws, for each run that has a checkpoint, what its model and critic
+    are worth (open-loop error, predicted against true trajectories, calibration, disagreement, imagined against real
+    returns)."""
 
     runs: Directories
-    """Directories of runs."""
+    """Directories of runs, or folders: the runs in them."""
     out: Path | None = None
-    """Folder for the curves (DIR/plots; of several runs: beside them)."""
+    """Folder for the curves (DIR/plots; of several runs: plots)."""
+    diagnose: Switch = False
+    """Also what needs the checkpoints, which takes minutes."""
     curves: Switch = False
-    """Curves only, which takes a second."""
+    """Nothing but curves, which is the default."""
     seed: int | None = None
     """Whose model to diagnose; by default the run's first."""
 
@@ -29,20 +32,21 @@ class PlotOptions:
 def run(arguments: list[str]) -> None:
     """Draws and says what was written."""
     options = parse(PlotOptions, arguments, "branchax plot")
-    check_runs(options.runs, options.seed, "branchax plot")
-    out = options.out or beside(options.runs) / "plots"
+    runs = chosen(options.runs, options.diagnose, options.seed, "branchax plot")
+    out = options.out or place_for(runs)
 
     from branchax.runs import plots
 
     for name, seconds in (("learning_curve.png", False), ("learning_curve_seconds.png", True)):
-        plots.curve(options.runs, out / name, seconds)
+        plots.curve(runs, out / name, seconds, say=(lambda text: None) if seconds else aside)  # said once
         print(out / name)
-    if options.curves:
+    if not options.diagnose:
         return
 
     from branchax.views import diagnose, pictures
 
-    for directory in options.runs:
+    for number, directory in enumerate(runs, 1):
+        aside(f"run {number} of {len(runs)}")
         try:
             found = diagnose.diagnose(directory, options.seed, say=aside)
         except ConfigError as error:  # no checkpoint: there are still the curves

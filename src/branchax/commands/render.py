@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from branchax.commands.base import check_installed
+from branchax.commands.base import check_run
 from branchax.commands.flags import Directory, parse
 from branchax.errors import ConfigError
-from branchax.runs import rundir
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ def run(arguments: list[str]) -> None:
     options = parse(RenderOptions, arguments, "branchax render")
     if options.steps is not None and options.steps < 1:
         raise ConfigError(f"steps: {options.steps} is not possible; allowed: >= 1")
-    check_installed(rundir.load_config(options.run).world)
+    check_run(options.run)
 
     from branchax.views import render
 

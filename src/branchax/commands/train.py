@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from dataclasses import dataclass, field
@@ -71,9 +72,9 @@ def run(arguments: list[str]) -> None:
         known=flags(base),
         about=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below.",
     )
-    directory = options.run or _next_directory(named or Path(str(early.file)).stem, options.config)
+    new = options.run or _stem(named or Path(str(early.file)).stem, options.config)
     command = shlex.join(["branchax", "train", *arguments])
-    launch(options.config, directory, options.force, command, options.processes, named=options.run is not None)
+    launch(options.config, new, options.force, command, options.processes, named=options.run is not None)
 
 
 def flags(config: Config) -> list[str]:
@@ -89,14 +90,24 @@ def launch(
     processes: Processes = Processes(),  # noqa: B008
     named: bool = True,
 ) -> None:
-    """Refuses what cannot work before JAX is loaded, then trains."""
+    """Refuses what cannot work before JAX is loaded, then trains.
+
+    `directory` is the one that was `named`, or what a new one's name begins with (`rundir.claimed`).
+    """
     if config.dataset is not None:
         from branchax.runs import dataset
 
         config = dataset.sized(config)
     check(config)
+    rundir.find_world(directory)
     check_installed(config.world)
     distributed.check(processes, named=named)
+    with contextlib.nullcontext(directory) if named else rundir.claimed(directory) as directory:
+        _launch(config, directory, force, command, processes)
+
+
+def _launch(config: Config, directory: Path, force: bool, command: str, processes: Processes) -> None:
+    """Trains in a directory that was chosen."""
     if processes == Processes():  # of several, the first one looks
         if (owner := lock.owner(directory)) is not None:
             raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
@@ -124,11 +135,7 @@ def launch(
         raise RunError(f"cannot write to {directory}: {error}") from error
 
 
-def _next_directory(name: str, config: Config) -> Path:
-    """`runs/<world>_<preset>_s<seed>_<n>` with the first `n` that is free."""
+def _stem(name: str, config: Config) -> Path:
+    """`runs/<world>_<preset>_s<seed>`."""
     last = f"-{config.seed + config.seeds - 1}" if config.seeds > 1 else ""
-    stem = f"{config.world.replace('/', '-')}_{name}_s{config.seed}{last}"
-    number = 1
-    while (directory := Path("runs") / f"{stem}_{number}").exists():
-        number += 1
-    return directory
+    return Path("runs") / f"{config.world.replace('/', '-')}_{name}_s{config.seed}{last}"

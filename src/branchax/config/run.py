@@ -23,6 +23,8 @@ from branchax.config.model import ModelConfig
 from branchax.config.rollout import RolloutConfig
 from branchax.errors import ConfigError, nearest
 
+LEAST_CAPACITY = 4_096  # rows of the real buffer, unless `replay_capacity` says how many
+
 
 @dataclass(frozen=True)
 class FaultConfig:
@@ -105,7 +107,7 @@ class Config(Upkeep):
     real_fraction: Fraction = 0.05
     """Share of each batch that is real; the rest is imagined."""
     replay_capacity: OptionalCount = None
-    """Real transitions kept; the default keeps all."""
+    """Real transitions kept, in a buffer of just that size; the default keeps all."""
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     agent: AgentConfig = field(default_factory=SACConfig)
@@ -171,9 +173,18 @@ class Config(Upkeep):
         return self.batch_size if self.model_free else round(self.real_fraction * self.batch_size)
 
     @property
-    def real_capacity(self) -> int:
-        """Rows of the real buffer, rounded up to whole holdout blocks."""
+    def real_kept(self) -> int:
+        """Real transitions that there are at most, rounded up to whole holdout blocks."""
         wanted = self.replay_capacity or self.explore_steps + self.epochs * self.epoch_steps
+        return -(-wanted // self.model.holdout_every) * self.model.holdout_every
+
+    @property
+    def real_capacity(self) -> int:
+        """Rows of the real buffer, in whole holdout blocks: `replay_capacity`, or a power of two with room for all, so
+        that runs of other lengths mostly share their compiled programs."""
+        if self.replay_capacity is not None:
+            return self.real_kept
+        wanted = 1 << (max(LEAST_CAPACITY, self.real_kept) - 1).bit_length()
         return -(-wanted // self.model.holdout_every) * self.model.holdout_every
 
     @property

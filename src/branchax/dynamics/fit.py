@@ -192,10 +192,13 @@ def measure(ring: Ring, target: str) -> Scales:
     """The scales of all stored rows."""
     rows = ring.data.transition
     stored = jnp.arange(replay.capacity(ring)) < ring.size
+    obs = _union(normalize.measure(rows.obs, stored), normalize.measure(rows.next_obs, stored))
+    nothing = normalize.Stats(*(jnp.zeros(1) for _ in obs))  # what a reward is the change of
+    changed = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), obs, nothing) if target == "delta" else None
     return Scales(
         normalize.measure(ensemble.inputs(rows.obs, rows.action), stored),
-        normalize.measure(ensemble.targets(rows, target), stored),
-        _union(normalize.measure(rows.obs, stored), normalize.measure(rows.next_obs, stored)),
+        normalize.measure(ensemble.targets(rows, target), stored, changed),
+        obs,
     )
 
 

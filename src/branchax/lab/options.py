@@ -112,18 +112,15 @@ def estimators_of(options: LabOptions) -> tuple[str, ...]:
     return tuple(name for name in ESTIMATORS if name in names)
 
 
-def directory_of(options: LabOptions) -> Path:
-    """`--out`, or `runs/lab-gradients_<world>_<dynamics>_<n>` with the first `n` that is free."""
+def directory_of(options: LabOptions) -> contextlib.AbstractContextManager[Path]:
+    """`--out`, or `runs/lab-gradients_<world>_<dynamics>_<n>` with the first free `n`, gone if it stays empty."""
     if options.out is not None:
-        return options.out
-    stem, number = f"lab-gradients_{options.world.replace('/', '-')}_{options.dynamics}", 1
-    while (directory := Path("runs") / f"{stem}_{number}").exists():
-        number += 1
-    return directory
+        return prepared(options.out)
+    return rundir.claimed(Path("runs") / f"lab-gradients_{options.world.replace('/', '-')}_{options.dynamics}")
 
 
 @contextlib.contextmanager
-def prepared(directory: Path) -> Iterator[None]:
+def prepared(directory: Path) -> Iterator[Path]:
     """Makes the directory, which must be new or empty, and takes it away again if it stays empty.
 
     Raises:
@@ -138,7 +135,7 @@ def prepared(directory: Path) -> Iterator[None]:
     except ConfigError as error:
         raise ConfigError(str(error).replace("run: ", "out: ", 1)) from error
     try:
-        yield
+        yield directory
     finally:
         with contextlib.suppress(OSError):  # rmdir does nothing unless it is empty
             for path in missing:

@@ -8,11 +8,13 @@ arrays are restored into a template.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +101,8 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int 
     distributed.wait_for_all("nothing is left of earlier saves")
     arrays = {name: _raw(leaf) for name, leaf in _named(tree).items() if leaf.size}
     try:
-        with distributed.together(), ocp.StandardCheckpointer() as checkpointer:
-            checkpointer.save(path, arrays, force=True)
+        with distributed.together(), _plain(path) as plain, ocp.StandardCheckpointer() as checkpointer:
+            checkpointer.save(plain, arrays, force=True)
             checkpointer.wait_until_finished()
         if distributed.leads():
             _seal(path, note)
@@ -154,7 +156,7 @@ def restore(directory: Path, step: int, template: Any) -> Any:
     where = {name: leaf.sharding or first for name, leaf in leaves.items()}
     shapes = {name: jax.eval_shape(_raw, leaf) for name, leaf in leaves.items() if leaf.size}
     wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where[name]) for name, x in shapes.items()}
-    saved = _shapes(path)
+    saved = shapes_of(directory, step)
     wrong = sorted(f"{name} is in one of both only" for name in wanted.keys() ^ saved.keys())
     for name in wanted.keys() & saved.keys():
         kinds = [f"{x.dtype}{list(x.shape)}" for x in (saved[name], wanted[name])]
@@ -163,8 +165,8 @@ def restore(directory: Path, step: int, template: Any) -> Any:
     if wrong:
         raise CheckpointError(f"{path} does not fit this run: {'; '.join(wrong[:8])}")
     try:
-        with distributed.together(), ocp.StandardCheckpointer() as checkpointer:
-            arrays = checkpointer.restore(path, wanted)
+        with distributed.together(), _plain(path) as plain, ocp.StandardCheckpointer() as checkpointer:
+            arrays = checkpointer.restore(plain, wanted)
     except distributed.PeerLost:
         raise
     except Exception as error:
@@ -271,13 +273,26 @@ def _typed(array: jax.Array, like: Any) -> jax.Array:
     return jax.random.wrap_key_data(array, impl=jax.random.key_impl(jnp.empty_like(like)))
 
 
-def _shapes(path: Path) -> dict[str, Any]:
-    """The shape and dtype of each saved leaf by its name."""
+def shapes_of(directory: Path, step: int) -> dict[str, Any]:
+    """The shape and dtype of each saved leaf by its name. Raises `CheckpointError` when they cannot be read."""
+    path = directory.absolute() / str(step)
     try:
-        with ocp.StandardCheckpointer() as checkpointer:
-            return dict(checkpointer.metadata(path).item_metadata.tree)
+        with _plain(path) as plain, ocp.StandardCheckpointer() as checkpointer:
+            return dict(checkpointer.metadata(plain).item_metadata.tree)
     except Exception as error:  # whatever the layers of Orbax make of broken files
         raise CheckpointError(f"cannot read {path}: {error}") from error
+
+
+@contextlib.contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """A way to a step's folder without brackets, by a link where its own has some: Orbax takes a path for a pattern."""
+    if not {"[", "]"} & set(str(path)):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "checkpoints"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
 
 
 def _older_format(path: Path) -> bool:

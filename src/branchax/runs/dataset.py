@@ -1,19 +1,25 @@
 """Files of transitions: what an offline run learns from, and what any run has collected.
 
-A `.npz` of plain arrays with Minari's names, N transitions in the order in which they happened; nothing in it is
-executed when it is read.
+A `.npz` of plain arrays with Minari's names, N transitions, episode after episode; nothing in it is executed when it is
+read.
 
     observations [N, D]    actions [N, A] (discrete ones as numbers [N] or one-hot)    rewards [N]
     next_observations [N, D], before any reset    terminations [N] bool    truncations [N] bool (optional)
 
-D4RL's `terminals` and `timeouts` are understood too.
+A row is followed by the next one of its episode, or it is marked: as terminated, or as truncated, which the last row of
+what was collected is too. D4RL's `terminals` and `timeouts` are understood as well, columns [N, 1] as numbers, and
+`observations` [N + 1, D] of a single episode in place of `next_observations`.
+
+`minari:NAME` is a dataset of Minari's on this machine (pip install 'branchax[minari]').
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import zipfile
 import zlib
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +27,13 @@ import numpy as np
 
 from branchax.config import Config
 from branchax.errors import ConfigError, nearest
+from branchax.runs import minari
 
 if TYPE_CHECKING:  # a dataset is looked at before JAX is loaded
     from branchax.types import Transition
     from branchax.worlds.base import WorldSpec
+
+MINARI = "minari:"  # before the name of a dataset that Minari keeps
 
 # our name of the field: names in the file, the first one is what is written
 NAMES = {
@@ -50,11 +59,13 @@ def sized(config: Config) -> Config:
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a file by our names, as they are.
+    """The arrays of a file, or of a dataset of Minari's, by our names; numbers are as they are.
 
     Raises:
       ConfigError: when it cannot be read, lacks a field, or fields differ in length.
     """
+    if str(path).startswith(MINARI):
+        return minari.read(str(path).removeprefix(MINARI))
     try:
         if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and say so
             Path(path).open("rb").close()
@@ -67,17 +78,38 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         said = "it holds Python objects" if "pickle" in str(error) else error
         raise ConfigError(f"dataset: cannot read {path}: {said}") from error
+    _of_one_episode(path, found)
     for ours, (name, *_) in NAMES.items():
         if found[ours] is None and ours != "truncated":
             raise ConfigError(f"dataset: {path} has no {name}{nearest(name, known)}; it holds: {', '.join(known)}")
     if found["truncated"] is None:
         found["truncated"] = np.zeros_like(found["terminated"], dtype=bool)
     arrays = {ours: array for ours, array in found.items() if array is not None}
+    for ours in ("obs", "next_obs"):
+        if arrays[ours].ndim != 2:
+            raise ConfigError(
+                f"dataset: {NAMES[ours][0]} of {path} has shape {arrays[ours].shape}; allowed: [transitions, entries]"
+            )
+    for ours in ("reward", "terminated", "truncated"):
+        if arrays[ours].ndim == 2 and arrays[ours].shape[1] == 1:
+            arrays[ours] = arrays[ours][:, 0]
     lengths = {NAMES[ours][0]: array.shape[0] if array.ndim else 0 for ours, array in arrays.items()}
     if len(set(lengths.values())) > 1 or not lengths["observations"]:
         listed = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ConfigError(f"dataset: the fields of {path} must be as long as each other and not empty: {listed}")
     return arrays
+
+
+def _of_one_episode(path: str | Path, found: dict[str, np.ndarray | None]) -> None:
+    """Takes `observations` [N + 1, D] of one episode of N steps apart. Raises `ConfigError` where there are several."""
+    obs, reward, ends = found["obs"], found["reward"], (found["terminated"], found["truncated"])
+    if found["next_obs"] is not None or obs is None or reward is None or len(obs) != len(reward) + 1:
+        return
+    if any(end is not None and np.any(end[:-1]) for end in ends):
+        raise ConfigError(
+            f"dataset: {path} has no next_observations, and ends before its last row; allowed: one episode, or both"
+        )
+    found["obs"], found["next_obs"] = obs[:-1], obs[1:]
 
 
 def load(path: str | Path, spec: WorldSpec) -> Transition:
@@ -90,6 +122,8 @@ def load(path: str | Path, spec: WorldSpec) -> Transition:
 
     arrays = read(path)
     action = arrays["action"]
+    if spec.discrete and action.ndim == 2 and action.shape[1] == 1 != spec.action_size:
+        action = action[:, 0]
     if spec.discrete and action.ndim == 1:
         if action.size and not (np.isin(action, np.arange(spec.action_size))).all():
             raise ConfigError(f"dataset: actions of {path} must be whole numbers from 0 to {spec.action_size - 1}")
@@ -119,18 +153,57 @@ def load(path: str | Path, spec: WorldSpec) -> Transition:
         if not ((arrays[ours] == 0) | (arrays[ours] == 1)).all() or not (arrays[ours].sum(-1) == 1).all():
             raise ConfigError(f"dataset: {NAMES[ours][0]} of {path} must be one-hot, as {spec.name} has them")
     arrays["truncated"] = arrays["truncated"].astype(bool) & ~arrays["terminated"].astype(bool)
-    if not spec.discrete and np.abs(arrays["action"]).max() > 1 + 1e-5:
+    if not spec.discrete and spec.clips:
         largest = np.abs(arrays["action"]).max()
-        raise ConfigError(f"dataset: actions of {path} reach {largest:.3g}; allowed: -1 to 1, the actuators' range")
+        if largest > 1 + 1e-5:
+            raise ConfigError(f"dataset: actions of {path} reach {largest:.3g}; allowed: -1 to 1, the actuators' range")
+        arrays["action"] = np.clip(arrays["action"], -1, 1)  # what was off by rounding
     kinds = {name: bool if name in ("terminated", "truncated") else np.float32 for name in wanted}
     return Transition(**{name: np.asarray(arrays[name], kinds[name]) for name in wanted})  # type: ignore[arg-type]
 
 
-def save(path: str | Path, transitions: Transition) -> None:
-    """Writes transitions [N, ...] to a file. Raises `ConfigError` when it cannot be written."""
+def save(path: str | Path, transitions: Transition, spec: WorldSpec) -> None:
+    """Writes transitions [N, ...] of a world to a file, actions as the world took them: clipped, if it clips them.
+
+    Raises `ConfigError` when it cannot be written.
+    """
     arrays: dict[str, Any] = {NAMES[name][0]: np.asarray(x) for name, x in transitions._asdict().items()}
+    if spec.clips and not spec.discrete:
+        arrays["actions"] = np.clip(arrays["actions"], -1, 1)
     try:
         with Path(path).open("wb") as file:
             np.savez_compressed(file, **arrays)
     except OSError as error:
         raise ConfigError(f"dataset: cannot write {path}: {error.strerror}") from error
+
+
+def by_episode(rows: Transition, worlds: int) -> Transition:
+    """Rows [N, ...] that `worlds` side by side have brought in turn, world after world, and where each is cut marked.
+
+    The world whose turn it is goes on from its last row's `next_obs`, or from a reset after an end. Where it does not,
+    its row was left out for a number that is not finite: the row belongs to the next world that does go on like that,
+    or begins an episode.
+    """
+    import jax  # whoever has rows has loaded it
+
+    starts, ends = ([row.tobytes() for row in np.asarray(x)] for x in (rows.obs, rows.next_obs))
+    over = np.asarray(rows.terminated) | np.asarray(rows.truncated)
+    places: list[list[int]] = [[] for _ in range(worlds)]  # the rows of each world
+    awaits: list[bytes | None] = [None] * worlds  # what each goes on from; None: a reset
+    turns = deque(range(worlds))
+    for row, start in enumerate(starts):
+        passed = next((i for i, world in enumerate(turns) if awaits[world] in (None, start)), 0)
+        for _ in range(passed):
+            awaits[turns[0]] = None
+            turns.rotate(-1)
+        world = turns[0]
+        places[world].append(row)
+        awaits[world] = None if over[row] else ends[row]
+        turns.rotate(-1)
+    order = np.array([row for mine in places for row in mine], int)
+    rows = jax.tree.map(lambda x: np.asarray(x)[order], rows)
+    cut = np.ones(len(order), bool)
+    cut[:-1] = [ends[a] != starts[b] for a, b in itertools.pairwise(order)]
+    last = np.cumsum([len(mine) for mine in places if mine]) - 1
+    cut[last] = True
+    return rows._replace(truncated=(rows.truncated | cut) & ~rows.terminated)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -29,7 +30,7 @@ def evaluate(
 
     With as many episodes as the run's own evaluations had, it repeats the last of them exactly (of a run on several
     devices, but for the last digits): the start states follow from the seed and the env step alone. The records are
-    also written to `evaluations/<env_steps>.json`.
+    also added to `evaluations/<env_steps>.json`, after what was measured before.
 
     Args:
       directory: a run's directory.
@@ -62,5 +63,7 @@ def evaluate(
         }
         for i in range(config.seeds)
     ]
-    rundir.write_json(directory / rundir.EVALUATIONS / f"{saved}.json", records)
+    path = directory / rundir.EVALUATIONS / f"{saved}.json"
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    rundir.write_json(path, [record for record in earlier if record not in records] + records)
     return records

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +12,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
-from branchax.config import decisive
-from branchax.runs import rundir, runlog
+from branchax.runs import runlog
+from branchax.runs.comparing import Group, groups
 from branchax.runs.runlog import Row
 from branchax.runs.statistics import bootstrap, interquartile_mean
 
@@ -23,69 +22,41 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 DASHES = ("-", "--", "-.", ":")
 
 
-class Group(NamedTuple):
-    """Runs that differ in their seeds alone."""
-
-    label: str
-    world: str
-    seeds: list[list[Row]]  # rows of each seed
-
-
 class Line(NamedTuple):
     """One quantity of a group."""
 
     x: np.ndarray  # [T]
-    seeds: np.ndarray  # [K, T]
+    seeds: np.ndarray  # [K, T], of the seeds that have it; NaN before a seed's first value and after its last
     middle: np.ndarray  # [T], the interquartile mean
     low: np.ndarray  # [T], of its bootstrap interval
     high: np.ndarray  # [T]
 
 
-def curve(run_dirs: Iterable[str | Path], path: str | Path, seconds: bool = False) -> None:
+def curve(
+    run_dirs: Iterable[str | Path],
+    path: str | Path,
+    seconds: bool = False,
+    say: Callable[[str], Any] = lambda text: None,
+) -> None:
     """Draws evaluation return, and model error where there is one, over env steps (or `seconds`); writes a PNG.
 
     Runs that differ in their seeds alone are one curve: their interquartile mean, a band for its 95 % bootstrap
     interval (`statistics`) and a thin line per seed. A single seed has a band of ± 1 standard deviation over its
-    evaluation episodes instead.
+    evaluation episodes instead. Each world has a panel of its own. `say` hears what `comparing.groups` says.
     """
-    found = groups([Path(d) for d in run_dirs])
-    every_row = [row for group in found for rows in group.seeds for row in rows]
-    has_model = any(row.get(runlog.MODEL_ERROR) is not None for row in every_row)
-    figure = Figure(figsize=(7.5, 6.0 if has_model else 4.2), layout="constrained", dpi=150)
+    found = groups([Path(d) for d in run_dirs], say)
+    worlds = list(dict.fromkeys(group.world for group in found))
+    has_model = any(row.get(runlog.MODEL_ERROR) is not None for row in _rows(found))
+    width = 7.5 if len(worlds) == 1 else 5.5 * len(worlds)
+    figure = Figure(figsize=(width, 6.0 if has_model else 4.2), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1 + has_model, 1, sharex=True, squeeze=False, height_ratios=(3, 1.5)[: 1 + has_model])[:, 0]
-    for i, group in enumerate(found):
-        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
-        add(axes[0], group, runlog.RETURN, look, seconds, name=f"{group.label}: " if len(found) > 1 else "")
-        if has_model:
-            add(axes[1], group, runlog.MODEL_ERROR, look, seconds)
-    figure.suptitle(", ".join(sorted({group.world for group in found})), fontsize=12, x=0.01, ha="left")
-    tidy(axes[0], "return of an episode")
-    if axes[0].lines and len(found) == 1:
-        axes[0].legend(frameon=False, fontsize=9, loc="best")
-    elif axes[0].lines:  # above the curves: there is no free corner among many
-        many = max(len(group.seeds) for group in found) > 1
-        axes[0].legend(
-            frameon=False,
-            fontsize=8,
-            loc="lower left",
-            bbox_to_anchor=(0.0, 1.0),
-            ncols=2,
-            title=f"bands: {INTERVAL}, thin: each seed" if many else f"bands: {EPISODES}",
-            title_fontsize=8,
-            alignment="left",
-        )
-    if has_model:
-        axes[1].set_yscale("log")
-        axes[1].yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-        axes[1].yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-        axes[1].yaxis.set_minor_formatter(NullFormatter())
-        tidy(axes[1], "model's holdout error\n(share of variance)")
-    offline = any(runlog.OFFLINE in row for row in every_row)
-    steps = "steps of training offline" if offline else "env steps"
-    axes[-1].set_xlabel("seconds, with compilation" if seconds else steps)
-    axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
-    axes[-1].set_xlim(left=0)
+    heights = (3, 1.5)[: 1 + has_model]
+    panels = figure.subplots(len(heights), len(worlds), sharex="col", squeeze=False, height_ratios=heights)
+    for column, world in enumerate(worlds):
+        here = [group for group in found if group.world == world]
+        _panel(list(panels[:, column]), here, seconds, heading=world if len(worlds) > 1 else "")
+    if len(worlds) == 1:
+        figure.suptitle(as_text(worlds[0]), fontsize=12, x=0.01, ha="left")
     save(figure, Path(path))
 
 
@@ -93,45 +64,83 @@ INTERVAL = "95 % bootstrap interval"
 EPISODES = "± 1 SD over the episodes of an evaluation"
 
 
-def groups(run_dirs: Sequence[Path]) -> list[Group]:
-    """The runs, those that differ in their seeds alone as one."""
-    found: dict[str, Group] = {}
-    for directory in run_dirs:
-        config = rundir.load_config(directory)
-        rows = runlog.read(directory / rundir.METRICS)
-        label = re.sub(r"_s\d+(-\d+)?_\d+$", "", directory.resolve().name)
-        alike = repr(decisive(config) | {"seed": None, "seeds": None})
-        group = found.setdefault(alike, Group(label, config.world, []))
-        group.seeds.extend(
-            [row for row in rows if row["seed"] == seed] for seed in sorted({row["seed"] for row in rows})
+def _rows(found: list[Group]) -> list[Row]:
+    return [row for group in found for rows in group.seeds for row in rows]
+
+
+def _panel(axes: list[Axes], found: list[Group], seconds: bool, heading: str) -> None:
+    """The groups of one world: returns on the first axes, and the model's error on the second, if there is one.
+
+    The `heading` says which world, where there are several panels.
+    """
+    for i, group in enumerate(found):
+        look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
+        add(axes[0], group, runlog.RETURN, look, seconds, name=f"{group.label}: " if len(found) > 1 else "")
+        for below in axes[1:]:
+            add(below, group, runlog.MODEL_ERROR, look, seconds)
+    tidy(axes[0], "return of an episode")
+    if len(found) == 1 or not axes[0].lines:
+        axes[0].set_title(as_text(heading), fontsize=12, loc="left")
+        if axes[0].lines:
+            axes[0].legend(frameon=False, fontsize=9, loc="best")
+    else:  # above the curves: there is no free corner among many
+        bands = f"{INTERVAL}, thin: each seed" if max(len(group.seeds) for group in found) > 1 else EPISODES
+        axes[0].legend(
+            frameon=False,
+            fontsize=8,
+            loc="lower left",
+            bbox_to_anchor=(0.0, 1.0),
+            ncols=1 if heading else 2,
+            title=as_text(f"{heading}\nbands: {bands}".lstrip()),
+            title_fontsize=8,
+            alignment="left",
         )
-    return list(found.values())
+    for below in axes[1:]:
+        below.set_yscale("log")
+        below.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+        below.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        below.yaxis.set_minor_formatter(NullFormatter())
+        tidy(below, "model's holdout error\n(share of variance)")
+    offline = any(runlog.OFFLINE in row for row in _rows(found))
+    steps = "steps of training offline" if offline else "env steps"
+    axes[-1].set_xlabel("seconds, with compilation" if seconds else steps)
+    axes[-1].xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axes[-1].set_xlim(left=0)
 
 
 def line(group: Group, what: str, seconds: bool = False) -> Line | None:
-    """A metric of a group over env steps or seconds; None when no step has it for all seeds.
+    """A metric of a group over env steps or seconds, each seed as far as it has come; None when no row has it.
 
-    Over env steps only those count that all seeds have. Seconds differ from seed to seed, so each seed's curve is read
-    off, between its rows, at as many times from when all had begun to when the first was done.
+    Between its rows a seed's curve is read off: over env steps at each that any seed has, over seconds, which differ
+    from seed to seed, at as many times from when all had begun to the end.
     """
-    found = [[row for row in rows if row.get(what) is not None] for rows in group.seeds]
-    if not found or not all(found):
+    found = [rows for rows in ([row for row in rows if row.get(what) is not None] for rows in group.seeds) if rows]
+    if not found:
         return None
     ys = [np.array([float(row[what]) for row in rows]) for rows in found]
     if seconds:
         xs = [np.array([row["wall_s"] for row in rows]) for rows in found]
-        first, last = max(x[0] for x in xs), min(x[-1] for x in xs)
+        first, last = max(x[0] for x in xs), max(x[-1] for x in xs)
         x = xs[0] if len(xs) == 1 else np.linspace(first, last, max(map(len, xs)))
-        values = np.stack([np.interp(x, at, y) for at, y in zip(xs, ys, strict=True)]) if first <= last else None
     else:
         xs = [np.array([runlog.clock(row) for row in rows]) for rows in found]
-        x = np.array(sorted(set.intersection(*(set(at.tolist()) for at in xs))))
-        values = np.stack([y[np.isin(at, x)] for at, y in zip(xs, ys, strict=True)]) if x.size else None
-    if values is None:
-        return None
-    if len(values) == 1:
-        return Line(x, values, values[0], values[0], values[0])
-    return Line(x, values, interquartile_mean(values), *bootstrap(interquartile_mean, values))
+        x = np.unique(np.concatenate(xs))
+    values = np.stack([np.interp(x, at, y, left=np.nan, right=np.nan) for at, y in zip(xs, ys, strict=True)])
+    return Line(x, values, *_middle(values))
+
+
+def _middle(values: np.ndarray) -> np.ndarray:
+    """The interquartile mean of seeds [K, T] and its interval, of those that there are at each time: [3, T]."""
+    there = ~np.isnan(values)
+    found = np.full((3, values.shape[1]), np.nan)
+    for seeds in np.unique(there, axis=1).T:
+        at = (there == seeds[:, None]).all(0)
+        part = values[seeds][:, at]
+        if len(part) == 1:
+            found[:, at] = part
+        elif len(part):
+            found[:, at] = interquartile_mean(part), *bootstrap(interquartile_mean, part)
+    return found
 
 
 def add(
@@ -144,17 +153,32 @@ def add(
     many, low, high = len(found.seeds) > 1, found.low, found.high
     for y in found.seeds if many else []:
         axes.plot(found.x, y, color=look["color"], linewidth=0.6, alpha=0.4)
+    mine = [row for rows in group.seeds for row in rows if row.get(what) is not None]
     if name is not None and not many:
-        spread = [row.get(runlog.RETURN_SPREAD) or 0.0 for row in group.seeds[0] if row.get(what) is not None]
+        spread = [row.get(runlog.RETURN_SPREAD) or 0.0 for row in mine]
         low, high = found.middle - spread, found.middle + spread
     if name is not None:
         # Among several curves the legend has no room for a line per band: its title says what they are.
         band = None if name else INTERVAL if many else EPISODES
         axes.fill_between(found.x, low, high, color=look["color"], alpha=0.18, linewidth=0, label=band)
-    centre = f"interquartile mean of {len(found.seeds)} seeds" if many else f"seed {group.seeds[0][0]['seed']}"
-    label = None if name is None else f"{name}{centre}"
+    centre = f"interquartile mean of {len(found.seeds)} seeds" if many else f"seed {mine[0]['seed']}"
+    if (left := int((~np.isnan(found.seeds[:, -1])).sum())) < len(found.seeds):
+        centre += f" ({left} to the end)"
     marker = "o" if len(found.x) < 3 else None
-    axes.plot(found.x, found.middle, **look, linewidth=2.0, marker=marker, label=label)
+    axes.plot(
+        found.x,
+        found.middle,
+        **look,
+        linewidth=2.0,
+        marker=marker,
+        label=None if name is None else as_text(f"{name}{centre}"),
+    )
+
+
+def as_text(label: str) -> str:
+    """A label as Matplotlib shows it whatever is in it: dollars begin no formula, and an underscore hides nothing."""
+    shown = label.replace("$", r"\$")
+    return f" {shown}" if shown.startswith("_") else shown
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -117,8 +117,8 @@ class Progress:
             else float(np.std([np.nan if r[RETURN] is None else r[RETURN] for r in rows]))
         )
         return (
-            f"  {self._env_steps:9,d}  {self._horizon:7d}  {_number(mean):>10} ± {_number(spread):<14}"
-            f"  {_number(_mean(rows, LENGTH)):>6}  {_number(self._model_error):>11}  {_clock(rows[0]['wall_s']):>7}"
+            f"  {self._env_steps:9,d}  {self._horizon:7d}  {number(mean):>10} ± {number(spread):<14}"
+            f"  {number(_mean(rows, LENGTH)):>6}  {number(self._model_error):>11}  {_clock(rows[0]['wall_s']):>7}"
         )
 
     def _lines(self) -> Table:
@@ -133,8 +133,10 @@ class Progress:
         """What is being done, how far it is, how long it will take."""
         now, total = self._now(), self._config.env_steps
         doing = f"compiling {', '.join(self._compiling)}" if self._compiling else self._phase
+        if self._compiling or not self._env_steps:
+            doing = f"{doing} {_clock(now - self._since)}"
         if not self._env_steps:
-            return [f"{doing} {_clock(now - self._since)}"]
+            return [doing]
         full = round(min(self._env_steps / total, 1.0) * BAR)
         parts = [f"{doing} {'━' * full}{'╌' * (BAR - full)} {self._env_steps:,}/{total:,} {self._steps}"]
         if len(self._recent) > 1:
@@ -149,9 +151,9 @@ class Progress:
         parts, returns = [], self._returns.get(self._name)
         if returns:
             trend = f" {sparkline(returns)}" if len(returns) > 1 else ""
-            parts.append(f"return {_number(returns[-1])}{trend}")
+            parts.append(f"return {number(returns[-1])}{trend}")
         if self._model_error is not None:
-            parts.append(f"model error {_number(self._model_error)}")
+            parts.append(f"model error {number(self._model_error)}")
         return [*parts, f"horizon {self._horizon}"] if self._horizon else parts
 
 
@@ -172,10 +174,12 @@ def _mean(rows: list[Row], name: str) -> float | None:
     return float(np.mean(values)) if values else None
 
 
-def _number(value: float | None) -> str:
-    """At most four digits that matter."""
+def number(value: float | None) -> str:
+    """The digits that matter, in whatever units."""
     if value is None or not np.isfinite(value):
         return "-" if value is None else "nan"
+    if abs(value) >= 1e6:
+        return f"{value:.5g}"
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -17,7 +17,7 @@ from branchax.devices import mesh as meshes
 from branchax.epoch.state import TrainState
 from branchax.errors import ConfigError
 from branchax.replay import Ring
-from branchax.runs import checkpoint, rundir
+from branchax.runs import checkpoint, dataset, rundir
 from branchax.runs.compiling import seed_keys
 from branchax.sharding import of_seed, over_seeds
 from branchax.types import Row, Transition
@@ -33,18 +33,20 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
       template: the shapes of the state under `config`, leading axis K, and (if they say it) where it shall lie.
     """
     saved = from_dict(Config, checkpoint.note(directory / rundir.CHECKPOINTS, step)["config"])
-    if config.real_capacity < saved.real_capacity:
-        raise ConfigError(
-            f"env_steps: {config.env_steps} makes the replay buffer smaller; allowed: >= {saved.env_steps}, as it was"
-        )
     if saved.replay_capacity != config.replay_capacity:
         before, after = saved.replay_capacity, config.replay_capacity
         raise ConfigError(f"replay_capacity: {before} -> {after} is not possible for a run that goes on")
-    shapes = jax.tree.map(lambda x: x.update(shape=(x.shape[0], saved.real_capacity, *x.shape[2:])), template.real.data)
-    state = checkpoint.restore(
-        directory / rundir.CHECKPOINTS, step, template._replace(real=template.real._replace(data=shapes))
+    folder = directory / rundir.CHECKPOINTS
+    capacity = next(
+        x.shape[1] for name, x in checkpoint.shapes_of(folder, step).items() if name.startswith("real.data")
     )
-    if saved.real_capacity == config.real_capacity:
+    if config.real_capacity < capacity:
+        raise ConfigError(
+            f"env_steps: {config.env_steps} makes the replay buffer smaller; allowed: >= {saved.env_steps}, as it was"
+        )
+    shapes = jax.tree.map(lambda x: x.update(shape=(x.shape[0], capacity, *x.shape[2:])), template.real.data)
+    state = checkpoint.restore(folder, step, template._replace(real=template.real._replace(data=shapes)))
+    if capacity == config.real_capacity:
         return state
     grow = jax.vmap(lambda ring: _grow(ring, config.real_capacity))
     return state._replace(real=jax.jit(grow, out_shardings=meshes.shardings(template.real))(state.real))
@@ -68,6 +70,7 @@ def restore(
     `say` hears of checkpoints that are passed over. Raises as `collected` does.
     """
     rundir.load_config(directory)
+    rundir.find_world(directory)
     folder = directory / rundir.CHECKPOINTS
     if step is None:
         step = checkpoint.newest(folder, say)
@@ -84,7 +87,8 @@ def restore(
 
 
 def collected(directory: str | Path, say: Callable[[str], Any] = warnings.warn) -> Transition:
-    """The real transitions in a run's last checkpoint, seed after seed, oldest first; NumPy arrays [N, ...].
+    """The real transitions in a run's last checkpoint, seed after seed and world after world, oldest first; NumPy
+    arrays [N, ...]. Those that are not followed by the next one of their episode are marked as truncated.
 
     Raises:
       ConfigError: when the directory holds no run, or nothing was saved in it yet.
@@ -95,7 +99,8 @@ def collected(directory: str | Path, say: Callable[[str], Any] = warnings.warn) 
     for seed in range(config.seeds):
         ring = of_seed(state.real, seed)
         oldest = (ring.cursor - ring.size + jnp.arange(int(ring.size))) % replay.capacity(ring)
-        parts.append(replay.take(ring, oldest).transition)
+        rows = jax.tree.map(np.asarray, replay.take(ring, oldest).transition)
+        parts.append(rows if config.dataset is not None else dataset.by_episode(rows, config.parallel_worlds))
     return jax.tree.map(lambda *x: np.concatenate(x), *parts)
 
 

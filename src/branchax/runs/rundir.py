@@ -9,7 +9,7 @@ tb/                 the same for TensorBoard
 wandb/              the same for Weights & Biases, with `--wandb`
 checkpoints/N/      the whole train state after N env steps (the newest, `checkpoints_kept` of them)
 faults/             what was not finite, for `branchax doctor`
-evaluations/N.json  what `branchax evaluate` measured after N env steps
+evaluations/N.json  what `branchax evaluate` measured after N env steps, each time
 plots/              learning_curve.png
 """
 
@@ -26,6 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from branchax import worlds
 from branchax.checks import read
 from branchax.config import RESUMABLE, Config, changes, to_dict
 from branchax.devices import cache
@@ -35,6 +36,7 @@ from branchax.runs import lock
 STATUS, FAULTS, TENSORBOARD, WANDB = "status.json", "faults", "tb", "wandb"
 CONFIG, COMMAND, ENVIRONMENT, METRICS = "config.json", "command.txt", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATIONS, CURVE = "checkpoints", "evaluations", "plots/learning_curve.png"
+WORLD_FROM = "world_from"  # in `ENVIRONMENT`: the folder in which the module of one's own world was found
 PACKAGES = ("branchax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "gymnasium", "numpy")
 # Where these differ, floats can.
 DECISIVE = ("jax", "jaxlib", "brax", "mujoco", "device", "device_count", "cpu", "xla_flags")
@@ -88,6 +90,39 @@ def opened(directory: Path) -> Iterator[None]:
         with contextlib.suppress(OSError):  # rmdir does nothing unless it is empty
             for path in made:
                 path.rmdir()
+
+
+@contextlib.contextmanager
+def claimed(stem: Path) -> Iterator[Path]:
+    """Makes `<stem>_<n>`, with the first `n` that nobody has, and takes away again what was made and stayed empty.
+
+    It is made at once, so that of runs that start together each gets its own. Raises `ConfigError` when it cannot be.
+    """
+    check_writable(stem.parent)
+    made = [path for path in (stem.parent, *stem.parent.parents) if not path.exists()]
+    try:
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        directory = _next(stem)
+    except OSError as error:
+        raise ConfigError(f"run: cannot make {stem}_N: {error.strerror}") from error
+    try:
+        yield directory
+    finally:
+        with contextlib.suppress(OSError):  # rmdir does nothing unless it is empty
+            for path in (directory, *made):
+                path.rmdir()
+
+
+def _next(stem: Path) -> Path:
+    number = 1
+    while True:
+        directory = stem.with_name(f"{stem.name}_{number}")
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            number += 1
+        else:
+            return directory
 
 
 def load_config(directory: Path) -> Config:
@@ -155,9 +190,20 @@ def record(directory: Path, config: Config, command: str) -> list[str]:
     now = environment()
     path = directory / ENVIRONMENT
     if not path.exists():
-        write_json(path, now)
+        folder = worlds.folder_of(config.world)
+        write_json(path, now if folder is None else now | {WORLD_FROM: str(folder)})
         return []
     return differences(directory, now)
+
+
+def find_world(directory: Path) -> None:
+    """Has Python look where the run's own world was found when it began. Raises `ConfigError` as `worlds.find` does."""
+    try:
+        recorded = json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8")).get(WORLD_FROM)
+    except (OSError, ValueError, AttributeError):  # a run without this file can still be read
+        return
+    if recorded is not None:
+        worlds.find(load_config(directory).world, Path(recorded))
 
 
 def differences(directory: Path, now: dict[str, Any]) -> list[str]:

@@ -1,4 +1,6 @@
-"""SIGTERM and Ctrl-C: the first asks a run to end well, a second Ctrl-C ends it at once.
+"""SIGTERM, Ctrl-C and the like: the first asks a run to end well, a second Ctrl-C ends it at once.
+
+SIGHUP says that the terminal is gone, SIGUSR1 is how schedulers warn; one that is ignored (`nohup`) stays so.
 
 Python runs a handler between two steps of the main thread only, so that thread must never wait in compiled code: it
 waits for futures (`wait`), which it does in short naps.
@@ -18,7 +20,11 @@ from typing import Any
 from branchax.errors import RunError
 
 NAP = 0.2  # seconds
-NAMES = {signal.SIGTERM: "SIGTERM", signal.SIGINT: "Ctrl-C"}
+NAMES = {
+    getattr(signal, name): "Ctrl-C" if name == "SIGINT" else name
+    for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)  # Windows lacks the last two
+}
 
 
 class Preempted(RunError):
@@ -42,7 +48,8 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in NAMES}
+        heard = [number for number in NAMES if signal.getsignal(number) != signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in heard}
         try:
             yield
         finally:

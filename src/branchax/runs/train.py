@@ -29,7 +29,7 @@ from branchax.epoch.state import TrainState
 from branchax.runs import checkpoint, dataset, rundir, runlog
 from branchax.runs.compiling import Compiled, Floats, compile_program, finish, lanes_of, program_of
 from branchax.runs.loop import GiveUp, Run, Session, kept_of, note_status, run_epochs
-from branchax.runs.progress import Progress
+from branchax.runs.progress import Progress, number
 from branchax.runs.restoring import fill, load_all
 from branchax.runs.signals import Preempted, Stop
 from branchax.runs.trackers import check_wandb, open_curves
@@ -273,11 +273,12 @@ def _summarise(directory: Path, view: Progress) -> None:
     """Says how it went and where everything is."""
     rows = [row for row in runlog.read(directory / rundir.METRICS) if row.get(runlog.RETURN) is not None]
     epochs = sorted({row["epoch"] for row in rows})[-3:]
-    means = [np.mean([row[runlog.RETURN] for row in rows if row["epoch"] == epoch]) for epoch in epochs]
+    means = [float(np.mean([row[runlog.RETURN] for row in rows if row["epoch"] == epoch])) for epoch in epochs]
     view.say("")
     if means:
         view.say(
-            f"  return     {means[-1]:.1f} at the end, {np.mean(means):.1f} over the last {len(means)} evaluations",
+            f"  return     {number(means[-1])} at the end, {number(sum(means) / len(means))} over the last {len(means)}"
+            " evaluations",
             "bold",
         )
     view.say(f"  curve      {directory / rundir.CURVE}")

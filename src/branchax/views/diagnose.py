@@ -61,7 +61,9 @@ def diagnose(directory: str | Path, seed: int | None = None, say: Callable[[str]
     cache.enable()
     player = play.load(directory, seed)
     rows = runlog.read(directory / rundir.METRICS)
-    found = measure(player) | {"phases": runlog.plain(phases.measure(player, rows), DIGITS)}
+    found = measure(player, say)
+    say("  where the time goes")
+    found |= {"phases": runlog.plain(phases.measure(player, rows), DIGITS)}
     path.parent.mkdir(exist_ok=True)
     draft = path.with_suffix(".tmp")
     draft.write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
@@ -110,8 +112,11 @@ def summary(found: Found) -> list[str]:
     return lines
 
 
-def measure(player: Player) -> Found:
-    """Measures one seed of a run. What the run has no part for (a model, a critic) is left out."""
+def measure(player: Player, say: Callable[[str], Any] = lambda text: None) -> Found:
+    """Measures one seed of a run. What the run has no part for (a model, a critic) is left out.
+
+    `say` hears of each part as it begins, as most are compiled and take long.
+    """
     config, spec, valuation = player.config, player.world.spec, player.agent.valuation
     plans = player.agent.memory is not None  # each of its steps costs thousands of the model's: a few have to do
     count = 2 if plans else EPISODES
@@ -120,6 +125,7 @@ def measure(player: Player) -> Found:
     tail = None if valuation is None else tail_of(config.agent.discount)
     length = max(shown, min(shown, 200) + tail) if tail is not None else shown
     keep = bodies.pose if bodies.has_bodies(spec.name) else lambda state: ()
+    say("  real episodes")
     run = play.episodes(player, count, length, keep)
     real = jax.tree.map(np.asarray, run(True)[0])
     found: Found = {
@@ -134,14 +140,17 @@ def measure(player: Player) -> Found:
     imagined = None
     if why is None:
         starts = real.transition.obs[0]
+        say("  imagined episodes")
         imagined = play.imagine(player, starts, shown, members=1 if plans else None)
         members = range(imagined.valid.shape[0])
         found["returns"]["imagined"] = [_returns(member_of(imagined, e), shown) for e in members]
+        say("  errors of predictions")
         found |= measure_open_loop(player, real, shown)
         if not spec.tabular:
             found["calibration"] = measure_calibration(player, real)
         found["map"] = map_disagreement(player)
     if valuation is not None and tail is not None:
+        say("  the critic")
         own = real if valuation.greedy else jax.tree.map(np.asarray, run(False)[0])
         found["critic"] = measure_critic(player, valuation, own, tail)
     found["player"] = collect_frames(player, real, imagined, shown)

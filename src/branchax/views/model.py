@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from branchax import replay
+from branchax import normalize, replay
 from branchax.types import Trajectory
 from branchax.views import play, scenes
 from branchax.views.play import Player
@@ -40,8 +41,7 @@ def measure_open_loop(player: Player, real: Trajectory, shown: int) -> Found:
     start = np.asarray(real.transition.obs)[where[:, 0], where[:, 1]]
     sampled, mean = play.open_loop(player, start, actions)
     data = _data(player)
-    scale = data.std(0)
-    scale = np.where(scale > 1e-6, scale, 1.0)
+    scale = np.asarray(normalize.measure(jnp.asarray(data), jnp.ones(len(data), bool)).std)
     if spec.tabular:
         off = lambda x: (x.argmax(-1) != true.argmax(-1))[..., None].astype(float)  # noqa: E731
         names = ["wrong state"]
@@ -95,7 +95,7 @@ def measure_calibration(player: Player, real: Trajectory) -> Found | None:
     drawn = np.concatenate([next_obs, reward[..., None]], -1)  # [draws, N, F]
     true = np.concatenate([t.next_obs, t.reward[:, None]], -1)
     names = [*observation_names(player.world.spec.name, t.obs.shape[-1]), "reward"]
-    varied = true.std(0) > 0  # of what never changes there is no chance to speak of
+    varied = np.ptp(true, axis=0) > 0  # of what never changes there is no chance to speak of
     if not varied.any():
         return None
     drawn, true = drawn[..., varied], true[:, varied]

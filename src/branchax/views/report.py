@@ -22,16 +22,16 @@ NO_CURVES = {"seed", "epoch", "env_steps", runlog.OFFLINE}  # what curves are dr
 def report(
     run_dirs: Sequence[str | Path],
     path: str | Path,
-    curves_only: bool = False,
+    diagnoses: bool = False,
     seed: int | None = None,
     say: Callable[[str], Any] = lambda text: None,
 ) -> None:
-    """Writes the page: curves, a player of real and imagined episodes, diagnostics, evaluations, settings.
+    """Writes the page: curves, evaluations, settings; a player of real and imagined episodes and diagnostics, if asked.
 
     Args:
       run_dirs: directories of runs.
       path: the file to write.
-      curves_only: leaves out what needs the checkpoints, and JAX.
+      diagnoses: also what needs the checkpoints, and JAX, which takes minutes.
       seed: whose model to diagnose, by default each run's first.
       say: hears of what takes long.
 
@@ -39,8 +39,8 @@ def report(
       ConfigError: when a directory holds no run.
     """
     directories = [Path(d) for d in run_dirs]
-    found = plots.groups(directories)
-    runs = [_run(directory, curves_only, seed, say) for directory in directories]
+    found = plots.groups(directories, say)
+    runs = [_run(directory, diagnoses, seed, say) for directory in directories]
     offline = any(runlog.OFFLINE in row for group in found for rows in group.seeds for row in rows)
     data = {
         "steps": "steps of training offline" if offline else "env steps",
@@ -79,7 +79,11 @@ def _curves(group: Group) -> dict[str, Any]:
     for name in order:
         parts = {"steps": plots.line(group, name), "seconds": plots.line(group, name, seconds=True)}
         metrics[name] = {over: _line(line) for over, line in parts.items() if line is not None}
-    return {"label": group.label, "metrics": {name: both for name, both in metrics.items() if both}}
+    return {
+        "label": group.label,
+        "world": group.world,
+        "metrics": {name: both for name, both in metrics.items() if both},
+    }
 
 
 def _line(line: Line) -> dict[str, Any]:
@@ -87,9 +91,9 @@ def _line(line: Line) -> dict[str, Any]:
     return runlog.plain(line._asdict() | ({"seeds": [[]]} if one else {}), digits=6)
 
 
-def _run(directory: Path, curves_only: bool, seed: int | None, say: Callable[[str], Any]) -> dict[str, Any]:
+def _run(directory: Path, diagnoses: bool, seed: int | None, say: Callable[[str], Any]) -> dict[str, Any]:
     config, diagnosis, note = rundir.load_config(directory), None, ""
-    if not curves_only:
+    if diagnoses:
         from branchax.views.diagnose import diagnose
 
         try:

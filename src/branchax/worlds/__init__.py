@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.machinery
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -86,13 +87,11 @@ def _own(name: str, options: dict[str, Any]) -> World:
     from branchax.worlds.base import World
 
     module, _, function = name.partition(":")
-    sys.path.insert(0, str(Path.cwd()))
+    look_in(_FOUND.get(module_of(name) or "", Path.cwd()))
     try:
         found = importlib.import_module(module)
     except Exception as error:  # whatever someone else's module raises
         raise ConfigError(f"world: {name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.pop(0)
     make_own = getattr(found, function, None)
     if not callable(make_own):
         known = [x for x, value in vars(found).items() if callable(value) and not x.startswith("_")]
@@ -115,6 +114,12 @@ def _own(name: str, options: dict[str, Any]) -> World:
         after, t = jax.eval_shape(world.step, key, state, action)
     except Exception as error:
         raise ConfigError(f"world: {name!r} cannot take a step: {type(error).__name__}: {error}") from error
+    for field, x in {"obs": state.obs, "next_obs": t.next_obs}.items():
+        if not hasattr(x, "shape"):
+            raise ConfigError(
+                f"world: {name!r} has as {field} a {type(x).__name__}; allowed: one float32 vector"
+                f" [{spec.obs_size}], such as jnp.concatenate of its parts"
+            )
     sizes = {"obs": (state.obs, (spec.obs_size,)), "next_obs": (t.next_obs, (spec.obs_size,)), "reward": (t.reward, ())}
     for field, (x, shape) in {**sizes, "terminated": (t.terminated, ())}.items():
         kind = "bool" if field == "terminated" else "float32"
@@ -139,10 +144,55 @@ def gymnasium_spec(name: str) -> Any:
         from gymnasium.envs.registration import registry
 
         if module:
+            look_in(_FOUND.get(module_of(f"gym/{name}") or "", Path.cwd()))
             importlib.import_module(module)
     except ModuleNotFoundError as error:
         advice = ": pip install 'branchax[gym]'" if error.name == "gymnasium" else ""
         raise ConfigError(f"world: gym/{name} needs {error.name}, which is not installed{advice}") from error
+    except Exception as error:  # whatever someone else's module raises
+        raise ConfigError(f"world: gym/{name} cannot be imported: {type(error).__name__}: {error}") from error
     if short not in registry:
         raise ConfigError(f"world: gym/{name} is unknown to Gymnasium{nearest(short, registry)}")
     return registry[short]
+
+
+_FOUND: dict[str, Path] = {}  # the folders of modules that are not looked for where one works, by their names
+
+
+def look_in(folder: Path) -> None:
+    """Has Python look for modules in a folder first, and for good: a world may import its neighbours when it is called,
+    which may be as late as when a program is traced."""
+    if sys.path[:1] != [str(folder)]:
+        sys.path.insert(0, str(folder))
+
+
+def module_of(name: str) -> str | None:
+    """The top module of a world that is someone's own, or registers itself with Gymnasium; None for other worlds."""
+    module, colon, _ = name.removeprefix("gym/").rpartition(":")
+    return module.partition(".")[0] if colon else None
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder in which the module of a world that has been made was found; None for a world without one."""
+    module = sys.modules.get(module_of(name) or "")
+    places = [*getattr(module, "__path__", []), getattr(module, "__file__", None)]
+    return None if places[0] is None else Path(places[0]).absolute().parent
+
+
+def find(name: str, folder: Path) -> None:
+    """Has the module of a world be found in `folder`, where it once was, if it still is there.
+
+    Raises:
+      ConfigError: another module of that name is in use already.
+    """
+    module = module_of(name)
+    if module is None or importlib.machinery.PathFinder.find_spec(module, [str(folder)]) is None:
+        return
+    from branchax.errors import ConfigError
+
+    if (other := folder_of(name) or _FOUND.get(module)) not in (None, folder):
+        raise ConfigError(
+            f"world: {name!r} of {folder} cannot be used beside the one of {other}; do one after the other"
+        )
+    _FOUND[module] = folder
+    look_in(folder)

@@ -31,6 +31,7 @@ class WorldSpec(NamedTuple):
     differentiable: bool = True  # backwards through `step`
     termination: Predicate | None = None  # None: no predicate is known, so a model has to learn when episodes end
     tabular: bool = False  # obs is the one-hot vector of one of D states
+    clips: bool = True  # a continuous action outside [-1, 1] acts as the nearest one inside
 
 
 class WorldState(NamedTuple):
@@ -75,21 +76,41 @@ def make_world(
 ) -> World:
     """Builds a world from its physics alone; the clock, the time limit and the bookkeeping are added here.
 
+    Numbers may be Python's or NumPy's (`False`, `0`, a list of entries): observations and rewards become float32, what
+    says that an episode has ended bool, and the state's leaves arrays.
+
     Args:
       spec: sizes, time limit and (where one is known) the termination predicate.
-      reset: `key -> (inner, obs [D])`, a fresh draw from the initial distribution.
+      reset: `key -> (inner, obs [D])`, a fresh draw from the initial distribution. `inner` is any pytree.
       step: `(key, inner, action [A]) -> (inner, obs [D], reward [], terminated [] bool)`.
     """
 
     def reset_world(key: Key) -> WorldState:
         inner, obs = reset(key)
-        return WorldState(inner, obs, jnp.zeros((), jnp.int32))
+        return WorldState(jax.tree.map(_array, inner), _floats(obs), jnp.zeros((), jnp.int32))
 
     def step_world(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
         inner, obs, reward, terminated = step(key, state.inner, action)
+        obs, reward, terminated = _floats(obs), _floats(reward), jnp.asarray(terminated).astype(bool)
         time = state.time + 1
         truncated = (time >= spec.episode_length) & ~terminated
         transition = Transition(state.obs, action, reward, obs, terminated, truncated)
-        return WorldState(inner, obs, time), transition
+        return WorldState(jax.tree.map(_array, inner), obs, time), transition
 
     return World(spec, reset_world, step_world)
+
+
+def _array(x: Any) -> jax.Array:
+    """A leaf of a state as an array whose dtype is its own: a Python number's would give way to any other."""
+    if isinstance(x, jax.Array) and not x.weak_type:
+        return x
+    return jnp.asarray(x, jnp.result_type(x))
+
+
+def _floats(x: Any) -> Any:
+    """Real numbers as float32. Anything else, such as a dict of observations, stays, for whoever checks the world."""
+    if isinstance(x, dict):
+        return x
+    x = jnp.asarray(x)
+    real = jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool
+    return x.astype(jnp.float32) if real else x

@@ -69,7 +69,8 @@ def lqr(system: LinearSystem | None = None, episode_length: int = 100) -> World:
         state = system.a @ state + system.b @ action + noise
         return state, state, reward, jnp.zeros((), bool)
 
-    return make_world(WorldSpec("classic/lqr", obs_size, action_size, episode_length, termination=never), reset, step)
+    spec = WorldSpec("classic/lqr", obs_size, action_size, episode_length, termination=never, clips=False)
+    return make_world(spec, reset, step)
 
 
 # --- the optimum ------------------------------------------------------------------------------------------------------

@@ -29,18 +29,19 @@ function curves() {
   const over = make("select", { id: "over", "aria-label": "over" }, make("option", { value: "steps" }, data.steps),
     make("option", { value: "seconds" }, "seconds, with compilation"));
   const log = make("input", { type: "checkbox", id: "log" });
-  const series = () => data.curves.map((group, i) => {
+  const worlds = [...new Set(data.curves.map((group) => group.world))];
+  const series = (world) => () => data.curves.filter((group) => group.world === world).map((group, i) => {
     const part = (group.metrics[what.value] || {})[over.value] || { x: [], middle: [], low: [], high: [], seeds: [] };
     const many = part.seeds.length > 1;
     return { name: `${group.label}${many ? ` (${part.seeds.length} seeds)` : ""}`, x: part.x, y: part.middle, colour: i,
       dash: DASHES[i % DASHES.length], low: part.low, high: part.high, seeds: many ? part.seeds : [] };
   });
-  const chart = lineChart({ series, height: 360, logY: () => log.checked, y: () => what.value,
-    x: () => over.selectedOptions[0].textContent });
-  for (const control of [what, over, log]) control.addEventListener("change", () => chart.draw());
+  const charts = worlds.map((world) => lineChart({ series: series(world), height: 360, logY: () => log.checked, y: () => what.value,
+    x: () => over.selectedOptions[0].textContent }));
+  for (const control of [what, over, log]) control.addEventListener("change", () => charts.forEach((chart) => chart.draw()));
   return make("div", { class: "panel" },
     make("div", { class: "controls" }, make("label", {}, what), make("label", {}, "over ", over), make("label", {}, log, " logarithmic")),
-    chart.node);
+    ...charts.flatMap((chart, i) => [worlds.length > 1 ? make("h3", {}, worlds[i]) : null, chart.node]));
 }
 
 function range(n) { return [...Array(n).keys()]; }

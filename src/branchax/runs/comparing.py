@@ -1,0 +1,150 @@
+"""Which runs are compared, which of them are one curve, and what tells the curves apart."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from branchax.config import decisive
+from branchax.errors import ConfigError
+from branchax.runs import rundir, runlog
+from branchax.runs.runlog import Row
+
+DEPTH = 3  # folders below a folder in which runs are looked for
+TOLD_BY = 3  # so many settings tell curves apart; where more differ, their names do
+ANY = ("seed", "seeds", "env_steps")  # settings in which the runs of one curve may differ
+
+Say = Callable[[str], Any]
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seeds, and how far they have come, alone."""
+
+    label: str
+    world: str
+    seeds: list[list[Row]]  # rows of each seed
+
+
+class _Found(NamedTuple):
+    """A group on the way."""
+
+    name: str  # of its first directory, without seed and number
+    settings: dict[str, Any]
+    rows: dict[int, tuple[Path, list[Row]]]  # of each seed, and where they are from
+
+
+def runs_in(paths: Sequence[Path], say: Say) -> list[Path]:
+    """The directories of runs among `paths` and in the folders among them, each once; `say` hears of what is none.
+
+    Raises:
+      ConfigError: there is no run at all.
+    """
+    found: dict[Path, Path] = {}
+    left_out: list[str] = []
+    for path in paths:
+        before, here = len(left_out), list(_below(path, left_out))
+        found |= {run.resolve(): run for run in here if run.resolve() not in found}
+        if not here and len(left_out) == before:
+            left_out.append(f"run: {path} holds no run ({rundir.CONFIG} is missing)")
+    if not found:
+        raise ConfigError(left_out[0] if left_out else "run: none is named")
+    for reason in dict.fromkeys(left_out):
+        say(f"left out: {reason.removeprefix('run: ')}")
+    return list(found.values())
+
+
+def _below(path: Path, left_out: list[str], depth: int = DEPTH) -> Iterator[Path]:
+    """The run at `path`, or those in the folders below it."""
+    if (path / rundir.CONFIG).is_file():
+        try:
+            rundir.load_config(path)
+        except ConfigError as error:  # of another version, or damaged
+            left_out.append(f"run: {path}: {error}")
+        else:
+            yield path
+    elif path.is_dir() and depth:
+        for child in sorted(path.iterdir()):
+            if child.is_dir() and not child.name.startswith("."):
+                yield from _below(child, left_out, depth - 1)
+
+
+def groups(run_dirs: Iterable[Path], say: Say = lambda text: None) -> list[Group]:
+    """The runs, those that differ in their seeds alone (and in how far they have come) as one.
+
+    A seed that is there twice counts once, as the run that has come farther; `say` hears of that, and of seeds that end
+    before others of their curve.
+    """
+    found: dict[str, _Found] = {}
+    for directory in run_dirs:
+        config = rundir.load_config(directory)
+        settings = {name: value for name, value in decisive(config).items() if name not in ANY}
+        name = re.sub(r"_s\d+(-\d+)?_\d+$", "", directory.resolve().name)
+        group = found.setdefault(repr(settings), _Found(name, settings, {}))
+        rows = runlog.read(directory / rundir.METRICS)
+        for seed in sorted({row["seed"] for row in rows}):
+            mine = [row for row in rows if row["seed"] == seed]
+            if seed in group.rows:
+                other, theirs = group.rows[seed]
+                farther = _end(mine) > _end(theirs)
+                say(
+                    f"seed {seed} is there twice, in {other} and {directory}: it counts once, as in"
+                    f" {directory if farther else other}"
+                )
+                if not farther:
+                    continue
+            group.rows[seed] = (directory, mine)
+    for group in found.values():
+        _say_short(group, say)
+    labels = _labels(list(found.values()))
+    return [
+        Group(label, group.settings["world"], [rows for _, rows in group.rows.values()])
+        for label, group in zip(labels, found.values(), strict=True)
+    ]
+
+
+def _end(rows: list[Row]) -> int:
+    return runlog.clock(rows[-1])
+
+
+def _say_short(group: _Found, say: Say) -> None:
+    last = max((_end(rows) for _, rows in group.rows.values()), default=0)
+    for seed, (directory, rows) in group.rows.items():
+        if _end(rows) < last:
+            say(f"{directory}: seed {seed} ends after {_end(rows):,} steps, others of its curve after {last:,}")
+
+
+def _labels(found: list[_Found]) -> list[str]:
+    """What tells each group from the others of its world: the settings in which they differ, if these are few.
+
+    Otherwise the names of their directories, with such settings where these are the same.
+    """
+    labels = []
+    for group in found:
+        others = [other for other in found if other.settings["world"] == group.settings["world"]]
+        told = _told(group, others)
+        if len(others) == 1 or told is None:
+            alike = [other for other in others if other.name == group.name]
+            told = f"{group.name} {_told(group, alike) or ''}".rstrip()
+        labels.append(told)
+    return labels
+
+
+def _told(group: _Found, others: list[_Found]) -> str | None:
+    """`tau=0.05`: the settings of a group in which the `others`, itself among them, differ; None if they are many."""
+    names = dict.fromkeys(name for other in others for name in other.settings)
+    differ = [name for name in names if len({repr(other.settings.get(name)) for other in others}) > 1]
+    if len(differ) > TOLD_BY:
+        return None
+    short = [name.rpartition(".")[2] for name in differ]
+    shown = [last if short.count(last) == 1 else name for name, last in zip(differ, short, strict=True)]
+    return ", ".join(f"{text}={_value(group.settings.get(name))}" for text, name in zip(shown, differ, strict=True))
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return " ".join(map(_value, value))
+    if value is None or isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
