@@ -171,8 +171,8 @@ def _place(
         placed = source.world((), None)
     else:
         source = make_ensemble(world, replace(config, kind="ensemble"))
-        model, metrics = jax.jit(source.fit)(key_fit, jax.jit(source.init)(key_init), ring)
-        about["model"] = {name.removeprefix("model/"): float(value) for name, value in metrics.items()}
+        model, report = jax.jit(source.fit)(key_fit, jax.jit(source.init)(key_init), ring)
+        about["model"] = {name.removeprefix("model/"): float(value) for name, value in report.metrics.items()}
         placed = source.world(model, source.elites(model)[0])
 
     def start(key: Key, count: int) -> Any:
