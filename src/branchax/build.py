@@ -17,7 +17,7 @@ from branchax.agents.policy_gradient import make_policy_gradient
 from branchax.agents.q_learning import make_q_learning
 from branchax.agents.sac import make_sac
 from branchax.agents.td3 import make_td3
-from branchax.checks import check, check_actions
+from branchax.checks import check, check_actions, needs_table
 from branchax.config import Config, PlannerConfig
 from branchax.dynamics import ensemble
 from branchax.dynamics.base import Dynamics
@@ -103,9 +103,9 @@ AGENTS: dict[str, Callable[[WorldSpec, Any], Agent]] = {
 def build_agent(config: Config, world: World, dynamics: Dynamics | None = None) -> Agent:
     """The improver. Raises `ConfigError` when it cannot act in the world, or has to differentiate what it cannot."""
     check_actions(config, world.spec.discrete)
-    if not world.spec.tabular and (config.agent.kind == "q_learning" or config.model.kind == "tabular"):
+    if needs_table(config) and not world.spec.tabular:
         raise ConfigError(f"world: {config.world} is not possible; allowed: a world of few states, for a table")
-    if config.through_model and config.model.kind == "oracle" and not world.spec.differentiable:
+    if config.through_model and config.model.exact and not world.spec.differentiable:
         raise ConfigError(
             f"model.kind: oracle is not possible on {world.spec.name} with backend {config.backend}; allowed:"
             " ensemble, because the pathwise gradient goes back through the model, and this simulator's derivatives"

@@ -10,8 +10,6 @@ import importlib
 from typing import Any
 
 from branchax.config.agents import (
-    CRITIC_AGENTS,
-    OFF_POLICY,
     AgentConfig,
     CriticConfig,
     DQNConfig,
@@ -21,6 +19,7 @@ from branchax.config.agents import (
     QLearningConfig,
     SACConfig,
     TD3Config,
+    Traits,
 )
 from branchax.config.changes import RESUMABLE, changes, decisive
 from branchax.config.fields import (
@@ -44,10 +43,8 @@ from branchax.config.run import MESH_AXES, PLACEMENT, Config, FaultConfig, Upkee
 from branchax.errors import ConfigError, nearest
 
 __all__ = [
-    "CRITIC_AGENTS",
     "LARGEST",
     "MESH_AXES",
-    "OFF_POLICY",
     "PLACEMENT",
     "RESUMABLE",
     "AgentConfig",
@@ -71,6 +68,7 @@ __all__ = [
     "RolloutConfig",
     "SACConfig",
     "TD3Config",
+    "Traits",
     "Upkeep",
     "changes",
     "decisive",

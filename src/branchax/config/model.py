@@ -56,3 +56,18 @@ class ModelConfig:
     """How doubtful a prediction is, for gates and penalties: spread of the elites' means, their geometric
     Jensen-Shannon divergence (MACURA), the largest divergence of one from the rest (M2AC), the largest deviation that
     one predicts (MOPO). In standardised units."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is the simulator itself."""
+        return self.kind == "oracle"
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a table of what happened."""
+        return self.kind == "tabular"
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether it is an ensemble of networks, which most of the knobs here are for."""
+        return self.kind == "ensemble"

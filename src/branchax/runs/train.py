@@ -221,7 +221,7 @@ def _build(job: Job, fresh: bool) -> tuple[Callable[[Floats], Program], Transiti
         data = dataset.load(str(config.dataset), spec) if reads else None
     for warning in caught:
         view.say(f"  {warning.message}", "yellow")
-    wanted = not config.model_free and config.model.kind == "ensemble" and config.model.termination == "known"
+    wanted = not config.model_free and config.model.has_networks and config.model.termination == "known"
     if wanted and spec.termination is None:
         view.say(f"  {config.world} has no predicate for the ends of its episodes: the model learns them")
     return program, data

@@ -80,7 +80,7 @@ def refusal(config: Any) -> str | None:
     """Why a run has no model to diagnose; None when it has one."""
     if config.model_free:
         return "it is model-free (rollout.horizon = 0): nothing is imagined"
-    if config.model.kind == "oracle":
+    if config.model.exact:
         return "its model is the simulator itself (model.kind = oracle): there is no error to measure"
     return None
 
