@@ -26,6 +26,12 @@ def check(config: Config) -> None:
 
     _check_world(config, need)
     _check_sizes(config, need)
+    need(
+        config.model.kind != "own" or ":" in config.model.factory, "model.factory", "module:function, as --model names"
+    )
+    if config.agent.traits.learns_from is None:  # an agent of one's own: the rest once it is built (`build.settle`)
+        _check_rules(config, need)
+        return
     if config.model_free:
         _check_model_free(config, need)
     else:
@@ -284,8 +290,7 @@ def _check_agent(config: Config, need: Need) -> None:
     need(
         once, "updates_per_step", f"1 / collect_steps = {1 / config.collect_steps:.10g}: each real step is learned once"
     )
-    for holds, field, allowed in agent.traits.rules:
-        need(holds, f"agent.{field}", allowed)
+    _check_rules(config, need)
     if config.plans:
         need(
             not config.model.exact and not config.model.counts,
@@ -305,6 +310,12 @@ def _check_agent(config: Config, need: Need) -> None:
         )
         one_rule = budget is None or every is None
         need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: one of the two ends a round's updates")
+
+
+def _check_rules(config: Config, need: Need) -> None:
+    """What the agent's own fields must be to each other."""
+    for holds, field, allowed in config.agent.traits.rules:
+        need(holds, f"agent.{field}", allowed)
 
 
 def _check_mesh(config: Config, need: Need) -> None:

@@ -320,6 +320,38 @@ def _fits_squash(squash: bool, init_std: float) -> tuple[bool, str, str]:
     return not squash or 1e-4 <= init_std <= 7.0, "init_std", ">= 0.0001 and <= 7 with agent.squash"
 
 
+@dataclass(frozen=True)
+class OwnAgentConfig:
+    """An agent of one's own: `--agent module:make_agent`, a function `(WorldSpec, **args) -> Agent`."""
+
+    kind: Literal["own"] = "own"
+    """Whatever the function returns."""
+    factory: str = ""
+    """The function, `module:function`; its module is looked for in the current directory, then where Python looks."""
+    args: tuple[str, ...] = ()
+    """What else it is given, each as `name=value`."""
+    discount: Fraction = 0.99
+    """Gamma of its values, where it has any: for what is measured of its critic."""
+    looks_ahead: bool = False
+    """Its updates roll the model out themselves (`sources.ahead`), `rollout.look_ahead` steps."""
+    reads: Literal["as built", "replay", "rollouts", "plans"] = "as built"
+    """What its updates read: the agent itself says that (`Agent.learns_from`), and the run writes it down here."""
+
+    @property
+    def traits(self) -> Traits:
+        """What is said of the agent."""
+        reads = None if self.reads == "as built" else self.reads
+        named = ":" in self.factory, "factory", "module:function, which --agent names as well"
+        return Traits(learns_from=reads, looks_ahead=self.looks_ahead, rules=(named,))
+
+
 AgentConfig = (
-    SACConfig | TD3Config | DQNConfig | QLearningConfig | PolicyGradientConfig | PathwiseConfig | PlannerConfig
+    SACConfig
+    | TD3Config
+    | DQNConfig
+    | QLearningConfig
+    | PolicyGradientConfig
+    | PathwiseConfig
+    | PlannerConfig
+    | OwnAgentConfig
 )

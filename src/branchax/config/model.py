@@ -12,9 +12,11 @@ from branchax.config.fields import Count, Fraction, NonNegative, Positive, Range
 class ModelConfig:
     """The dynamics model that rollouts are imagined in."""
 
-    kind: Literal["ensemble", "oracle", "tabular"] = "ensemble"
+    kind: Literal["ensemble", "oracle", "tabular", "own"] = "ensemble"
     """`ensemble` is learned; `oracle` is the simulator itself (no model error: what is left is the method's own);
-    `tabular` counts what happened, in a world of few states."""
+    `tabular` counts what happened, in a world of few states; `own` is what `factory` returns."""
+    factory: str = ""
+    """A model of one's own: `--model module:make_dynamics`, a function `(World, ModelConfig) -> Dynamics`."""
     members: Count = 7
     """Networks in the ensemble."""
     elites: Count = 5

@@ -103,6 +103,8 @@ class Config(Upkeep):
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     agent: AgentConfig = field(default_factory=SACConfig)
+    stages: str | None = None
+    """Stages of one's own for an epoch: `module:name` of a `Stages` value, or of a function that returns one."""
     precision: Literal["highest", "high", "default"] = "highest"
     """Of matrix products. On a GPU anything below `highest` rounds to TF32 or less: faster, and it can break training
     quietly (docs/how-to/gpu.md has what was measured)."""
@@ -178,9 +180,13 @@ class Config(Upkeep):
     @property
     def rollouts(self) -> int:
         """Imagined rollouts per imagining (on-policy: per update), rounded up to whole groups."""
+        return self.rollouts_of(self.on_policy)
+
+    def rollouts_of(self, on_policy: bool) -> int:
+        """`rollouts` for an agent that learns on rollouts of its own policy, or does not."""
         every = self.rollout.every
         steps = self.epoch_steps if every is None else math.ceil(every / self.updates_per_step)
-        wanted = self.rollout.per_update if self.on_policy else self.rollout.per_step * steps
+        wanted = self.rollout.per_update if on_policy else self.rollout.per_step * steps
         return -(-wanted // self.rollout.groups) * self.rollout.groups
 
     @property
