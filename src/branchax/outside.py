@@ -79,7 +79,8 @@ def name_of(part: Any, field: str) -> str:
     if owner is None or not isinstance(getattr(owner, "__module__", None), str):
         raise ConfigError(f"{field}: {type(part).__name__} is not possible; allowed: a function, or 'module:function'")
     if name is None:
-        names = [(m, k) for m in {x.__module__ for x in _members(part)} for k, v in _globals(m).items() if v is part]
+        modules = dict.fromkeys([*(x.__module__ for x in owners), *sys.modules])
+        names = [(m, k) for m in modules for k, v in list(_globals(m).items()) if v is part]
         module, name = names[0] if names else (owner.__module__, "<value>")
     else:
         module = owner.__module__
@@ -119,7 +120,7 @@ def _members(part: Any) -> list[Any]:
 
 
 def _globals(module: str) -> dict[str, Any]:
-    return vars(sys.modules[module]) if module in sys.modules else {}
+    return getattr(sys.modules.get(module), "__dict__", {})
 
 
 def _importable(module: str) -> str:
