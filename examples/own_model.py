@@ -5,13 +5,13 @@
 # this one normalises each hidden layer and drops a tenth of its units while it is fitted.
 
 # %%
-import functools
-
 import branchax
 from branchax import nn
 from branchax.dynamics import make_ensemble
 
-network = functools.partial(nn.mlp, layer_norm=True, dropout=0.1)
+
+def network(in_size, hidden, out_size, **options):
+    return nn.mlp(in_size, hidden, out_size, **options | {"layer_norm": True, "dropout": 0.1})
 
 
 def make_dynamics(world, config):
