@@ -10,8 +10,7 @@ import jax
 import jax.numpy as jnp
 
 import branchax
-from branchax.agents.base import Outcome
-from branchax.build import build_dynamics, make_world
+from branchax.agents import Outcome
 
 
 def make_search(spec, noise=0.1, step_size=0.05):
@@ -38,18 +37,14 @@ def make_search(spec, noise=0.1, step_size=0.05):
 
 
 # %% [markdown]
-# `make_program` takes ready-made parts. The settings of `v2.5` say how long rollouts are, how many there are to an
-# update, and how many updates follow a collection.
+# It gets the whole run: checkpoints, exact resume, metrics, curves, a report. The settings of `v2.5` say how long
+# rollouts are, how many there are to an update, and how many updates follow a collection. From a shell, in the
+# directory of this file: `branchax train v2.5 --world classic/lqr --agent own_agent:make_search`; then `branchax
+# evaluate`, `report`, `resume` as with any run.
 
 # %%
-config = branchax.preset("v2.5", "classic/lqr")
-world = make_world(config)
-program = branchax.make_program(config, world, build_dynamics(config, world), make_search(world.spec))
-state = jax.jit(program.init)(jax.random.key(0))
-evaluate = jax.jit(program.evaluate)
-before = evaluate(jax.random.key(1), state.agent)["return"].mean()
-state, report = jax.jit(program.epoch, donate_argnums=0)(state, jnp.int32(config.rollout.horizon))
-after = evaluate(jax.random.key(1), state.agent)["return"].mean()
-print(
-    f"return {before:.1f} before, {after:.1f} after {state.counts.updates} updates, {state.counts.env_steps} env steps"
-)
+if __name__ == "__main__":
+    config = branchax.preset("v2.5", "classic/lqr")
+    run = branchax.run(config, "runs/search", agent=make_search)
+    for found in branchax.evaluate(run):
+        print(f"seed {found['seed']}: return {found['eval/return_mean']:.1f} after {found['env_steps']} env steps")

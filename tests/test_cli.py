@@ -31,9 +31,13 @@ def here(tmp_path, monkeypatch):
 
 @pytest.fixture
 def started(monkeypatch):
-    """What `train` was called with, instead of training."""
+    """What was to be trained: (settings, directory, command, force), instead of training."""
     calls = []
-    monkeypatch.setattr(host, "train", lambda *args, **kwargs: calls.append((args, kwargs)))
+
+    def note(runs, force, changed):
+        calls.append(((runs[0].config, runs[0].directory, runs[0].command, force), {}))
+
+    monkeypatch.setattr(host, "train_together", note)
     return calls
 
 
@@ -226,7 +230,7 @@ def test_ctrl_c_is_a_message(capsys, monkeypatch):
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(host, "train", interrupt)
+    monkeypatch.setattr(host, "train_together", interrupt)
     assert cli.main(TOY) == 130
     assert "interrupted" in capsys.readouterr().err
 

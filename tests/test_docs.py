@@ -151,7 +151,7 @@ def documented(toy_run, tmp_path, monkeypatch):
         monkeypatch.setattr(name, lambda *arguments, **options: begun.append(name) or result)
 
     record = {"seed": 0, "env_steps": 1, "episodes": 1, "eval/return_mean": 0.0, "eval/return_std": 0.0}
-    begin("branchax.runs.train.train", tmp_path)
+    begin("branchax.runs.train.train_together", None)
     begin("branchax.runs.evaluate.evaluate", [record | {"eval/length_mean": 0.0}])
     begin("branchax.deploy.export.export", tmp_path)
     begin("branchax.sweeps.launch.launch", [])

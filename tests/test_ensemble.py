@@ -1,5 +1,7 @@
 """The ensemble's likelihood against SciPy, and its propagation rules on members whose answers are known."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -75,13 +77,15 @@ def test_log_variance_stays_inside_its_bounds_and_is_free_between():
     np.testing.assert_allclose(log_var, [-10.0, -5.0, 0.5], atol=0.02)
 
 
-def test_weight_penalty_equals_numpy_layer_by_layer():
-    net = ensemble.network(SPEC, ModelConfig(hidden=(4, 5)))
-    params = ensemble.init_member(jax.random.key(0), net, SPEC, ModelConfig())
+@pytest.mark.parametrize("layer_norm", [False, True])
+def test_weight_penalty_equals_numpy_layer_by_layer(layer_norm):
+    config = ModelConfig(hidden=(4, 5))
+    net = ensemble.network(SPEC, config, functools.partial(nn.mlp, layer_norm=layer_norm))
+    params = ensemble.init_member(jax.random.key(0), net, SPEC, config)
     rates = (0.1, 0.2)  # the last one serves the third layer
     kernels = [np.asarray(params["net"][f"layer_{i}"]["kernel"]) for i in range(3)]
     expected = 0.5 * sum(r * (w**2).sum() for r, w in zip((0.1, 0.2, 0.2), kernels, strict=True))
-    assert float(ensemble.weight_penalty(params, rates)) == pytest.approx(expected, rel=1e-5)
+    assert float(ensemble.weight_penalty(net.kernels(params["net"]), rates)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_ts_infinity_keeps_its_member_and_ts1_changes_it():

@@ -37,10 +37,14 @@ def small(monkeypatch):
         ("first_run", ["60 env steps, 120 imagined ones, 20 updates", "held-out", "first observations of 3 seeds"]),
         # `test_docs` trains in a world of one's own as well.
         pytest.param("own_world", ["60 env steps, model error", "80 env steps", "return -"], marks=pytest.mark.slow),
-        ("own_agent", ["before", "after 2 updates, 60 env steps"]),
+        # `test_own` has parts of one's own that are made sooner.
+        pytest.param("own_agent", ["seed 0: return -", "after 80 env steps"], marks=pytest.mark.slow),
+        pytest.param("own_model", ["seed 0: return -", "after 80 env steps"], marks=pytest.mark.slow),
+        pytest.param("own_stage", ["seed 0: return -", "after 80 env steps"], marks=pytest.mark.slow),
     ],
 )
-def test_example(name, says, small, capsys):
+def test_example(name, says, small, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
     output = capsys.readouterr().out
     for part in says:
@@ -48,7 +52,13 @@ def test_example(name, says, small, capsys):
 
 
 def test_every_example_is_tested():
-    assert {file.stem for file in EXAMPLES.glob("*.py")} == {"first_run", "own_world", "own_agent"}
+    assert {file.stem for file in EXAMPLES.glob("*.py")} == {
+        "first_run",
+        "own_world",
+        "own_agent",
+        "own_model",
+        "own_stage",
+    }
 
 
 def test_the_public_names_are_there():

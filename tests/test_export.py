@@ -19,11 +19,14 @@ from branchax.runs import train as host
 TINY = {"agent__hidden": (16, 8)}
 CONFIGS = {
     "sac": replace(preset("sac", "classic/pendulum"), **TINY),
+    "sac standardised": replace(
+        preset("sac", "classic/pendulum"), agent__normalise_obs=True, agent__activation="silu", **TINY
+    ),
     "sac discrete": replace(preset("sac", "classic/cartpole_discrete"), **TINY),
     "td3": replace(preset("td3", "classic/double_pendulum"), **TINY),
     "dqn": replace(
         preset("dqn", "classic/acrobot"),
-        agent=DQNConfig(hidden=(16, 8), dueling=True, critic=CriticConfig(members=3, layer_norm=True)),
+        agent=DQNConfig(hidden=(16, 8), dueling=True, critic=CriticConfig(members=3, layer_norm=True, pre_norm=True)),
     ),
     "dqn linear": replace(preset("dqn", "classic/chain"), agent=DQNConfig(hidden=())),
     "ppo": replace(preset("ppo", "classic/pendulum"), **TINY),

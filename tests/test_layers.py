@@ -11,7 +11,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Lowest first. A module may import from its own tier and from those below.
 TIERS = [
     {"errors", "public"},
-    {"config", "types"},
+    {"config", "types", "outside"},
     {"worlds.catalog"},
     {"checks", "presets"},
     {"nn", "distributions", "normalize", "returns", "replay", "sharding"},
@@ -21,6 +21,7 @@ TIERS = [
     {"gradients"},
     {"agents"},
     {"epoch"},
+    {"own"},
     {"build"},
     {"devices"},
     {"runs"},
@@ -64,9 +65,11 @@ BEFORE_JAX = [
     "dynamics.__init__",
     "epoch.__init__",
     "errors",
+    "outside",
     "presets",
     "public",
     "runs.__init__",
+    "runs.door",
     "runs.rundir",
     "runs.lock",
     "runs.signals",

@@ -34,3 +34,19 @@ def test_the_last_layer_alone_has_a_scale_of_its_own():
     assert float(small["layer_1"]["kernel"].std()) == pytest.approx(0.01 / np.sqrt(400), rel=0.02)
     assert float(usual["layer_1"]["kernel"].std()) == pytest.approx(1 / np.sqrt(400), rel=0.02)  # LeCun's rule
     np.testing.assert_array_equal(small["layer_0"]["kernel"], usual["layer_0"]["kernel"])
+
+
+def test_kernels_are_the_weights_in_order_whatever_stands_beside_them():
+    net = nn.mlp(3, (4,) * 11, 2, layer_norm=True)  # twelve layers, whose names sort otherwise
+    params = net.init(jax.random.key(0))
+    assert [w.shape for w in net.kernels(params)] == [(3, 4), *[(4, 4)] * 10, (4, 2)]
+    bare = nn.Network(net.init, net.apply)  # one that does not tell its layers: what has two axes
+    assert sorted(w.shape for w in bare.kernels(params)) == sorted(w.shape for w in net.kernels(params))
+
+
+def test_the_layers_of_a_standardised_network_take_raw_inputs():
+    net = nn.standardise(nn.mlp(3, (), 2), 3)
+    params = net.init(jax.random.key(0))._replace(mean=jnp.array([1.0, 2.0, 3.0]), std=jnp.array([0.5, 2.0, 4.0]))
+    (layer,) = net.layers(params)
+    x = jnp.array([0.3, -1.0, 2.0])
+    np.testing.assert_allclose(x @ layer.kernel + layer.bias, net.apply(params, x), rtol=1e-5)

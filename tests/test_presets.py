@@ -6,7 +6,7 @@ import pytest
 
 from branchax import presets
 from branchax.checks import check
-from branchax.config import CRITIC_AGENTS, Config, SACConfig
+from branchax.config import Config, SACConfig
 from branchax.errors import ConfigError
 from branchax.worlds.catalog import WORLDS
 
@@ -78,7 +78,7 @@ def test_the_paper_s_sizes_are_the_defaults_and_leave_the_method_alone():
 
 @pytest.mark.parametrize("name", presets.PRESETS)
 def test_is_valid_at_the_paper_s_sizes_or_says_that_it_has_none(name):
-    if isinstance(presets.PRESETS[name].agent, CRITIC_AGENTS):
+    if presets.PRESETS[name].agent.traits.critic is not None:
         check(presets.preset(name, paper=True))
     else:
         with pytest.raises(ConfigError, match=r"^paper: .*allowed: mbpo, "):

@@ -125,7 +125,7 @@ def test_who_has_a_run_of_their_own_is_logged_in(server):
 def test_of_several_processes_the_first_alone_needs_a_login(server, toy_config, tmp_path, monkeypatch):
     server.key, config = None, replace(toy_config, wandb=True)
     monkeypatch.setattr("branchax.devices.distributed.start", lambda processes: None)
-    monkeypatch.setattr("branchax.runs.train.train", lambda *arguments: None)
+    monkeypatch.setattr("branchax.runs.train.train_together", lambda *arguments, **options: None)
     second = Processes(coordinator="localhost:1234", process_id=1, processes=2)
     launch(config, tmp_path, False, "", second)
     with pytest.raises(ConfigError, match="not logged in"):

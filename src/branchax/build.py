@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import json
 from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from branchax import worlds
+from branchax import outside, worlds
 from branchax.agents.base import Agent
 from branchax.agents.dqn import make_dqn
 from branchax.agents.pathwise import make_pathwise
@@ -17,9 +20,8 @@ from branchax.agents.policy_gradient import make_policy_gradient
 from branchax.agents.q_learning import make_q_learning
 from branchax.agents.sac import make_sac
 from branchax.agents.td3 import make_td3
-from branchax.checks import check, check_actions
-from branchax.config import Config, PlannerConfig
-from branchax.dynamics import ensemble
+from branchax.checks import check, check_actions, needs_table
+from branchax.config import Config, OwnAgentConfig, PlannerConfig
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.oracle import oracle
@@ -27,7 +29,9 @@ from branchax.dynamics.tabular import make_table
 from branchax.epoch.parts import Stages
 from branchax.epoch.program import Program, make_program
 from branchax.errors import ConfigError
-from branchax.worlds.base import World, WorldSpec
+from branchax.own import find_stages, make_own_agent, make_own_dynamics
+from branchax.types import Row, Transition
+from branchax.worlds.base import World, WorldSpec, WorldState
 
 
 def build(config: Config, world: World | None = None) -> Program:
@@ -64,7 +68,8 @@ def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = l
     """
     check_precision(config.world)
     dynamics = build_dynamics(config, world)
-    program = make_program(config, world, dynamics, wrapped(build_agent(config, world, dynamics)))
+    agent = wrapped(build_agent(config, world, dynamics))
+    program = make_program(config, world, dynamics, agent, find_stages(config))
     assert program.stages is not None
     at = functools.partial(_at_precision, config.precision)
     stages = Stages(*(at(stage) for stage in program.stages))
@@ -86,7 +91,12 @@ def build_dynamics(config: Config, world: World) -> Dynamics | None:
     """The model to imagine in, or None when nothing is imagined."""
     if config.model_free:
         return None
-    kinds = {"oracle": oracle, "tabular": make_table, "ensemble": lambda world: make_ensemble(world, config.model)}
+    kinds = {
+        "oracle": oracle,
+        "tabular": make_table,
+        "ensemble": lambda world: make_ensemble(world, config.model),
+        "own": lambda world: make_own_dynamics(world, config),
+    }
     return kinds[config.model.kind](world)
 
 
@@ -97,15 +107,16 @@ AGENTS: dict[str, Callable[[WorldSpec, Any], Agent]] = {
     "q_learning": make_q_learning,
     "policy_gradient": make_policy_gradient,
     "pathwise": make_pathwise,
+    "own": make_own_agent,
 }
 
 
 def build_agent(config: Config, world: World, dynamics: Dynamics | None = None) -> Agent:
     """The improver. Raises `ConfigError` when it cannot act in the world, or has to differentiate what it cannot."""
     check_actions(config, world.spec.discrete)
-    if not world.spec.tabular and (config.agent.kind == "q_learning" or config.model.kind == "tabular"):
+    if needs_table(config) and not world.spec.tabular:
         raise ConfigError(f"world: {config.world} is not possible; allowed: a world of few states, for a table")
-    if config.through_model and config.model.kind == "oracle" and not world.spec.differentiable:
+    if config.through_model and config.model.exact and not world.spec.differentiable:
         raise ConfigError(
             f"model.kind: oracle is not possible on {world.spec.name} with backend {config.backend}; allowed:"
             " ensemble, because the pathwise gradient goes back through the model, and this simulator's derivatives"
@@ -113,6 +124,53 @@ def build_agent(config: Config, world: World, dynamics: Dynamics | None = None) 
         )
     if isinstance(config.agent, PlannerConfig):
         assert dynamics is not None, "a planner plans in a model"
-        model = dynamics.init, dynamics.elites, dynamics.world, ensemble.branch
+
+        def branch(obs: jax.Array) -> WorldState:  # it reads the observation alone, and the rest is of no account
+            zero, no = jnp.zeros(()), jnp.zeros((), bool)
+            return dynamics.branch(Row(Transition(obs, jnp.zeros(world.spec.action_size), zero, obs, no, no)))
+
+        model = dynamics.init, dynamics.elites, dynamics.world, branch
         return make_planner(world.spec, config.agent, *model)
-    return AGENTS[config.agent.kind](world.spec, config.agent)
+    agent = AGENTS[config.agent.kind](world.spec, config.agent)
+    whole = config.updates_per_round % agent.counts == 0
+    if not whole:
+        raise ConfigError(
+            f"updates_per_step: {config.updates_per_step} is not possible; allowed: a number whose product with"
+            f" collect_steps = {config.collect_steps} is a multiple of {agent.counts}, the updates that go together"
+        )
+    return agent
+
+
+def settle(config: Config) -> Config:
+    """`config` with what only an agent of one's own can tell once it is built; checked, now that it is known."""
+    if config.agent.traits.learns_from is not None or not isinstance(config.agent, OwnAgentConfig):
+        return config
+    agent = build_agent(config, make_world(config))
+    config = dataclasses.replace(config, agent=dataclasses.replace(config.agent, reads=agent.learns_from))
+    check(config)
+    return config
+
+
+def with_parts(
+    config: Config, world: Any = None, agent: Any = None, dynamics: Any = None, stages: Any = None
+) -> Config:
+    """`config` with parts of one's own, each a function that makes it, or its name `module:function`; None: as it is.
+
+    They are found again by these names, in this process even where they cannot be imported (`outside`). An agent may be
+    a `functools.partial` with keywords, which are recorded.
+    """
+    if world is not None:
+        config = dataclasses.replace(config, world=outside.name_of(world, "world"))
+    if agent is not None:
+        given = agent.keywords if isinstance(agent, functools.partial) else {}
+        if isinstance(agent, functools.partial):
+            if agent.args:
+                raise ConfigError("agent: a partial with positional arguments is not possible; allowed: keywords")
+            agent = agent.func
+        args = tuple(f"{name}={json.dumps(value)}" for name, value in given.items())
+        own = OwnAgentConfig(factory=outside.name_of(agent, "agent"), args=args, discount=config.agent.discount)
+        config = dataclasses.replace(config, agent=own)
+    if dynamics is not None:
+        model = dataclasses.replace(config.model, kind="own", factory=outside.name_of(dynamics, "dynamics"))
+        config = dataclasses.replace(config, model=model)
+    return config if stages is None else dataclasses.replace(config, stages=outside.name_of(stages, "stages"))

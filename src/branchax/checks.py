@@ -9,15 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from branchax.config.agents import (
-    CRITIC_AGENTS,
-    OFF_POLICY,
-    PathwiseConfig,
-    PlannerConfig,
-    PolicyGradientConfig,
-    QLearningConfig,
-    SACConfig,
-)
 from branchax.config.fields import LARGEST, check_ranges, from_dict, with_field
 from branchax.config.run import Config
 from branchax.errors import ConfigError, nearest
@@ -35,6 +26,12 @@ def check(config: Config) -> None:
 
     _check_world(config, need)
     _check_sizes(config, need)
+    need(
+        config.model.kind != "own" or ":" in config.model.factory, "model.factory", "module:function, as --model names"
+    )
+    if config.agent.traits.learns_from is None:  # an agent of one's own: the rest once it is built (`build.settle`)
+        _check_rules(config, need)
+        return
     if config.model_free:
         _check_model_free(config, need)
     else:
@@ -62,8 +59,7 @@ def _check_playground(config: Config, need: Need) -> None:
     names = [f"playground/{name}" for name in PLAYGROUND]
     near = nearest(config.world, names)
     need(config.world in names, "world", f"MuJoCo Playground's control suite, see `branchax list`{near}")
-    tabular = isinstance(config.agent, QLearningConfig) or config.model.kind == "tabular"
-    need(not tabular, "world", "a world of few states, for a table")
+    need(not needs_table(config), "world", "a world of few states, for a table")
     check_actions(config, discrete=False)
 
 
@@ -75,20 +71,24 @@ def _check_catalog(config: Config, need: Need) -> None:
     entry, is_brax = WORLDS[config.world], config.world.startswith("brax/")
     need(not entry.refused, "world", f"another world: {entry.refused}")
     check_actions(config, entry.discrete)
-    needs_table = isinstance(config.agent, QLearningConfig) or config.model.kind == "tabular"
     tables = [name for name, other in WORLDS.items() if other.tabular]
-    need(entry.tabular or not needs_table, "world", f"{', '.join(tables)}: a table needs a world of few states")
+    need(entry.tabular or not needs_table(config), "world", f"{', '.join(tables)}: a table needs a world of few states")
     near = nearest(config.backend, entry.backends)
     need(not is_brax or config.backend in entry.backends, "backend", ", ".join(entry.backends) + near)
     own_length = config.world.startswith("probe/")
     need(config.episode_length is None or not own_length, "episode_length", f"unset: {config.world} has its own")
 
 
+def needs_table(config: Config) -> bool:
+    """Whether agent or model is a table, which needs a world of few states."""
+    return config.agent.traits.tabular or config.model.counts
+
+
 def check_actions(config: Config, discrete: bool) -> None:
     """Raises `ConfigError` unless the agent can act in a world whose actions are discrete, or are not."""
     if config.discrete is None or config.discrete == discrete:
         return
-    if isinstance(config.agent, SACConfig):
+    if hasattr(config.agent, "through_model"):  # the knob that rules discrete actions out
         raise ConfigError(
             f"agent.through_model: True is not possible on {config.world}; allowed: False, as discrete actions have no"
             " derivative"
@@ -129,7 +129,7 @@ def _check_sizes(config: Config, need: Need) -> None:
         f"a number whose product with collect_steps = {config.collect_steps} is whole and >= 1",
     )
     need(
-        not isinstance(config.agent, CRITIC_AGENTS) or config.batch_size <= config.real_kept,
+        config.agent.traits.critic is None or config.batch_size <= config.real_kept,
         "batch_size",
         f"<= the real buffer's capacity, {config.real_kept}" + (", what is kept of the dataset" if sized else ""),
     )
@@ -138,13 +138,13 @@ def _check_sizes(config: Config, need: Need) -> None:
         "replay_capacity",
         f">= explore_steps = {config.explore_steps} and >= collect_steps = {config.collect_steps}",
     )
-    collects = isinstance(config.agent, QLearningConfig) or (config.on_policy and config.model_free)
+    collects = config.agent.traits.online or (config.on_policy and config.model_free)
     need(config.dataset is None or not collects, "dataset", "unset: this agent learns on what it has just collected")
 
 
 def _check_model_free(config: Config, need: Need) -> None:
     need(
-        not isinstance(config.agent, CRITIC_AGENTS) or config.real_fraction == 1.0,
+        config.agent.traits.critic is None or config.real_fraction == 1.0,
         "rollout.horizon",
         f">= 1, because real_fraction = {config.real_fraction:g} asks for imagined data (model-free: preset sac)",
     )
@@ -154,7 +154,7 @@ def _check_model_free(config: Config, need: Need) -> None:
         ">= 1: this agent's updates look ahead in a model or the oracle (without: preset sac)",
     )
     need(
-        not isinstance(config.agent, PathwiseConfig),
+        not config.through_model,
         "rollout.horizon",
         ">= 1: the pathwise gradient goes back through rollouts in a model or the oracle; without one: preset ppo,"
         " reinforce, a2c or sac",
@@ -170,10 +170,10 @@ def _check_model_free(config: Config, need: Need) -> None:
 
 
 def _check_model(config: Config, need: Need) -> None:
-    (low, high), learned = config.rollout.ramp, config.model.kind == "ensemble"
+    (low, high), learned = config.rollout.ramp, config.model.has_networks
     need(config.model.elites <= config.model.members, "model.elites", f"<= model.members = {config.model.members}")
     need(
-        not isinstance(config.agent, OFF_POLICY) or config.stores_imagined or config.looks_ahead,
+        config.agent.traits.learns_from != "replay" or config.stores_imagined or config.looks_ahead,
         "real_fraction",
         "small enough to leave imagined rows in the batch (model-free: rollout.horizon 0)",
     )
@@ -186,7 +186,7 @@ def _check_model(config: Config, need: Need) -> None:
         least = 2 * config.model.holdout_every
         enough = (config.replay_capacity or LARGEST) >= least
         need(enough, "dataset", f"at least {least} transitions to keep, so that there are some to hold out")
-        need(config.model.kind != "oracle", "dataset", "unset with the oracle: a file holds no simulator states")
+        need(not config.model.exact, "dataset", "unset with the oracle: a file holds no simulator states")
     need(
         config.rollout.horizon_end is None or high > low,
         "rollout.ramp",
@@ -204,12 +204,12 @@ def _check_model(config: Config, need: Need) -> None:
     )
     need(bool(config.model.weight_decay), "model.weight_decay", "at least one value")
     need(
-        config.model.kind != "oracle" or not (config.looks_ahead and config.stores_imagined),
+        not config.model.exact or not (config.looks_ahead and config.stores_imagined),
         "real_fraction",
         "1: the oracle looks ahead from simulator states, which imagined rows do not have",
     )
     need(
-        not config.through_model or config.model.kind != "tabular",
+        not config.through_model or not config.model.counts,
         "model.kind",
         "ensemble or oracle: a table has no gradient",
     )
@@ -218,10 +218,10 @@ def _check_model(config: Config, need: Need) -> None:
         "rollout.first_action",
         "policy, but for rollouts off replayed states into a buffer",
     )
-    gated, ensemble = config.rollout.gate != "none", config.model.kind == "ensemble"
+    gated, ensemble = config.rollout.gate != "none", config.model.has_networks
     if gated or config.rollout.penalty > 0:
         field, off = ("rollout.gate", "none") if gated else ("rollout.penalty", "0")
-        need(config.model.kind != "oracle", field, f"{off}: the oracle is certain")
+        need(not config.model.exact, field, f"{off}: the oracle is certain")
         used = config.stores_imagined or config.on_policy
         need(used, field, f"{off}: only rollouts into a buffer, or an on-policy agent's, are gated and penalised")
         several = not ensemble or config.model.elites > 1 or config.model.uncertainty == "max_std"
@@ -257,53 +257,65 @@ def _check_agent(config: Config, need: Need) -> None:
         if imagines
         else "unset, but for an agent that learns on imagined rollouts of its own",
     )
-    if isinstance(agent, CRITIC_AGENTS):
-        members = agent.critic.members
-        need((agent.critic.subset or 1) <= members, "agent.critic.subset", f"<= agent.critic.members = {members}")
-        steve, fresh = agent.critic.expand == "steve", agent.critic.expand == "fresh"
-        through = isinstance(agent, SACConfig) and agent.through_model
-        need(not fresh or through, "agent.critic.expand", "none, mve or steve, but for SAC with agent.through_model")
-        in_units = agent.critic.scale == "none" or isinstance(agent, SACConfig)
+    if (critic := agent.traits.critic) is not None:
+        need(
+            (critic.subset or 1) <= critic.members, "agent.critic.subset", f"<= agent.critic.members = {critic.members}"
+        )
+        steve, fresh = critic.expand == "steve", critic.expand == "fresh"
+        need(
+            not fresh or config.through_model,
+            "agent.critic.expand",
+            "none, mve or steve, but for SAC with agent.through_model",
+        )
+        in_units = critic.scale == "none" or agent.traits.scales
         need(in_units, "agent.critic.scale", f"none: agent.kind = {agent.kind} does not scale its values")
-        bounded = agent.critic.scale == "none" or agent.discount < 1
+        bounded = critic.scale == "none" or agent.discount < 1
         need(
             bounded,
             "agent.discount",
             "< 1 with agent.critic.scale: the range of returns is that of rewards over 1 - it",
         )
-        dropped = agent.critic.dropout == 0 or isinstance(agent, SACConfig)
+        dropped = critic.dropout == 0 or agent.traits.scales
         need(dropped, "agent.critic.dropout", f"0: agent.kind = {agent.kind} has no dropout")
-        need(not steve or agent.critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")
+        need(not steve or critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")
         need(
-            agent.critic.td_k or agent.critic.expand == "mve",
+            critic.td_k or critic.expand == "mve",
             "agent.critic.td_k",
             "true without agent.critic.expand mve",
         )
     at_once = getattr(agent, "policy_delay", 1)  # updates that go together
     whole = f"a number whose product with collect_steps = {config.collect_steps} is a multiple of {at_once}"
     need(config.updates_per_round % at_once == 0, "updates_per_step", f"{whole}, agent.policy_delay")
-    once = not isinstance(agent, QLearningConfig) or config.updates_per_round == 1
+    once = not agent.traits.online or config.updates_per_round == 1
     need(
         once, "updates_per_step", f"1 / collect_steps = {1 / config.collect_steps:.10g}: each real step is learned once"
     )
-    if isinstance(agent, PlannerConfig):
-        need(agent.elites <= agent.candidates, "agent.elites", f"<= agent.candidates = {agent.candidates}")
-        need(config.model.kind == "ensemble", "model.kind", "ensemble: a planner sees observations, not states")
+    _check_rules(config, need)
+    if config.plans:
+        need(
+            not config.model.exact and not config.model.counts,
+            "model.kind",
+            "ensemble: a planner sees observations, not states",
+        )
         whole = config.collect_steps == config.epoch_steps and config.updates_per_round == 1
         need(whole, "collect_steps", f"epoch_steps = {config.epoch_steps}, with one update: a plan lasts that long")
-    if isinstance(agent, (PolicyGradientConfig, PathwiseConfig)):
-        in_range = not agent.squash or 1e-4 <= agent.init_std <= 7.0
-        need(in_range, "agent.init_std", ">= 0.0001 and <= 7 with agent.squash")
-    if isinstance(agent, PolicyGradientConfig):
+    if config.on_policy:
         horizon = config.collect_steps // config.parallel_worlds if config.model_free else config.rollout.longest()
         rows = horizon * (config.parallel_worlds if config.model_free else config.rollouts)
-        need(agent.minibatches <= rows, "agent.minibatches", f"<= the {rows} steps of an update")
-        several = agent.kl_budget is None or not config.model_free
+        need(getattr(agent, "minibatches", 1) <= rows, "agent.minibatches", f"<= the {rows} steps of an update")
+        budget = getattr(agent, "kl_budget", None)
+        several = budget is None or not config.model_free
         need(
             several, "agent.kl_budget", "unset: model-free, a collection brings one update (agent.kl_stop bounds that)"
         )
-        one_rule = agent.kl_budget is None or every is None
+        one_rule = budget is None or every is None
         need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: one of the two ends a round's updates")
+
+
+def _check_rules(config: Config, need: Need) -> None:
+    """What the agent's own fields must be to each other."""
+    for holds, field, allowed in config.agent.traits.rules:
+        need(holds, f"agent.{field}", allowed)
 
 
 def _check_mesh(config: Config, need: Need) -> None:
@@ -319,7 +331,7 @@ def _check_mesh(config: Config, need: Need) -> None:
     need(config.seeds % over_seeds == 0, knob, fitting)
     if over_batch == 1:
         return
-    alone = config.plans or isinstance(config.agent, QLearningConfig) or (config.on_policy and config.model_free)
+    alone = config.plans or config.agent.traits.online or (config.on_policy and config.model_free)
     need(not alone, knob, f"a batch axis of 1: agent.kind = {config.agent.kind} has nothing here to spread over it")
 
     def divides(path: str, count: Callable[[Config], int]) -> None:
@@ -340,7 +352,7 @@ def _check_mesh(config: Config, need: Need) -> None:
         divides("batch_size", lambda c: c.batch_size)
     if config.model_free:
         return
-    if config.model.kind == "ensemble":
+    if config.model.has_networks:
         divides("model.batch_size", lambda c: c.model.batch_size)
     if config.on_policy or config.stores_imagined:
         knob = "rollout.per_update" if config.on_policy else "rollout.per_step"

@@ -16,12 +16,33 @@ tanh: Activation = jnp.tanh
 ACTIVATIONS: dict[str, Activation] = {"relu": jax.nn.relu, "silu": jax.nn.silu, "tanh": tanh}
 
 
+class Layer(NamedTuple):
+    """x -> act(norm(pre_norm(x) kernel + bias)); all may have the same leading axes."""
+
+    kernel: jax.Array  # [in, out]
+    bias: jax.Array  # [out]
+    scale: jax.Array | None = None  # [out], of a LayerNorm after it, with ...
+    shift: jax.Array | None = None  # [out]
+    pre_norm: bool = False  # whether a LayerNorm without parameters comes before it
+
+
 class Network(NamedTuple):
     """A function with parameters. `jax.vmap(init)` and `jax.vmap(apply)` make ensembles of it."""
 
     init: Callable[[Key], Params]
     # (params, x [..., in_size], key=None) -> [..., out_size]; the key is that of the dropout, which acts only with one
     apply: Callable[..., jax.Array]
+    layers: Callable[[Params], list[Layer]] | None = None  # first to last; None: it is no stack of dense layers
+    drops: bool = False  # whether `apply` does anything with its key
+
+    def kernels(self, params: Params) -> list[jax.Array]:
+        """The weights, first layer to last, without biases and norms: by `layers`, or else all that has two axes."""
+        if self.layers is not None:
+            return [layer.kernel for layer in self.layers(params)]
+        return [x for x in jax.tree.leaves(params) if x.ndim >= 2]
+
+
+MakeNetwork = Callable[..., Network]  # (in_size, hidden, out_size, **options of `mlp`): another one may stand in for it
 
 
 class _MLP(linen.Module):
@@ -78,7 +99,16 @@ def mlp(  # noqa: PLR0913 (keyword-only choices of a network)
             return jnp.asarray(module.apply({"params": params}, x))
         return jnp.asarray(module.apply({"params": params}, x, train=True, rngs={"dropout": key}))
 
-    return Network(init=lambda key: module.init(key, jnp.zeros((in_size,)))["params"], apply=apply)
+    def layer(params: Params, i: int) -> Layer:
+        dense, norm = params[f"layer_{i}"], params.get(f"norm_{i}", {})
+        return Layer(dense["kernel"], dense["bias"], norm.get("scale"), norm.get("bias"), bool(pre_norm and i))
+
+    return Network(
+        init=lambda key: module.init(key, jnp.zeros((in_size,)))["params"],
+        apply=apply,
+        layers=lambda params: [layer(params, i) for i in range(len(hidden) + 1)],
+        drops=dropout > 0,
+    )
 
 
 class Standardised(NamedTuple):
@@ -100,7 +130,16 @@ def standardise(network: Network, in_size: int) -> Network:
         mean, std = jax.lax.stop_gradient((params.mean, params.std))
         return network.apply(params.net, (x - mean) / std, key)
 
-    return Network(init, apply)
+    def layers(params: Standardised) -> list[Layer]:
+        assert network.layers is not None
+        first, *rest = network.layers(params.net)  # (x - mean) / std goes into its weights
+        kernel = first.kernel / params.std[..., :, None]
+        return [
+            first._replace(kernel=kernel, bias=first.bias - jnp.einsum("...i,...io->...o", params.mean, kernel)),
+            *rest,
+        ]
+
+    return Network(init, apply, None if network.layers is None else layers, network.drops)
 
 
 def truncated_normal() -> linen.initializers.Initializer:

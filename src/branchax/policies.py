@@ -21,6 +21,8 @@ class Policy(NamedTuple):
     init: Callable[[Key], Params]
     apply: Callable[[Params, jax.Array], jax.Array]  # (theta, obs [..., D]) -> zeta [..., P]
     distribution: Distribution
+    layers: Callable[[Params], list[nn.Layer]] | None = None  # of the mode, before `head`
+    head: str = "identity"  # or tanh, or argmax (a one-hot vector)
 
     def act(self, params: Params) -> Callable[[Key, jax.Array], tuple[jax.Array, jax.Array]]:
         """What `rollout` drives a world with: (key, obs [D]) -> action [A], zeta [P]; differentiable in everything."""
@@ -47,16 +49,18 @@ def gaussian_policy(
     init_std: float,
     squash: bool = False,
     activation: nn.Activation = nn.tanh,
+    network: nn.MakeNetwork = nn.mlp,
 ) -> Policy:
     """A network for the mean and one learned log deviation per action entry, whatever the observation.
 
     Deterministic when `init_std` is 0; with `squash`, actions go through tanh. The last layer starts near zero (its
     weights 100 times smaller), so that at first the noise alone acts.
     """
-    net = nn.mlp(spec.obs_size, hidden, spec.action_size, activation=activation, last_scale=0.01)
+    net = network(spec.obs_size, hidden, spec.action_size, activation=activation, last_scale=0.01)
+    stack, head = net.layers, "tanh" if squash else "identity"
     if init_std == 0:
         last = jnp.tanh if squash else lambda x: x
-        return Policy(net.init, lambda params, obs: last(net.apply(params, obs)), deterministic)
+        return Policy(net.init, lambda params, obs: last(net.apply(params, obs)), deterministic, stack, head)
     start = raw_log_std(math.log(init_std)) if squash else math.log(init_std)
 
     def init(key: Key) -> Params:
@@ -66,13 +70,19 @@ def gaussian_policy(
         mean = net.apply(params["mean"], obs)
         return jnp.concatenate([mean, jnp.broadcast_to(params["log_std"], mean.shape)], -1)
 
-    return Policy(init, apply, tanh_normal if squash else normal)
+    layers = None if stack is None else lambda params: stack(params["mean"])
+    return Policy(init, apply, tanh_normal if squash else normal, layers, head)
 
 
-def categorical_policy(spec: WorldSpec, hidden: Sequence[int], activation: nn.Activation = nn.tanh) -> Policy:
+def categorical_policy(
+    spec: WorldSpec,
+    hidden: Sequence[int],
+    activation: nn.Activation = nn.tanh,
+    network: nn.MakeNetwork = nn.mlp,
+) -> Policy:
     """A network for the logits of discrete actions, near uniform at first."""
-    net = nn.mlp(spec.obs_size, hidden, spec.action_size, activation=activation, last_scale=0.01)
-    return Policy(net.init, net.apply, categorical)
+    net = network(spec.obs_size, hidden, spec.action_size, activation=activation, last_scale=0.01)
+    return Policy(net.init, net.apply, categorical, net.layers, "argmax")
 
 
 def linear_policy(spec: WorldSpec, std: float, dtype: jnp.dtype | type = jnp.float32) -> Policy:

@@ -6,7 +6,6 @@ from dataclasses import replace
 from typing import Any
 
 from branchax.config import (
-    CRITIC_AGENTS,
     Config,
     CriticConfig,
     DQNConfig,
@@ -97,13 +96,12 @@ def at_paper_sizes(config: Config) -> Config:
 
     What makes the method is left as it is. Raises `ConfigError` for agents that the paper has no sizes for.
     """
-    paper = Config()
-    assert isinstance(paper.agent, SACConfig)
-    if not isinstance(config.agent, CRITIC_AGENTS):
-        known = ", ".join(name for name, preset in PRESETS.items() if isinstance(preset.agent, CRITIC_AGENTS))
+    paper, agent = Config(), SACConfig()
+    if config.agent.traits.critic is None:
+        known = ", ".join(name for name, preset in PRESETS.items() if preset.agent.traits.critic is not None)
         raise ConfigError(f"paper: MBPO's paper has no sizes for {config.agent.kind!r}; allowed: {known}")
     model, rollout = config.model, config.rollout
-    if model.kind == "ensemble":
+    if model.has_networks:
         sizes = ("members", "elites", "hidden", "round_steps", "max_rounds")
         model = replace(model, **{name: getattr(paper.model, name) for name in sizes})
     if rollout.horizon:
@@ -114,7 +112,7 @@ def at_paper_sizes(config: Config) -> Config:
         explore_steps=paper.explore_steps,
         model=model,
         rollout=rollout,
-        agent=replace(config.agent, hidden=paper.agent.hidden, learning_rate=paper.agent.learning_rate),
+        agent=replace(config.agent, hidden=agent.hidden, learning_rate=agent.learning_rate),
     )
 
 
@@ -337,8 +335,8 @@ def preset(name: str, world: str | None = None, paper: bool = False) -> Config:
     config = at_paper_sizes(PRESETS[name]) if paper else PRESETS[name]
     as_mbpo = config.updates_per_step == _SMALL.updates_per_step  # with another number a preset follows another paper
     applies = {
-        "updates_per_step": as_mbpo and isinstance(config.agent, CRITIC_AGENTS),
-        "agent": as_mbpo and isinstance(config.agent, SACConfig),
+        "updates_per_step": as_mbpo and config.agent.traits.critic is not None,
+        "agent": as_mbpo and hasattr(config.agent, "target_entropy"),
         "rollout": config.stores_imagined and config.rollout.horizon == 1,
     }
     family, _, task = (world or "").lower().partition("/")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from branchax.agents.base import Agent as Agent
     from branchax.agents.base import Ahead as Ahead
+    from branchax.agents.base import Layers as Layers
+    from branchax.agents.base import Outcome as Outcome
     from branchax.agents.base import Sources as Sources
     from branchax.agents.base import Valuation as Valuation
     from branchax.agents.dqn import make_dqn as make_dqn
@@ -24,6 +26,8 @@ else:
         {
             "Agent": "branchax.agents.base",
             "Ahead": "branchax.agents.base",
+            "Layers": "branchax.agents.base",
+            "Outcome": "branchax.agents.base",
             "Sources": "branchax.agents.base",
             "Valuation": "branchax.agents.base",
             "make_dqn": "branchax.agents.dqn",

@@ -7,6 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
+from branchax import nn
 from branchax.normalize import Stats
 from branchax.rollout import Act
 from branchax.types import Key, Metrics, Row, Trajectory
@@ -57,6 +58,15 @@ class Valuation(NamedTuple):
     bonus: Callable[[Any, jax.Array, jax.Array], jax.Array] | None = None
 
 
+class Layers(NamedTuple):
+    """An agent's `mode` as a stack of dense layers, for those that take a policy away (`deploy.export`)."""
+
+    layers: list[nn.Layer]  # with a leading axis [C] for networks whose mean is taken
+    activation: str  # of `nn.ACTIVATIONS`, between the layers
+    head: str  # tanh, argmax (a one-hot vector) or identity
+    outputs: slice = slice(None)  # the last layer's that the mode depends on
+
+
 class Agent(NamedTuple):
     """An improver `P`, as pure functions. `act` and `mode` are unbatched.
 
@@ -78,3 +88,4 @@ class Agent(NamedTuple):
     divergence: Callable[[Any, Any, jax.Array], jax.Array] | None = None
     budget: float | None = None  # nats that it may move by between two collections
     valuation: Valuation | None = None  # for diagnostics; None: it has no critic
+    layers: Callable[[Any], Layers] | None = None  # P -> what `mode` computes; None: it is no stack of dense layers

@@ -41,6 +41,7 @@ class Critic(NamedTuple):
     init: Callable[[Key], Params]
     # (params, obs [..., D], action [..., A], key=None) -> [C, ...]; the key is that of the dropout
     values: Callable[..., jax.Array]
+    layers: Callable[[Params], list[nn.Layer]] | None = None  # [C, ...] each
 
 
 class Backup(NamedTuple):
@@ -74,9 +75,10 @@ def make_critic(
     config: CriticConfig,
     activation: nn.Activation = jax.nn.relu,
     standardised: bool = False,
+    network: nn.MakeNetwork = nn.mlp,
 ) -> Critic:
     """Critics that read [obs, action]; `standardised` ones take obs in the units of the real data."""
-    net = nn.mlp(
+    net = network(
         in_size,
         hidden,
         1,
@@ -95,7 +97,7 @@ def make_critic(
         keys = jax.random.split(key, config.members)
         return jax.vmap(lambda one, k: net.apply(one, x, k)[..., 0])(params, keys)
 
-    return Critic(lambda key: jax.vmap(net.init)(jax.random.split(key, config.members)), values)
+    return Critic(lambda key: jax.vmap(net.init)(jax.random.split(key, config.members)), values, net.layers)
 
 
 def make_discrete_critic(
@@ -105,12 +107,13 @@ def make_discrete_critic(
     dueling: bool = False,
     activation: nn.Activation = jax.nn.relu,
     standardised: bool = False,
+    network: nn.MakeNetwork = nn.mlp,
 ) -> Critic:
     """Critics that read obs and have an output per action. An `action` may be a distribution over the actions: linear.
 
     With `dueling`, Q(s, a) = V(s) + A(s, a) - mean_a A(s, a), all from one trunk (Wang et al. 2016, arXiv:1511.06581).
     """
-    net = nn.mlp(
+    net = network(
         spec.obs_size,
         hidden,
         spec.action_size + dueling,
@@ -133,7 +136,7 @@ def make_discrete_critic(
             out = out[..., :1] + advantage - advantage.mean(-1, keepdims=True)
         return (out * action).sum(-1)
 
-    return Critic(lambda key: jax.vmap(net.init)(jax.random.split(key, config.members)), values)
+    return Critic(lambda key: jax.vmap(net.init)(jax.random.split(key, config.members)), values, net.layers)
 
 
 def action_values(critic: Critic, params: Params, obs: jax.Array, count: int) -> jax.Array:

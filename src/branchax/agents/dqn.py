@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from branchax.agents.base import Agent, Outcome, Sources, Valuation
+from branchax import nn
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
 from branchax.agents.critic import Backup, action_values, make_discrete_critic, make_targets, regress
 from branchax.agents.learner import Learner, adam, fill_knobs
 from branchax.config import DQNConfig
@@ -39,9 +40,10 @@ class DQN(NamedTuple):
     knobs: Knobs
 
 
-def make_dqn(spec: WorldSpec, config: DQNConfig) -> Agent:
+def make_dqn(spec: WorldSpec, config: DQNConfig, network: nn.MakeNetwork = nn.mlp) -> Agent:
     """The agent for a world with observations [D] and A discrete actions."""
-    critic, optimizer = make_discrete_critic(spec, config.hidden, config.critic, config.dueling), adam()
+    critic = make_discrete_critic(spec, config.hidden, config.critic, config.dueling, network=network)
+    optimizer = adam()
     count = spec.action_size
 
     def init(key: Key) -> DQN:
@@ -72,7 +74,10 @@ def make_dqn(spec: WorldSpec, config: DQNConfig) -> Agent:
         return DQN(critics, targets, agent.knobs), outcome
 
     valuation = Valuation(lambda agent, obs, action: critic.values(agent.critics.params, obs, action), True)
-    return Agent(init, act, mode, update, valuation=valuation)
+    # Dueling: V(s) and the mean advantage are the same for all actions, so only the advantages decide.
+    stack, decides = critic.layers, slice(1, None) if config.dueling else slice(None)
+    layers = None if stack is None else lambda agent: Layers(stack(agent.critics.params), "relu", "argmax", decides)
+    return Agent(init, act, mode, update, valuation=valuation, layers=layers)
 
 
 def epsilon_greedy(key: Key, best: jax.Array, epsilon: jax.Array) -> jax.Array:

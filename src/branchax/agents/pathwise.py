@@ -22,7 +22,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from branchax import nn
-from branchax.agents.base import Agent, Outcome, Sources, Valuation
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
 from branchax.agents.learner import Learner, Value, adam, fill_knobs, fit_value, init_value, rescale, skipped, value_of
 from branchax.agents.policy_gradient import rows_mean
 from branchax.config import PathwiseConfig
@@ -52,10 +52,11 @@ class Pathwise(NamedTuple):
     knobs: Knobs
 
 
-def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
+def make_pathwise(spec: WorldSpec, config: PathwiseConfig, network: nn.MakeNetwork = nn.mlp) -> Agent:
     """The agent for a world with observations [D] and continuous actions [A] in [-1, 1]."""
-    policy = gaussian_policy(spec, config.hidden, 0.0 if config.deterministic else config.init_std, config.squash)
-    net = nn.mlp(spec.obs_size, config.value_hidden, 1, activation=nn.tanh)
+    std = 0.0 if config.deterministic else config.init_std
+    policy = gaussian_policy(spec, config.hidden, std, config.squash, network=network)
+    net = network(spec.obs_size, config.value_hidden, 1, activation=nn.tanh)
     optimizer, value_optimizer = adam(config.max_gradient_norm), adam(config.max_gradient_norm)
 
     def init(key: Key) -> Pathwise:
@@ -131,7 +132,16 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig) -> Agent:
         return agent._replace(value=value, target=followed), outcome
 
     valuation = Valuation(lambda agent, obs, action: value_of(net, agent.value, obs)[None], False)
-    return Agent(init, act, mode, update, learns_from="rollouts", valuation=valuation if config.critic else None)
+    stack = policy.layers
+    return Agent(
+        init,
+        act,
+        mode,
+        update,
+        learns_from="rollouts",
+        valuation=valuation if config.critic else None,
+        layers=None if stack is None else lambda agent: Layers(stack(agent.policy.params), "tanh", policy.head),
+    )
 
 
 def first_nonfinite(rewards: Any, theta: Params, key: Key) -> jax.Array:

@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 
 from branchax import nn
-from branchax.agents.base import Agent, Outcome, Sources, Valuation
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
 from branchax.agents.learner import Learner, Value, adam, fill_knobs, fit_value, init_value, rescale, skipped, value_of
 from branchax.config import PolicyGradientConfig
 from branchax.gradients.likelihood_ratio import weights
@@ -65,13 +65,13 @@ class Rows(NamedTuple):
     weight: jax.Array  # 1 for a valid step, 0 for a blank one
 
 
-def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent:  # noqa: C901, PLR0915 (closures)
+def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig, network: nn.MakeNetwork = nn.mlp) -> Agent:  # noqa: C901, PLR0915 (closures)
     """The agent for a world with observations [D] and actions [A], continuous in [-1, 1] or discrete."""
     if spec.discrete:
-        policy = categorical_policy(spec, config.hidden)
+        policy = categorical_policy(spec, config.hidden, network=network)
     else:
-        policy = gaussian_policy(spec, config.hidden, config.init_std, config.squash)
-    net = nn.mlp(spec.obs_size, config.value_hidden, 1, activation=nn.tanh)
+        policy = gaussian_policy(spec, config.hidden, config.init_std, config.squash, network=network)
+    net = network(spec.obs_size, config.value_hidden, 1, activation=nn.tanh)
     optimizer, value_optimizer = adam(config.max_gradient_norm), adam(config.max_gradient_norm)
 
     def init(key: Key) -> PolicyGradient:
@@ -181,6 +181,7 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
         return kl(*(policy.apply(agent.policy.params, obs) for agent in (before, after))).mean()
 
     valuation = Valuation(lambda agent, obs, action: value_of(net, agent.value, obs)[None], False)
+    stack = policy.layers
     return Agent(
         init,
         act,
@@ -190,6 +191,7 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig) -> Agent
         divergence=divergence,
         budget=config.kl_budget,
         valuation=None if config.weight == "to_go" else valuation,
+        layers=None if stack is None else lambda agent: Layers(stack(agent.policy.params), "tanh", policy.head),
     )
 
 

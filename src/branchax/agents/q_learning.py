@@ -13,7 +13,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from branchax.agents.base import Agent, Outcome, Sources, Valuation
+from branchax import nn
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
 from branchax.agents.dqn import epsilon_greedy
 from branchax.agents.learner import fill_knobs
 from branchax.config import QLearningConfig
@@ -69,4 +70,8 @@ def make_q_learning(spec: WorldSpec, config: QLearningConfig) -> Agent:
         return agent, Outcome({"critic/loss": 0.5 * (errors**2).mean()}, {"critic/q_max": Largest(agent.table.max())})
 
     valuation = Valuation(lambda agent, obs, action: (obs @ agent.table @ action)[None], True)
-    return Agent(init, act, mode, update, valuation=valuation)
+
+    def layers(agent: QLearning) -> Layers:  # obs is one-hot: a linear layer reads the table
+        return Layers([nn.Layer(agent.table, jnp.zeros(spec.action_size))], "relu", "argmax")
+
+    return Agent(init, act, mode, update, valuation=valuation, layers=layers)

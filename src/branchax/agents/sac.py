@@ -31,7 +31,7 @@ import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.agents.base import Agent, Outcome, Sources, Valuation
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
 from branchax.agents.critic import (
     Backup,
     Critic,
@@ -103,13 +103,13 @@ class Fresh(NamedTuple):
     last_log_prob: jax.Array  # [B]
 
 
-def continuous(spec: WorldSpec, config: SACConfig) -> Actions:
+def continuous(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork) -> Actions:
     """Actions in [-1, 1]^A by a squashed Gaussian; V is one sample's."""
     activation = nn.ACTIVATIONS[config.activation]
-    policy = nn.mlp(spec.obs_size, config.hidden, tanh_normal.size(spec.action_size), activation=activation)
+    policy = network(spec.obs_size, config.hidden, tanh_normal.size(spec.action_size), activation=activation)
     policy = nn.standardise(policy, spec.obs_size) if config.normalise_obs else policy
     size = spec.obs_size + spec.action_size
-    critic = make_critic(size, config.hidden, config.critic, activation, config.normalise_obs)
+    critic = make_critic(size, config.hidden, config.critic, activation, config.normalise_obs, network)
 
     def value(key: Key, actor: Params, values: Values, obs: jax.Array, alpha: jax.Array) -> Valued:
         action, log_prob = tanh_normal.sample(key, policy.apply(actor, obs))
@@ -118,13 +118,18 @@ def continuous(spec: WorldSpec, config: SACConfig) -> Actions:
     return Actions(tanh_normal, policy, critic, value, config.entropy_per_action * spec.action_size)
 
 
-def discrete(spec: WorldSpec, config: SACConfig) -> Actions:
+def discrete(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork) -> Actions:
     """One of A actions; V is exact. The least is that of the critics' expectations, not of each action's values."""
     activation = nn.ACTIVATIONS[config.activation]
-    policy = nn.mlp(spec.obs_size, config.hidden, spec.action_size, activation=activation)
+    policy = network(spec.obs_size, config.hidden, spec.action_size, activation=activation)
     policy = nn.standardise(policy, spec.obs_size) if config.normalise_obs else policy
     critic = make_discrete_critic(
-        spec, config.hidden, config.critic, activation=activation, standardised=config.normalise_obs
+        spec,
+        config.hidden,
+        config.critic,
+        activation=activation,
+        standardised=config.normalise_obs,
+        network=network,
     )
 
     def value(key: Key, actor: Params, values: Values, obs: jax.Array, alpha: jax.Array) -> Valued:
@@ -136,9 +141,10 @@ def discrete(spec: WorldSpec, config: SACConfig) -> Actions:
     return Actions(categorical, policy, critic, value, 0.5 * math.log(spec.action_size))
 
 
-def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:  # noqa: C901, PLR0915 (closures)
+def make_sac(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork = nn.mlp) -> Agent:  # noqa: C901, PLR0915 (closures)
     """SAC for a world with observations [D] and actions [A], continuous in [-1, 1] or discrete."""
-    distribution, policy, critic, value, default_entropy = (discrete if spec.discrete else continuous)(spec, config)
+    actions = (discrete if spec.discrete else continuous)(spec, config, network)
+    distribution, policy, critic, value, default_entropy = actions
     optimizer, fresh, scaled = adam(), config.critic.expand == "fresh", config.critic.scale == "quantile"
     settle = lowest if config.critic.members <= 2 else (lambda v: v.mean(0))
 
@@ -311,6 +317,13 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:  # noqa: C901, PLR091
         assert distribution.log_prob is not None
         return -jnp.exp(agent.log_alpha.params) * distribution.log_prob(policy.apply(agent.actor.params, obs), action)
 
+    def layers(agent: SAC) -> Layers:
+        assert policy.layers is not None
+        stack = policy.layers(agent.actor.params)
+        if spec.discrete:
+            return Layers(stack, config.activation, "argmax")
+        return Layers(stack, config.activation, "tanh", slice(spec.action_size))  # what follows are deviations
+
     valuation = Valuation(lambda agent, obs, action: values_of(agent, agent.critics.params)(obs, action), False, bonus)
     return Agent(
         init,
@@ -321,4 +334,5 @@ def make_sac(spec: WorldSpec, config: SACConfig) -> Agent:  # noqa: C901, PLR091
         renew=renew if config.normalise_obs or config.reset_optimizer else None,
         warm_up=warm_up if config.critic_warmup else None,
         warm_ups=config.critic_warmup,
+        layers=None if policy.layers is None else layers,
     )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.agents.base import Agent, Outcome, Sources, Valuation
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
 from branchax.agents.critic import Backup, make_critic, make_targets, regress
 from branchax.agents.learner import Learner, adam, fill_knobs, skipped
 from branchax.config import TD3Config
@@ -43,14 +43,14 @@ class TD3(NamedTuple):
     knobs: Knobs
 
 
-def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
+def make_td3(spec: WorldSpec, config: TD3Config, network: nn.MakeNetwork = nn.mlp) -> Agent:
     """TD3 for a world with observations [D] and continuous actions [A] in [-1, 1].
 
     An `update` is `policy_delay` steps of the critics, then one of the actor: structure, where a counter would cost a
     gradient at every step (under `vmap` both branches of a condition are run).
     """
-    net = nn.mlp(spec.obs_size, config.hidden, spec.action_size)
-    critic, optimizer = make_critic(spec.obs_size + spec.action_size, config.hidden, config.critic), adam()
+    net, optimizer = network(spec.obs_size, config.hidden, spec.action_size), adam()
+    critic = make_critic(spec.obs_size + spec.action_size, config.hidden, config.critic, network=network)
 
     def init(key: Key) -> TD3:
         key_actor, key_critics = jax.random.split(key)
@@ -105,4 +105,6 @@ def make_td3(spec: WorldSpec, config: TD3Config) -> Agent:
         return TD3(actor, agent.critics, target_actor, target_critics, agent.knobs), outcome
 
     valuation = Valuation(lambda agent, obs, action: critic.values(agent.critics.params, obs, action), True)
-    return Agent(init, act, mode, update, counts=config.policy_delay, valuation=valuation)
+    stack = net.layers
+    layers = None if stack is None else lambda agent: Layers(stack(agent.actor.params), "relu", "tanh")
+    return Agent(init, act, mode, update, counts=config.policy_delay, valuation=valuation, layers=layers)

@@ -7,6 +7,7 @@ USAGE = {
     "train": """\
 PRESET [--world NAME] [--paper] [--seed N] [--seeds K] [--env-steps N] [--run DIR]
 PRESET --world NAME --dataset FILE
+PRESET --agent MODULE:FUNCTION [--model MODULE:FUNCTION] [--stages MODULE:NAME]
 --config FILE""",
     "resume": "DIR [--env-steps N]",
     "evaluate": "DIR [--episodes N] [--step N]",

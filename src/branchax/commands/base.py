@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import importlib.util
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from branchax import outside
+from branchax.config import Config
 from branchax.errors import ConfigError
 from branchax.runs import rundir
 
@@ -33,17 +34,24 @@ def check_installed(world: str) -> None:
 
         gymnasium_spec(world.removeprefix("gym/"))
     elif ":" in world:  # a world of one's own
-        module = world.partition(":")[0]
-        top = module.partition(".")[0]
-        if importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
-            raise ConfigError(f"world: {world!r} cannot be imported: no module {top!r} here or where Python looks")
+        outside.check_module(world, "world")
+
+
+def check_found(config: Config) -> None:
+    """Raises `ConfigError` when what the settings name is not there: a world's package, a module of one's own."""
+    check_installed(config.world)
+    named = {"agent.factory": getattr(config.agent, "factory", ""), "stages": config.stages or ""}
+    named |= {"model.factory": config.model.factory} if config.model.kind == "own" else {}
+    for field, name in named.items():
+        if name:
+            outside.check_module(name, field)
 
 
 def check_run(directory: Path, seed: int | None = None) -> None:
     """Raises `ConfigError` unless a run is there, its world is installed and `seed`, if given, is one of its own."""
     config = rundir.load_config(directory)
     rundir.find_world(directory)
-    check_installed(config.world)
+    check_found(config)
     last = config.seed + config.seeds - 1
     if seed is not None and not config.seed <= seed <= last:
         raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")

@@ -11,14 +11,14 @@ from typing import Annotated
 
 import tyro
 
-from branchax.checks import check
-from branchax.commands.base import PREEMPTED, REFUSED, check_installed
+from branchax.commands.base import PREEMPTED, REFUSED, check_found
 from branchax.commands.flags import check_flags, names_of, parse, read_early
-from branchax.commands.train import Early, TrainOptions, flags
+from branchax.commands.train import Early, Own, TrainOptions, flags, read_own
 from branchax.config import Config
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError, RunError
 from branchax.presets import PRESETS, preset
+from branchax.runs import door
 from branchax.runs.signals import Preempted
 from branchax.sweeps import launch, sweep
 
@@ -56,13 +56,9 @@ def run(arguments: list[str]) -> None:
     launch.check(options.launcher, settings)
     grid = _grid([entry for entries in options.grid for entry in entries])
     configs = [_config(name, rest, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())]
-    if any(config.dataset for config in configs):
-        from branchax.runs import dataset  # which loads NumPy
-
-        configs = [dataset.sized(config) for config in configs]
+    configs = [door.prepare(config) for config in configs]
     for config in configs:
-        check(config)
-        check_installed(config.world)
+        check_found(config)
     if any(config.wandb for config in configs):
         from branchax.runs import trackers  # which loads NumPy
 
@@ -99,7 +95,9 @@ def _read(arguments: list[str]) -> tuple[str, SweepOptions, list[str]]:
     if {"-h", "--help"} & set(arguments):
         parse(SweepOptions, ["--help"], "branchax sweep PRESET")
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
-    known = [*names_of(SweepOptions), *flags(PRESETS.get(name or "", PRESETS["mbpo"]))]
+    own, _ = read_own(arguments, "branchax sweep PRESET")
+    base = own.within(PRESETS.get(name or "", PRESETS["mbpo"]))
+    known = [*names_of(SweepOptions), *names_of(Own), *flags(base)]
     check_flags(arguments, known, "branchax sweep")
     if name is None:
         raise ConfigError(f"preset: missing; branchax sweep PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
@@ -137,8 +135,9 @@ def _grid(entries: list[str]) -> dict[str, list[str]]:
 
 def _config(name: str, rest: list[str], settings: dict[str, str]) -> Config:
     """The settings of a point, by way of the flags that `branchax train` would be given."""
+    own, rest = read_own(rest, "branchax sweep PRESET")
     early, _ = read_early(Early, rest, "branchax sweep PRESET")
-    base = preset(name, settings.get("world", early.world), early.paper)
+    base = own.within(preset(name, settings.get("world", early.world), early.paper))
     added = []
     for field, value in settings.items():
         try:

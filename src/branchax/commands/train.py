@@ -11,15 +11,15 @@ from typing import Annotated
 
 import tyro
 
-from branchax.checks import check, read
-from branchax.commands.base import check_installed
+from branchax.checks import read
+from branchax.commands.base import check_found
 from branchax.commands.flags import Switch, parse, read_early
-from branchax.config import Config, flat, to_dict
+from branchax.config import Config, OwnAgentConfig, flat, to_dict
 from branchax.devices import distributed
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError, RunError
 from branchax.presets import PRESETS, preset
-from branchax.runs import lock, rundir
+from branchax.runs import door, rundir
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,28 @@ class Early:
     file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
 
 
+@dataclass(frozen=True)
+class Own:
+    """Parts of one's own, as flags beside those of their fields."""
+
+    agent: str | None = None
+    model: str | None = None
+
+    def within(self, config: Config) -> Config:
+        """Settings whose agent and model are these, where they are named."""
+        if self.agent is not None:
+            own = OwnAgentConfig(factory=self.agent, discount=config.agent.discount)
+            config = dataclasses.replace(config, agent=own)
+        if self.model is not None:
+            model = dataclasses.replace(config.model, kind="own", factory=self.model)
+            config = dataclasses.replace(config, model=model)
+        return config
+
+
 def run(arguments: list[str]) -> None:
     """Checks the settings, then trains."""
+    command = shlex.join(["branchax", "train", *arguments])
+    own, arguments = read_own(arguments, "branchax train")
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     early, _ = read_early(Early, arguments, "branchax train")
     if named is not None and early.file is not None:
@@ -64,22 +84,31 @@ def run(arguments: list[str]) -> None:
         base = PRESETS["mbpo"]
     else:
         raise ConfigError(f"preset: missing; branchax train PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
+    base = own.within(base)
     options = parse(
         TrainOptions,
         arguments[1:] if named is not None else arguments,
         "branchax train PRESET",
         default=TrainOptions(base),
         known=flags(base),
-        about=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below.",
+        about=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below."
+        " --agent and --model MODULE:FUNCTION put an agent or a model of one's own in the preset's place.",
     )
     new = options.run or _stem(named or Path(str(early.file)).stem, options.config)
-    command = shlex.join(["branchax", "train", *arguments])
     launch(options.config, new, options.force, command, options.processes, named=options.run is not None)
 
 
 def flags(config: Config) -> list[str]:
     """What `branchax train` takes when a preset or a file has given these settings."""
     return [*flat(to_dict(config)), *(f.name for f in dataclasses.fields(Processes)), "config", "paper", "run", "force"]
+
+
+def read_own(arguments: list[str], command: str) -> tuple[Own, list[str]]:
+    """Parts of one's own, and the arguments without them."""
+    if not any(a.partition("=")[0] in ("--agent", "--model") for a in arguments):
+        return Own(), arguments
+    own, rest = read_early(Own, arguments, command)
+    return own, rest + [a for a in arguments if a in ("-h", "--help")]
 
 
 def launch(
@@ -94,36 +123,28 @@ def launch(
 
     `directory` is the one that was `named`, or what a new one's name begins with (`rundir.claimed`).
     """
-    if config.dataset is not None:
-        from branchax.runs import dataset
-
-        config = dataset.sized(config)
-    check(config)
+    config = door.prepare(config)
     rundir.find_world(directory)
-    check_installed(config.world)
+    check_found(config)
     distributed.check(processes, named=named)
-    with contextlib.nullcontext(directory) if named else rundir.claimed(directory) as directory:
-        _launch(config, directory, force, command, processes)
+    with contextlib.ExitStack() as held:
+        directory = directory if named else held.enter_context(rundir.claimed(directory))
+        changed = None
+        if processes == Processes():  # of several, the first one looks
+            changed = door.enter([(directory, config)], force, held)
+            print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
+        distributed.start(processes)
+        _train(config, directory, force, command, changed)
 
 
-def _launch(config: Config, directory: Path, force: bool, command: str, processes: Processes) -> None:
-    """Trains in a directory that was chosen."""
-    if processes == Processes():  # of several, the first one looks
-        if (owner := lock.owner(directory)) is not None:
-            raise ConfigError(f"run: {directory} is in use by {owner}; name another directory")
-        rundir.admit(directory, config, force)
-        if config.wandb:
-            from branchax.runs import trackers  # which loads NumPy
-
-            trackers.check_wandb()
-        print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
-    distributed.start(processes)
-
+def _train(config: Config, directory: Path, force: bool, command: str, changed: list[str] | None) -> None:
+    """Trains, and says what is left when that fails."""
     from branchax.runs.checkpoint import CheckpointError
-    from branchax.runs.train import train
+    from branchax.runs.loop import Run
+    from branchax.runs.train import train_together
 
     try:
-        train(config, directory, command, force)
+        train_together([Run(config, directory, command)], force=force, changed=changed)
     except CheckpointError:
         raise
     except RunError as error:

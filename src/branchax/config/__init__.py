@@ -10,17 +10,17 @@ import importlib
 from typing import Any
 
 from branchax.config.agents import (
-    CRITIC_AGENTS,
-    OFF_POLICY,
     AgentConfig,
     CriticConfig,
     DQNConfig,
+    OwnAgentConfig,
     PathwiseConfig,
     PlannerConfig,
     PolicyGradientConfig,
     QLearningConfig,
     SACConfig,
     TD3Config,
+    Traits,
 )
 from branchax.config.changes import RESUMABLE, changes, decisive
 from branchax.config.fields import (
@@ -44,10 +44,8 @@ from branchax.config.run import MESH_AXES, PLACEMENT, Config, FaultConfig, Upkee
 from branchax.errors import ConfigError, nearest
 
 __all__ = [
-    "CRITIC_AGENTS",
     "LARGEST",
     "MESH_AXES",
-    "OFF_POLICY",
     "PLACEMENT",
     "RESUMABLE",
     "AgentConfig",
@@ -62,6 +60,7 @@ __all__ = [
     "Natural",
     "NonNegative",
     "OptionalCount",
+    "OwnAgentConfig",
     "PathwiseConfig",
     "PlannerConfig",
     "PolicyGradientConfig",
@@ -71,6 +70,7 @@ __all__ = [
     "RolloutConfig",
     "SACConfig",
     "TD3Config",
+    "Traits",
     "Upkeep",
     "changes",
     "decisive",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 from branchax.config.fields import Count, Fraction, Natural, NonNegative, OptionalCount, Positive, Range
 
@@ -35,6 +35,21 @@ class CriticConfig:
     entropy), over 1 - discount. Targets are clipped to it (Kubo et al. 2025)."""
     scale_rate: Fraction = 3e-4
     """Step of the running quantiles."""
+
+
+class Traits(NamedTuple):
+    """What an agent's settings say of it, for whoever reads a config before anything is built."""
+
+    learns_from: Literal["replay", "rollouts", "plans"] | None = "replay"  # as `agents.base.Agent`; None: not known yet
+    discrete: bool | None = None  # whether it needs discrete actions (True), continuous ones (False) or takes both
+    critic: CriticConfig | None = None  # of its ensemble of Q-functions, where it has one ...
+    scales: bool = False  # ... and whether that can scale its values and drop units
+    tabular: bool = False  # it needs a world of few states
+    online: bool = False  # it learns each real step once, as it comes
+    looks_ahead: bool = False  # its updates roll the model out themselves, from the states of their batch
+    through_model: bool = False  # its policy's gradient goes back through the model
+    # Of its own fields: what must hold, the field, what is allowed.
+    rules: tuple[tuple[bool, str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,14 @@ class SACConfig:
     """Updates of the critics alone after each fit."""
     critic: CriticConfig = field(default_factory=CriticConfig)
 
+    @property
+    def traits(self) -> Traits:
+        """What is said of the agent."""
+        ahead, discrete = self.critic.expand != "none" or self.through_model, False if self.through_model else None
+        return Traits(
+            discrete=discrete, critic=self.critic, scales=True, looks_ahead=ahead, through_model=self.through_model
+        )
+
 
 @dataclass(frozen=True)
 class TD3Config:
@@ -98,6 +121,11 @@ class TD3Config:
     """... and where it is clipped."""
     critic: CriticConfig = field(default_factory=CriticConfig)
 
+    @property
+    def traits(self) -> Traits:
+        """What is said of the agent."""
+        return Traits(discrete=False, critic=self.critic, looks_ahead=self.critic.expand != "none")
+
 
 @dataclass(frozen=True)
 class DQNConfig:
@@ -121,6 +149,11 @@ class DQNConfig:
     """Q = V + A - mean A, from one trunk."""
     critic: CriticConfig = field(default_factory=lambda: CriticConfig(members=1))
 
+    @property
+    def traits(self) -> Traits:
+        """What is said of the agent."""
+        return Traits(discrete=True, critic=self.critic, looks_ahead=self.critic.expand != "none")
+
 
 @dataclass(frozen=True)
 class QLearningConfig:
@@ -134,6 +167,11 @@ class QLearningConfig:
     """Gamma."""
     epsilon: Fraction = 0.1
     """Share of actions that are drawn uniformly."""
+
+    @property
+    def traits(self) -> Traits:
+        """What is said of the agent."""
+        return Traits(discrete=True, tabular=True, online=True)
 
 
 @dataclass(frozen=True)
@@ -184,6 +222,11 @@ class PolicyGradientConfig:
     discount: Fraction = 0.99
     """Gamma."""
 
+    @property
+    def traits(self) -> Traits:
+        """What is said of the agent."""
+        return Traits(learns_from="rollouts", rules=(_fits_squash(self.squash, self.init_std),))
+
 
 @dataclass(frozen=True)
 class PathwiseConfig:
@@ -219,6 +262,12 @@ class PathwiseConfig:
     """Longer gradients are scaled down to it."""
     discount: Fraction = 0.99
     """Gamma."""
+
+    @property
+    def traits(self) -> Traits:
+        """What is said of the agent."""
+        rules = (_fits_squash(self.squash, self.init_std),)
+        return Traits(learns_from="rollouts", discrete=False, through_model=True, rules=rules)
 
 
 @dataclass(frozen=True)
@@ -260,11 +309,49 @@ class PlannerConfig:
     discount: Fraction = 1.0
     """Gamma."""
 
+    @property
+    def traits(self) -> Traits:
+        """What is said of the agent."""
+        fewer = self.elites <= self.candidates, "elites", f"<= agent.candidates = {self.candidates}"
+        return Traits(learns_from="plans", discrete=False, rules=(fewer,))
+
+
+def _fits_squash(squash: bool, init_std: float) -> tuple[bool, str, str]:
+    return not squash or 1e-4 <= init_std <= 7.0, "init_std", ">= 0.0001 and <= 7 with agent.squash"
+
+
+@dataclass(frozen=True)
+class OwnAgentConfig:
+    """An agent of one's own: `--agent module:make_agent`, a function `(WorldSpec, **args) -> Agent`."""
+
+    kind: Literal["own"] = "own"
+    """Whatever the function returns."""
+    factory: str = ""
+    """The function, `module:function`; its module is looked for in the current directory, then where Python looks."""
+    args: tuple[str, ...] = ()
+    """What else it is given, each as `name=value`."""
+    discount: Fraction = 0.99
+    """Gamma of its values, where it has any: for what is measured of its critic."""
+    looks_ahead: bool = False
+    """Its updates roll the model out themselves (`sources.ahead`), `rollout.look_ahead` steps."""
+    reads: Literal["as built", "replay", "rollouts", "plans"] = "as built"
+    """What its updates read: the agent itself says that (`Agent.learns_from`), and the run writes it down here."""
+
+    @property
+    def traits(self) -> Traits:
+        """What is said of the agent."""
+        reads = None if self.reads == "as built" else self.reads
+        named = ":" in self.factory, "factory", "module:function, which --agent names as well"
+        return Traits(learns_from=reads, looks_ahead=self.looks_ahead, rules=(named,))
+
 
 AgentConfig = (
-    SACConfig | TD3Config | DQNConfig | QLearningConfig | PolicyGradientConfig | PathwiseConfig | PlannerConfig
+    SACConfig
+    | TD3Config
+    | DQNConfig
+    | QLearningConfig
+    | PolicyGradientConfig
+    | PathwiseConfig
+    | PlannerConfig
+    | OwnAgentConfig
 )
-
-CRITIC_AGENTS = (SACConfig, TD3Config, DQNConfig)  # those with an ensemble of Q-functions
-
-OFF_POLICY = (*CRITIC_AGENTS, QLearningConfig)

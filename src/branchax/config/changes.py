@@ -8,6 +8,7 @@ from branchax.config.fields import flat, to_dict
 from branchax.config.run import Config, Upkeep
 
 # What may change when a run goes on: nothing that its state depends on. `env_steps` may, too, but only grow.
+AS_BUILT = "as built"  # what `OwnAgentConfig.reads` is until the agent is there
 RESUMABLE = (*flat(to_dict(Upkeep())), "rollout.parallel_groups")
 
 
@@ -16,7 +17,7 @@ def changes(before: Config, after: Config) -> tuple[list[str], list[str]]:
     old, new = flat(to_dict(before)), flat(to_dict(after))
     allowed, refused = [], []
     for name in [*old, *(n for n in new if n not in old)]:
-        if (was := old.get(name)) != (now := new.get(name)):
+        if (was := old.get(name)) != (now := new.get(name)) and now != AS_BUILT:
             fine = name in RESUMABLE or (name == "env_steps" and after.env_steps > before.env_steps)
             (allowed if fine else refused).append(f"{name} {was} -> {now}")
     return allowed, refused

@@ -12,9 +12,11 @@ from branchax.config.fields import Count, Fraction, NonNegative, Positive, Range
 class ModelConfig:
     """The dynamics model that rollouts are imagined in."""
 
-    kind: Literal["ensemble", "oracle", "tabular"] = "ensemble"
+    kind: Literal["ensemble", "oracle", "tabular", "own"] = "ensemble"
     """`ensemble` is learned; `oracle` is the simulator itself (no model error: what is left is the method's own);
-    `tabular` counts what happened, in a world of few states."""
+    `tabular` counts what happened, in a world of few states; `own` is what `factory` returns."""
+    factory: str = ""
+    """A model of one's own: `--model module:make_dynamics`, a function `(World, ModelConfig) -> Dynamics`."""
     members: Count = 7
     """Networks in the ensemble."""
     elites: Count = 5
@@ -56,3 +58,18 @@ class ModelConfig:
     """How doubtful a prediction is, for gates and penalties: spread of the elites' means, their geometric
     Jensen-Shannon divergence (MACURA), the largest divergence of one from the rest (M2AC), the largest deviation that
     one predicts (MOPO). In standardised units."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether it is the simulator itself."""
+        return self.kind == "oracle"
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is a table of what happened."""
+        return self.kind == "tabular"
+
+    @property
+    def has_networks(self) -> bool:
+        """Whether it is an ensemble of networks, which most of the knobs here are for."""
+        return self.kind == "ensemble"

@@ -7,16 +7,8 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from branchax.config.agents import (
-    CRITIC_AGENTS,
-    OFF_POLICY,
     AgentConfig,
-    DQNConfig,
-    PathwiseConfig,
-    PlannerConfig,
-    PolicyGradientConfig,
-    QLearningConfig,
     SACConfig,
-    TD3Config,
 )
 from branchax.config.fields import LARGEST, Count, Fraction, Natural, OptionalCount, Positive, Range
 from branchax.config.model import ModelConfig
@@ -111,6 +103,8 @@ class Config(Upkeep):
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     agent: AgentConfig = field(default_factory=SACConfig)
+    stages: str | None = None
+    """Stages of one's own for an epoch: `module:name` of a `Stages` value, or of a function that returns one."""
     precision: Literal["highest", "high", "default"] = "highest"
     """Of matrix products. On a GPU anything below `highest` rounds to TF32 or less: faster, and it can break training
     quietly (docs/how-to/gpu.md has what was measured)."""
@@ -125,37 +119,33 @@ class Config(Upkeep):
     @property
     def on_policy(self) -> bool:
         """Whether the agent learns on fresh rollouts of its own policy, and not from a buffer."""
-        return isinstance(self.agent, (PolicyGradientConfig, PathwiseConfig))
+        return self.agent.traits.learns_from == "rollouts"
 
     @property
     def looks_ahead(self) -> bool:
         """Whether updates roll the model out themselves, from the states of their batch."""
-        agent = self.agent
-        expands = isinstance(agent, CRITIC_AGENTS) and agent.critic.expand != "none"
-        return expands or (isinstance(agent, SACConfig) and agent.through_model)
+        return self.agent.traits.looks_ahead
 
     @property
     def stores_imagined(self) -> bool:
         """Whether rollouts are imagined at the start of an epoch, into a buffer that batches draw on."""
-        return isinstance(self.agent, OFF_POLICY) and not self.model_free and self.real_rows < self.batch_size
+        mixes = self.agent.traits.learns_from == "replay" and self.real_rows < self.batch_size
+        return mixes and not self.model_free
 
     @property
     def discrete(self) -> bool | None:
         """Whether the agent needs discrete actions (True), continuous ones (False) or takes both (None)."""
-        if isinstance(self.agent, (DQNConfig, QLearningConfig)):
-            return True
-        return False if isinstance(self.agent, (TD3Config, PlannerConfig)) or self.through_model else None
+        return self.agent.traits.discrete
 
     @property
     def plans(self) -> bool:
         """Whether the agent plans in the model as it acts, and learns nothing else."""
-        return isinstance(self.agent, PlannerConfig)
+        return self.agent.traits.learns_from == "plans"
 
     @property
     def through_model(self) -> bool:
         """Whether the policy's gradient goes back through the model."""
-        agent = self.agent
-        return isinstance(agent, PathwiseConfig) or (isinstance(agent, SACConfig) and agent.through_model)
+        return self.agent.traits.through_model
 
     @property
     def epochs(self) -> int:
@@ -190,9 +180,13 @@ class Config(Upkeep):
     @property
     def rollouts(self) -> int:
         """Imagined rollouts per imagining (on-policy: per update), rounded up to whole groups."""
+        return self.rollouts_of(self.on_policy)
+
+    def rollouts_of(self, on_policy: bool) -> int:
+        """`rollouts` for an agent that learns on rollouts of its own policy, or does not."""
         every = self.rollout.every
         steps = self.epoch_steps if every is None else math.ceil(every / self.updates_per_step)
-        wanted = self.rollout.per_update if self.on_policy else self.rollout.per_step * steps
+        wanted = self.rollout.per_update if on_policy else self.rollout.per_step * steps
         return -(-wanted // self.rollout.groups) * self.rollout.groups
 
     @property

@@ -2,7 +2,7 @@
 
 policy.jaxexport  the policy as a compiled-for-anything program, for `jax.export.deserialize`, on a CPU or a GPU
 policy.npz        its arrays, and
-policy.py         the same policy in NumPy alone (`numpy_policy.py`)
+policy.py         the same policy in NumPy alone (`numpy_policy.py`), where it is a stack of dense layers
 spec.json         what goes in and what comes out
 
 All compute the policy's mode, the action that `branchax evaluate` takes.
@@ -12,14 +12,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from branchax import build
-from branchax.config import Config, DQNConfig, PlannerConfig, QLearningConfig, SACConfig, TD3Config
+from branchax.agents.base import Layers
+from branchax.config import Config
 from branchax.deploy import numpy_policy
 from branchax.errors import ConfigError
 from branchax.runs import rundir
@@ -31,15 +32,6 @@ POLICY = "policy"  # the folder in a run's directory
 JAX, ARRAYS, NUMPY, SPEC = "policy.jaxexport", "policy.npz", "policy.py", "spec.json"
 FORMAT = 1  # of spec.json
 PLATFORMS = ("cpu", "cuda")
-
-
-class Layers(NamedTuple):
-    """A policy as a stack of dense layers, which all agents' modes are."""
-
-    params: Any  # as `nn.mlp` has them, with a leading axis [C] for networks whose mean is taken
-    activation: str  # relu or tanh, between the layers
-    head: str  # tanh, argmax (a one-hot vector) or identity
-    outputs: slice  # the last layer's that the mode depends on
 
 
 def export(directory: str | Path, seed: int | None = None) -> Path:
@@ -69,23 +61,25 @@ def check(config: Config, seed: int | None) -> None:
     last = config.seed + config.seeds - 1
     if seed is not None and not config.seed <= seed <= last:
         raise ConfigError(f"seed: {seed} is not in this run; allowed: {config.seed} to {last}")
-    if isinstance(config.agent, PlannerConfig):
+    if config.plans:
         raise ConfigError(
-            "export: an agent of kind planner has no policy to take away: it searches in its model at every step, and"
-            " would need all of it; `branchax evaluate` runs it"
+            f"export: an agent of kind {config.agent.kind} has no policy to take away: it searches in its model at"
+            " every step, and would need all of it; `branchax evaluate` runs it"
         )
 
 
 def write(folder: Path, config: Config, agent: Any, origin: dict[str, Any]) -> Path:
     """Writes the policy of an agent's state (of one seed) into `folder`; `origin` says where it comes from."""
     world = build.make_world(config)
-    mode = build.build_agent(config, world).mode
+    made = build.build_agent(config, world)
+    if made.memory is not None:
+        raise ConfigError("export: this agent's policy carries a memory from step to step, which no file here can hold")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / JAX).write_bytes(serialised(lambda obs: mode(agent, obs), world.spec.obs_size, config.precision))
-    layers = layers_of(config, world.spec, agent)
-    arrays = arrays_of(layers)
-    np.savez(folder / ARRAYS, **arrays)  # type: ignore[arg-type]
-    (folder / NUMPY).write_bytes(Path(numpy_policy.__file__).read_bytes())
+    (folder / JAX).write_bytes(serialised(lambda obs: made.mode(agent, obs), world.spec.obs_size, config.precision))
+    layers = None if made.layers is None else made.layers(agent)
+    if layers is not None:
+        np.savez(folder / ARRAYS, **arrays_of(layers))  # type: ignore[arg-type]
+        (folder / NUMPY).write_bytes(Path(numpy_policy.__file__).read_bytes())
     rundir.write_json(folder / SPEC, spec_of(config, world.spec, layers, origin))
     return folder
 
@@ -100,52 +94,35 @@ def serialised(mode: Callable[[jax.Array], jax.Array], obs_size: int, precision:
     return bytes(exported.serialize())
 
 
-def layers_of(config: Config, spec: WorldSpec, agent: Any) -> Layers:
-    """The layers behind the mode of an agent's state (of one seed)."""
-    one = lambda params: jax.tree.map(lambda x: x[None], params)  # noqa: E731
-    kind, every = config.agent, slice(None)
-    if isinstance(kind, QLearningConfig):  # obs is one-hot: a linear layer reads the table
-        zero = jnp.zeros(spec.action_size)
-        return Layers(one({"layer_0": {"kernel": agent.table, "bias": zero}}), "relu", "argmax", every)
-    if isinstance(kind, DQNConfig):
-        # Dueling: V(s) and the mean advantage are the same for all actions, so only the advantages decide.
-        return Layers(agent.critics.params, "relu", "argmax", slice(1, None) if kind.dueling else every)
-    if isinstance(kind, TD3Config):
-        return Layers(one(agent.actor.params), "relu", "tanh", every)
-    if isinstance(kind, SACConfig):
-        params = one(agent.actor.params)
-        if spec.discrete:
-            return Layers(params, "relu", "argmax", every)
-        return Layers(params, "relu", "tanh", slice(spec.action_size))  # what follows are deviations
-    params = agent.policy.params
-    net = params.get("mean", params)  # beside it there is a deviation, unless the policy is deterministic
-    head = "argmax" if spec.discrete else "tanh" if getattr(kind, "squash", False) else "identity"
-    return Layers(one(net), "tanh", head, every)
-
-
 def arrays_of(layers: Layers) -> dict[str, np.ndarray]:
     """What `numpy_policy.load` reads."""
-    depth = sum(name.startswith("layer_") for name in layers.params)
     arrays = {"activation": np.array(layers.activation), "head": np.array(layers.head)}
-    for i in range(depth):
-        outputs = layers.outputs if i + 1 == depth else slice(None)
-        dense = layers.params[f"layer_{i}"]
-        arrays[f"kernel_{i}"] = np.asarray(dense["kernel"])[..., outputs]
-        arrays[f"bias_{i}"] = np.asarray(dense["bias"])[:, None, outputs]
-        if norm := layers.params.get(f"norm_{i}"):
-            arrays[f"scale_{i}"] = np.asarray(norm["scale"])[:, None]
-            arrays[f"shift_{i}"] = np.asarray(norm["bias"])[:, None]
+    for i, layer in enumerate(layers.layers):
+        outputs = layers.outputs if i + 1 == len(layers.layers) else slice(None)
+        row = lambda x: np.reshape(x, (-1, 1, x.shape[-1]))  # noqa: E731  # [C, 1, out]
+        kernel = np.asarray(layer.kernel)
+        arrays[f"kernel_{i}"] = kernel.reshape(-1, *kernel.shape[-2:])[..., outputs]
+        arrays[f"bias_{i}"] = row(np.asarray(layer.bias))[..., outputs]
+        if layer.pre_norm:
+            arrays[f"pre_norm_{i}"] = np.array(True)
+        if layer.scale is not None and layer.shift is not None:
+            arrays[f"scale_{i}"], arrays[f"shift_{i}"] = row(np.asarray(layer.scale)), row(np.asarray(layer.shift))
     return arrays
 
 
-def spec_of(config: Config, spec: WorldSpec, layers: Layers, origin: dict[str, Any]) -> dict[str, Any]:
+def spec_of(config: Config, spec: WorldSpec, layers: Layers | None, origin: dict[str, Any]) -> dict[str, Any]:
     """The contents of spec.json."""
     if spec.discrete:
         bounds, meaning = [0.0, 1.0], "one-hot: the number of the action is its argmax"
     else:
         bounds, meaning = [-1.0, 1.0], "each entry in units of half its actuator's range, around the range's middle"
-        if layers.head == "identity":
+        if layers is None or layers.head == "identity":
             meaning += "; entries may lie outside the bounds, and are to be clipped to them"
+    files: dict[str, Any] = {
+        JAX: {"reads": "jax.export.deserialize", "shapes": "[b, D] -> [b, A], any b", "platforms": list(PLATFORMS)}
+    }
+    if layers is not None:
+        files[ARRAYS] = {"read_by": NUMPY, "activation": layers.activation, "head": layers.head}
     seen = "one-hot: which state" if spec.tabular else f"as {config.world} returns it"
     return {
         "format": FORMAT,
@@ -161,9 +138,6 @@ def spec_of(config: Config, spec: WorldSpec, layers: Layers, origin: dict[str, A
             "meaning": meaning,
             "deterministic": True,
         },
-        "files": {
-            JAX: {"reads": "jax.export.deserialize", "shapes": "[b, D] -> [b, A], any b", "platforms": list(PLATFORMS)},
-            ARRAYS: {"read_by": NUMPY, "activation": layers.activation, "head": layers.head},
-        },
+        "files": files,
         "versions": {name: version for name, version in rundir.environment().items() if name in rundir.PACKAGES},
     }

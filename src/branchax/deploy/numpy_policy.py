@@ -17,18 +17,30 @@ def load(file: str | Path | None = None) -> Callable[[np.ndarray], np.ndarray]:
         p = dict(saved)  # kernel_i [C, in, out] and bias_i [C, 1, out] of C networks, of which the mean is taken
     depth = sum(name.startswith("kernel_") for name in p)
 
+    activation = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "silu": silu}[str(p["activation"])]
+
     def act(obs: np.ndarray) -> np.ndarray:
         x = np.asarray(obs, np.float32).reshape(1, -1, np.shape(obs)[-1])
         for i in range(depth):
+            x = normed(x) if f"pre_norm_{i}" in p else x
             x = x @ p[f"kernel_{i}"] + p[f"bias_{i}"]
             if f"scale_{i}" in p:  # LayerNorm
-                x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
-                x = x * p[f"scale_{i}"] + p[f"shift_{i}"]
+                x = normed(x) * p[f"scale_{i}"] + p[f"shift_{i}"]
             if i + 1 < depth:
-                x = np.tanh(x) if p["activation"] == "tanh" else np.maximum(x, 0)
+                x = activation(x)
         x = x.mean(0).reshape(*np.shape(obs)[:-1], -1)
         if p["head"] == "argmax":
             return np.eye(x.shape[-1], dtype=np.float32)[x.argmax(-1)]
         return np.tanh(x) if p["head"] == "tanh" else x
 
     return act
+
+
+def normed(x: np.ndarray) -> np.ndarray:
+    """LayerNorm without parameters."""
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+
+def silu(x: np.ndarray) -> np.ndarray:
+    """x sigmoid(x)."""
+    return x * (0.5 + 0.5 * np.tanh(0.5 * x))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from branchax.dynamics.base import Dynamics as Dynamics
+    from branchax.dynamics.base import FitReport as FitReport
     from branchax.dynamics.fit import make_ensemble as make_ensemble
     from branchax.dynamics.oracle import oracle
     from branchax.dynamics.tabular import make_table as make_table
@@ -18,6 +19,7 @@ else:
         __name__,
         {
             "Dynamics": "branchax.dynamics.base",
+            "FitReport": "branchax.dynamics.base",
             "make_ensemble": "branchax.dynamics.fit",
             "make_oracle": "branchax.dynamics.oracle:oracle",
             "make_table": "branchax.dynamics.tabular",

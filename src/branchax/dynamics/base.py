@@ -40,6 +40,7 @@ class Dynamics(NamedTuple):
     after: Callable[[Key, Row], WorldState]  # its state at what followed, `row.transition.next_obs`
     doubt: Callable[[Any, jax.Array, jax.Array], jax.Array]  # (M, obs [D], action [A]) -> [], 0 where it is certain
     needs_state: bool  # whether `branch` reads `row.state`, which is then stored with every row
+    learned: bool = True  # whether it is made from data, so that its error is worth measuring
 
 
 def assign_members(key: Key, elites: jax.Array, groups: int, horizon: int, propagation: str) -> Member:

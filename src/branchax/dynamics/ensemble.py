@@ -60,9 +60,9 @@ class ModelStep(NamedTuple):
     terminated: jax.Array  # [] bool
 
 
-def network(spec: WorldSpec, config: ModelConfig) -> nn.Network:
+def network(spec: WorldSpec, config: ModelConfig, make: nn.MakeNetwork = nn.mlp) -> nn.Network:
     """One member's trunk and heads: [D + A] -> means [D + 1], raw log-variances [D + 1], termination logit [1]."""
-    return nn.mlp(
+    return make(
         spec.obs_size + spec.action_size,
         config.hidden,
         2 * (spec.obs_size + 1) + 1,
@@ -96,12 +96,12 @@ def targets(transition: Transition, target: str) -> jax.Array:
 
 
 def predict(net: nn.Network, params: Params, x: jax.Array, key: Key | None = None) -> Prediction:
-    """One member's Gaussian at standardised inputs x [..., D + A]; `key` is that of its dropout.
+    """One member's Gaussian at standardised inputs x [..., D + A]; `key` is for a network that drops units.
 
     The raw log-variance is bounded softly: l <- high - softplus(high - l), then l <- low + softplus(l - low). With
     constant noise it is one parameter, no smaller than `LOG_VAR_BOUNDS` says.
     """
-    out = net.apply(params["net"], x, *(() if key is None else (key,)))
+    out = net.apply(params["net"], x) if key is None else net.apply(params["net"], x, key)
     size = (out.shape[-1] - 1) // 2
     mean, raw, logit = out[..., :size], out[..., size : 2 * size], out[..., -1]
     if "log_var" in params:
@@ -130,11 +130,10 @@ def negative_log_likelihood(prediction: Prediction, y: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum(square + prediction.log_var + jnp.log(2 * jnp.pi), -1)
 
 
-def weight_penalty(params: Params, decay: Sequence[float]) -> jax.Array:
-    """1/2 sum over layers of decay_l |W_l|^2, biases left alone; the last decay serves the remaining layers. []."""
-    layers = [layer["kernel"] for name, layer in sorted(params["net"].items()) if "kernel" in layer]
-    rates = [*decay, *[decay[-1]] * len(layers)]
-    return 0.5 * jnp.stack([rate * jnp.sum(w**2) for rate, w in zip(rates, layers, strict=False)]).sum()
+def weight_penalty(kernels: Sequence[jax.Array], decay: Sequence[float]) -> jax.Array:
+    """1/2 sum over layers of decay_l |W_l|^2; the last decay serves the remaining layers. []."""
+    rates = [*decay, *[decay[-1]] * len(kernels)]
+    return 0.5 * jnp.stack([rate * jnp.sum(w**2) for rate, w in zip(rates, kernels, strict=False)]).sum()
 
 
 def sample(

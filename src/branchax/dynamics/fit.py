@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from branchax import normalize, replay
+from branchax import nn, normalize, replay
 from branchax.config import ModelConfig
 from branchax.dynamics import ensemble, uncertainty
 from branchax.dynamics.base import Dynamics, FitReport, MemberFaults
@@ -47,14 +47,14 @@ class Progress(NamedTuple):
     round: jax.Array  # [] int32
 
 
-def make_ensemble(world: World, config: ModelConfig) -> Dynamics:  # noqa: C901, PLR0915 (closures)
-    """A probabilistic ensemble of `world` as `Dynamics`.
+def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = nn.mlp) -> Dynamics:  # noqa: C901, PLR0915 (closures)
+    """A probabilistic ensemble of `world` as `Dynamics`, each member a `network`.
 
     Termination is the world's own predicate when `config.termination` is "known" and the world has one; "known" without
     a predicate, and "learned", train a Bernoulli head; "none" never terminates.
     """
     spec = world.spec
-    net = ensemble.network(spec, config)
+    net = ensemble.network(spec, config, network)
     optimizer = optax.apply_if_finite(optax.adam(config.learning_rate), max_consecutive_errors=2**31 - 1)
     predicate = spec.termination if config.termination == "known" else None
     if config.termination == "none":
@@ -81,7 +81,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:  # noqa: C901,
         if config.noise == "state":
             bounds = jnp.sum(params["log_var_high"]) - jnp.sum(params["log_var_low"])
             value = value + ensemble.BOUND_WEIGHT * bounds
-        value = value + ensemble.weight_penalty(params, config.weight_decay)
+        value = value + ensemble.weight_penalty(net.kernels(params["net"]), config.weight_decay)
         if learns_ends:
             value = value + optax.sigmoid_binary_cross_entropy(prediction.logit, ended).mean()
         return value
@@ -142,7 +142,7 @@ def make_ensemble(world: World, config: ModelConfig) -> Dynamics:  # noqa: C901,
                 place = ((first + i) * config.batch_size + jnp.arange(config.batch_size)) % train
                 rows = replay.take(ring, replay.train_slot(bootstrap[:, place], config.holdout_every)).transition
                 batch = prepare(scales, over_batch(whole(rows), axis=1))
-                if not config.dropout:
+                if not net.drops:
                     return jax.vmap(functools.partial(step, key=None))(members, *batch), None
                 keys = jax.random.split(jax.random.fold_in(key_dropout, first + i), config.members)
                 return jax.vmap(step)(members, *batch, keys), None

@@ -23,4 +23,5 @@ def oracle(world: World) -> Dynamics:
         after=lambda key, row: world.step(key, row.state, row.transition.action)[0],
         doubt=lambda model, obs, action: jnp.zeros(()),
         needs_state=True,
+        learned=False,
     )

@@ -85,8 +85,10 @@ class Parts(NamedTuple):
         return self.dynamics
 
 
-def sizes_of(config: Config) -> Sizes:
-    """The sizes that a config asks for."""
+def sizes_of(config: Config, agent: Agent, dynamics: Dynamics | None) -> Sizes:
+    """The sizes that a config asks for, with these parts."""
+    rollouts = config.rollouts_of(agent.learns_from == "rollouts")
+    stores = agent.learns_from == "replay" and dynamics is not None and config.real_rows < config.batch_size
     return Sizes(
         parallel_worlds=config.parallel_worlds,
         explore_steps=config.explore_steps,
@@ -97,8 +99,8 @@ def sizes_of(config: Config) -> Sizes:
         batch_size=config.batch_size,
         real_rows=config.real_rows,
         real_capacity=config.real_capacity,
-        imagined_capacity=config.imagined_capacity,
-        rollouts=config.rollouts,
+        imagined_capacity=rollouts * config.rollout.longest() * config.rollout.keep_epochs if stores else 0,
+        rollouts=rollouts,
         rollout=config.rollout,
         eval_episodes=config.eval_episodes,
         offline=config.dataset is not None,

@@ -59,7 +59,7 @@ def make_program(
     config: Config, world: World, dynamics: Dynamics | None, agent: Agent, stages: Stages = STAGES
 ) -> Program:
     """Composes ready-made parts into a run; only sizes are read from `config`. A model-free run has no `dynamics`."""
-    parts = Parts(sizes_of(config), world, dynamics, agent, stages)
+    parts = Parts(sizes_of(config, agent, dynamics), world, dynamics, agent, stages)
 
     def bind(function: Any) -> Any:
         return functools.update_wrapper(functools.partial(function, parts), function)

@@ -95,8 +95,9 @@ def make_case(
     world = worlds.make(name)
     policy = gaussian_policy(world.spec, HIDDEN, policy_std)
     params = policy.init(jax.random.fold_in(key, 0))
-    mean = params["mean"] if policy_std else params
-    mean[f"layer_{len(HIDDEN)}"]["kernel"] *= REACTION
+    assert policy.layers is not None
+    last = policy.layers(params)[-1].kernel
+    params = jax.tree.map(lambda x: x * REACTION if x is last else x, params)
     placed, start, about, _ = _place(world, dynamics, steps, key, model)
     about |= {"policy": f"tanh network {HIDDEN}", "policy_std": policy_std, "discount": discount, "seed": seed}
     return Case(Problem(placed, policy, start, 1, discount), params, None, None, about)

@@ -12,7 +12,6 @@ from typing import Any
 import jax
 
 from branchax import build
-from branchax.checks import check
 from branchax.devices import cache
 from branchax.runs import rundir, runlog
 from branchax.runs.compiling import evaluate_at, seed_keys, summarise
@@ -46,7 +45,6 @@ def evaluate(
     cache.enable()
     config, state = restore(directory, say, step)
     config = dataclasses.replace(config, eval_episodes=episodes or config.eval_episodes)
-    check(config)
     program, keys, saved = build.build(config), seed_keys(config), int(state.counts.env_steps[0])
     arguments = keys, state.counts.env_steps, state.agent
     lowered = jax.jit(over_seeds(evaluate_at(program))).lower(*arguments)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ class Run:
     lanes: slice | None = None  # its seeds among those of the program; `None`: all of them
     given_up: bool = False  # for what was not finite, while others go on
     score: float | None = None  # the mean return over seeds of this epoch's evaluation
+    loggers: Sequence[Logger] = ()  # of one's own
     dumped: set[str] = dataclasses.field(default_factory=set)  # the kinds of faults
     log: runlog.Log = None  # pyright: ignore[reportAssignmentType]  # open while it trains
     curves: Logger = dataclasses.field(default_factory=lambda: all_of([]))
@@ -56,6 +57,7 @@ class Run:
 
 
 GiveUp = Callable[[Run, faults.NonFinite], None]
+Callback = Callable[[list[runlog.Row], TrainState], bool | None]  # (an epoch's rows, the live state) -> to stop or not
 
 
 class Session(NamedTuple):
@@ -68,6 +70,7 @@ class Session(NamedTuple):
     view: Progress
     origin: float  # the `time.perf_counter()` at which `wall_s` is 0
     give_up: GiveUp | None
+    callbacks: Sequence[Callback] = ()
 
     def going(self) -> list[Run]:
         """The runs that were not given up."""
@@ -90,7 +93,8 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
     if distributed.leads():  # Matplotlib, for the figure at the end, loads while the first epoch computes
         session.pool.submit(importlib.import_module, "branchax.runs.plots")
     with stop.deferred():
-        while done < config.epochs and session.going():
+        is_last = done >= config.epochs
+        while not is_last and session.going():
             view.phase("training")
             horizon, floats = config.rollout.at(env_steps), session.compiled.lanes[0]
             before = copy_state(state) if copies else None
@@ -106,7 +110,9 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
             look_for_faults(session, state, report, horizon)
             done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
             is_last = done == config.epochs
-            report_epoch(session, state, horizon, report.metrics, is_last or done % config.eval_every == 0)
+            rows = report_epoch(session, state, horizon, report.metrics, is_last or done % config.eval_every == 0)
+            enough = [bool(callback(rows, state)) for callback in session.callbacks]
+            is_last = is_last or distributed.any_of(any(enough)) if session.callbacks else is_last
             asked = distributed.any_of(bool(stop.asked))
             saves = is_last or asked or done % config.checkpoint_every == 0
             if saves:
@@ -138,9 +144,11 @@ def save(session: Session, state: TrainState, env_steps: int) -> None:
         checkpoint.save(run.checkpoints, env_steps, run.of(state), note, *kept)
 
 
-def report_epoch(session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool) -> None:
-    """Evaluates if asked to, writes one row per seed of each run, shows them."""
-    found = {}
+def report_epoch(
+    session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool
+) -> list[runlog.Row]:
+    """Evaluates if asked to, writes one row per seed of each run, shows them; returns the rows."""
+    found, written = {}, []
     if evaluated and session.going():
         evaluate = session.stop.wait(session.compiled.evaluate)
         session.view.phase("evaluating")
@@ -154,9 +162,11 @@ def report_epoch(session: Session, state: TrainState, horizon: int, metrics: dic
         seeds = range(run.config.seed, run.config.seed + run.config.seeds)
         rows = runlog.rows_of(seeds, run.of(counts), shared, run.of({**found, **metrics}))
         run.log.write(rows)
+        written += rows
         run.curves.write(rows)
         session.view.advanced(rows, run.directory.name if len(session.runs) > 1 else "")
         run.score = runlog.plain(run.of(found)[runlog.RETURN].mean()) if found else None
+    return written
 
 
 def look_for_faults(session: Session, state: TrainState, report: Report | None, horizon: int) -> None:

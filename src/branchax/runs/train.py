@@ -13,26 +13,28 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from rich.console import Console
 
-from branchax.checks import check
+from branchax import build
 from branchax.config import Config
 from branchax.devices import cache, distributed
 from branchax.devices import mesh as meshes
 from branchax.epoch.program import Program
 from branchax.epoch.state import TrainState
-from branchax.runs import checkpoint, dataset, rundir, runlog
+from branchax.errors import ConfigError
+from branchax.own import try_out
+from branchax.runs import checkpoint, dataset, door, rundir, runlog
 from branchax.runs.compiling import Compiled, Floats, compile_program, finish, lanes_of, program_of
-from branchax.runs.loop import GiveUp, Run, Session, kept_of, note_status, run_epochs
+from branchax.runs.loop import Callback, GiveUp, Run, Session, kept_of, note_status, run_epochs
 from branchax.runs.progress import Progress, number
 from branchax.runs.restoring import fill, load_all
 from branchax.runs.signals import Preempted, Stop
-from branchax.runs.trackers import check_wandb, open_curves
+from branchax.runs.trackers import Logger, open_curves
 from branchax.sharding import over_seeds
 from branchax.types import Transition
 
@@ -48,6 +50,7 @@ class Job(NamedTuple):
     stop: Stop
     view: Progress
     give_up: GiveUp | None
+    callbacks: Sequence[Callback]
 
     @property
     def config(self) -> Config:
@@ -60,7 +63,19 @@ class Job(NamedTuple):
         return str(self.runs[0].directory if len(self.runs) == 1 else self.runs[0].directory.parent)
 
 
-def train(config: Config, directory: str | Path, command: str = "", force: bool = False) -> Path:
+def train(  # noqa: PLR0913 (whatever a run can be given)
+    config: Config,
+    directory: str | Path,
+    command: str = "",
+    force: bool = False,
+    *,
+    world: Any = None,
+    agent: Any = None,
+    dynamics: Any = None,
+    stages: Any = None,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+) -> Path:
     """Trains `config.seeds` runs at once and writes everything into `directory` (see `rundir`); returns the directory.
 
     When the directory holds a run already, it goes on from its last good checkpoint, to the very state that it would
@@ -71,40 +86,59 @@ def train(config: Config, directory: str | Path, command: str = "", force: bool 
     SIGTERM and the first Ctrl-C end it: the epoch under way is saved if it ends within `config.grace`, otherwise what
     was before it, while a thread computes on. The second Ctrl-C ends it at once.
 
+    Args:
+      config: the settings.
+      directory: the run's.
+      command: what is written down as having worked on it.
+      force: see above.
+      world: of one's own: a function that returns a `World`, or its name `module:function`.
+      agent: of one's own: a function `(WorldSpec, **args) -> Agent`, or its name (`build.with_parts`).
+      dynamics: a model of one's own: a function `(World, ModelConfig) -> Dynamics`, or its name.
+      stages: of one's own: a `Stages` value, a function that returns one, or a name of either.
+      callbacks: each is called `(rows, state)` after each epoch, with the rows that were written and the live state,
+        which it must not keep; one that returns True ends the run there, saved.
+      loggers: further places for the rows (`runs.trackers.Logger`).
+
     Raises:
       ConfigError: for settings that cannot work, or a directory that is in use, full or cannot be written.
       Preempted: when a signal asked it to end.
       NonFinite: when a number is not finite and `config.faults` says to stop.
       CheckpointError: when a checkpoint cannot be written or read.
     """
-    directory = Path(directory)
-    train_together([Run(config, directory, command)], force=force)
+    if wrong := [type(logger).__name__ for logger in loggers if not isinstance(logger, Logger)]:
+        raise ConfigError(f"loggers: {wrong[0]} is not possible; allowed: Logger (`runs.trackers`)")
+    config, directory = door.prepare(build.with_parts(config, world, agent, dynamics, stages)), Path(directory)
+    train_together([Run(config, directory, command, loggers=loggers)], force=force, callbacks=callbacks)
     return directory
 
 
 def train_together(
-    runs: list[Run], swept: Sequence[str] = (), force: bool = False, give_up: GiveUp | None = None
+    runs: list[Run],
+    swept: Sequence[str] = (),
+    force: bool = False,
+    give_up: GiveUp | None = None,
+    callbacks: Sequence[Callback] = (),
+    changed: list[str] | None = None,
 ) -> None:
     """`train` for runs that differ in the float fields `swept` alone, all as lanes of one compiled program.
 
     Each has in its directory what it would have there on its own. They go on from the last step that all have saved.
     A run that `config.faults` would stop is left out from there on, and `give_up` hears why; without it that is raised.
-    Raises as `train` does.
+    The settings are those that `door.prepare` returns. Whoever holds the directories already (`door.enter`) passes what
+    has `changed` in them. Raises as `train` does.
     """
     for i, run in enumerate(runs):
-        run.config = dataset.sized(run.config)
-        check(run.config)
+        run.config = build.settle(run.config)
         run.lanes = slice(i * run.config.seeds, (i + 1) * run.config.seeds) if len(runs) > 1 else None
     config, leads = runs[0].config, distributed.leads()
-    if leads and config.wandb:
-        check_wandb()
     stop = Stop(GRACE if config.grace is None else config.grace)
     with contextlib.ExitStack() as held:
-        changed = _enter_directories(runs, force, held) if leads else []
+        if changed is None:
+            changed = door.enter([(run.directory, run.config) for run in runs], force, held) if leads else []
         resumes = all((run.directory / rundir.CONFIG).exists() for run in runs)
         held.enter_context(stop.handled())
         view = held.enter_context(Progress(config, None if leads else Console(quiet=True)))
-        job = Job(runs, swept, force, stop, view, give_up)
+        job = Job(runs, swept, force, stop, view, give_up, callbacks)
         try:
             saved = distributed.from_first(_find_saved(job) if leads else None)
             if saved is not None and saved >= config.env_steps:
@@ -119,16 +153,6 @@ def train_together(
             raise
         if leads and len(runs) == 1 and not runs[0].given_up:
             _summarise(runs[0].directory, view)
-
-
-def _enter_directories(runs: list[Run], force: bool, held: contextlib.ExitStack) -> list[str]:
-    """Takes the runs' directories, which `held` lets go again; returns what is to change since they were left."""
-    changed: list[str] = []
-    for run in runs:
-        rundir.check_writable(run.directory)
-        held.enter_context(rundir.opened(run.directory))
-        changed += [x for x in rundir.admit(run.directory, run.config, force) if x not in changed]
-    return changed
 
 
 def _finish_directories(job: Job) -> None:
@@ -191,7 +215,7 @@ def _train(job: Job, saved: int | None, resumes: bool, changed: list[str]) -> No
             for run in runs:
                 _open_log(run, keep, view, closing)
             past = max(run.log.kept[-1]["wall_s"] if run.log.kept else 0.0 for run in runs)
-            session = Session(runs, compiled, pool, job.stop, view, start - past, job.give_up)
+            session = Session(runs, compiled, pool, job.stop, view, start - past, job.give_up, job.callbacks)
             run_epochs(session, state, restored=saved is not None)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
@@ -216,12 +240,13 @@ def _build(job: Job, fresh: bool) -> tuple[Callable[[Floats], Program], Transiti
     config, view = job.config, job.view
     with warnings.catch_warnings(record=True) as caught:
         program = program_of(config, job.swept)
+        try_out(config, program({}))
         spec = program({}).spec
         reads = fresh and config.dataset is not None  # a saved state holds the rows already
         data = dataset.load(str(config.dataset), spec) if reads else None
     for warning in caught:
         view.say(f"  {warning.message}", "yellow")
-    wanted = not config.model_free and config.model.kind == "ensemble" and config.model.termination == "known"
+    wanted = not config.model_free and config.model.has_networks and config.model.termination == "known"
     if wanted and spec.termination is None:
         view.say(f"  {config.world} has no predicate for the ends of its episodes: the model learns them")
     return program, data
@@ -265,7 +290,7 @@ def _open_log(run: Run, keep: int, view: Progress, closing: contextlib.ExitStack
     run.log = runlog.Log(run.directory / rundir.METRICS, keep, writes=distributed.leads())
     closing.callback(run.log.close)
     if distributed.leads():
-        run.curves = open_curves(run.config, run.directory, run.log.kept, view.say)
+        run.curves = open_curves(run.config, run.directory, run.log.kept, view.say, run.loggers)
         closing.callback(run.curves.close)
 
 

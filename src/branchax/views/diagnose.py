@@ -80,8 +80,18 @@ def refusal(config: Any) -> str | None:
     """Why a run has no model to diagnose; None when it has one."""
     if config.model_free:
         return "it is model-free (rollout.horizon = 0): nothing is imagined"
-    if config.model.kind == "oracle":
+    if config.model.exact:
         return "its model is the simulator itself (model.kind = oracle): there is no error to measure"
+    return None
+
+
+def _unfit(player: Player) -> str | None:
+    """Why a model of one's own cannot be measured, or need not."""
+    dynamics = player.dynamics
+    if dynamics is not None and not dynamics.learned:
+        return "its model is not learned: there is no error to measure"
+    if dynamics is not None and dynamics.needs_state:
+        return "its model starts from simulator states, and an observation is not enough for those"
     return None
 
 
@@ -121,7 +131,7 @@ def measure(player: Player, say: Callable[[str], Any] = lambda text: None) -> Fo
     plans = player.agent.memory is not None  # each of its steps costs thousands of the model's: a few have to do
     count = 2 if plans else EPISODES
     shown = min(spec.episode_length, 100 if plans else 1000)
-    why = refusal(config)
+    why = refusal(config) or _unfit(player)
     tail = None if valuation is None else tail_of(config.agent.discount)
     length = max(shown, min(shown, 200) + tail) if tail is not None else shown
     keep = bodies.pose if bodies.has_bodies(spec.name) else lambda state: ()

@@ -87,7 +87,7 @@ def _parts(parts: Stages, config: Config, horizon: jax.Array) -> dict[str, Calla
         return jax.lax.scan(once, state, None, length=rounds)[0], recent
 
     found: dict[str, Callable[[TrainState, Any], Any]] = {} if config.dataset is not None else {"collect": collect}
-    if not config.model_free and config.model.kind != "oracle":
+    if not config.model_free and not config.model.exact:
         found["fit"] = lambda state, recent: (parts.fit(state)[0], recent)
     if config.stores_imagined:
         found["imagine"] = lambda state, recent: (parts.imagine(state, horizon)[0], recent)

@@ -80,23 +80,17 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
 
 
 def _own(name: str, options: dict[str, Any]) -> World:
-    """What `function` of `module` returns, for `module:function`; its module is looked for where one works, too."""
+    """What `function` returns, for `module:function`."""
     import jax
 
-    from branchax.errors import ConfigError, nearest
+    from branchax import outside
+    from branchax.errors import ConfigError
     from branchax.worlds.base import World
 
-    module, _, function = name.partition(":")
-    look_in(_FOUND.get(module_of(name) or "", Path.cwd()))
-    try:
-        found = importlib.import_module(module)
-    except Exception as error:  # whatever someone else's module raises
-        raise ConfigError(f"world: {name!r} cannot be imported: {type(error).__name__}: {error}") from error
-    make_own = getattr(found, function, None)
+    make_own = outside.find(name, "world", _FOUND.get(module_of(name) or ""))
     if not callable(make_own):
-        known = [x for x, value in vars(found).items() if callable(value) and not x.startswith("_")]
         raise ConfigError(
-            f"world: {name!r} is unknown: {module} has no function {function!r}{nearest(function, known)}"
+            f"world: {name!r} is no function, but {type(make_own).__name__}; allowed: one that returns a World"
         )
     try:
         world = make_own(**options)

@@ -1,0 +1,132 @@
+"""Parts from outside the library: `module:name` -> the object, and back.
+
+An agent, a model, a world or stages of one's own are recorded in a run's settings by that name, so that a later process
+finds them again. What was passed in Python is found by its name in this process whether it can be imported or not.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.machinery
+import json
+import sys
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from branchax.errors import ConfigError, nearest
+
+_GIVEN: dict[str, Any] = {}  # what was passed in Python, by its name; of two with one name, the latest
+
+
+def find(name: str, field: str, folder: Path | None = None) -> Any:
+    """The object called `module:name`; its module is looked for in a folder, by default the current directory, first.
+
+    Python looks there for good: a module may import its neighbours when it is called.
+
+    Raises `ConfigError`, which begins with `field`, when it cannot be found or its module raises.
+    """
+    if name in _GIVEN:
+        return _GIVEN[name]
+    check_module(name, field)
+    module, _, attribute = name.partition(":")
+    if sys.path[:1] != [where := str(folder or Path.cwd())]:
+        sys.path.insert(0, where)
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever someone else's module raises
+        raise ConfigError(f"{field}: {name!r} cannot be imported: {said(error)}") from error
+    try:
+        return functools.reduce(getattr, attribute.split("."), found)
+    except AttributeError:
+        pass
+    if "<" in attribute:
+        raise ConfigError(
+            f"{field}: {name!r} was passed in Python and has no name to import it by; allowed: pass it again"
+            " (branchax.run), or make it a function of a module"
+        )
+    known = [x for x in vars(found) if not x.startswith("_")]
+    raise ConfigError(f"{field}: {name!r} is unknown: {module} has no {attribute!r}{nearest(attribute, known)}")
+
+
+def check_module(name: str, field: str) -> None:
+    """Raises `ConfigError` unless there is a module of that name; nothing is imported."""
+    module, colon, attribute = name.partition(":")
+    if not (module and colon and attribute):
+        raise ConfigError(f"{field}: {name!r} is not possible; allowed: module:function")
+    top = module.partition(".")[0]
+    if name in _GIVEN or top in sys.modules:
+        return
+    if importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
+        raise ConfigError(
+            f"{field}: {name!r} cannot be imported: no module {top!r} in {Path.cwd()}, nor where Python looks"
+            " (PYTHONPATH)"
+        )
+
+
+def name_of(part: Any, field: str) -> str:
+    """The name by which a part that was passed in Python is found again: `module:qualname`, or what it is as text.
+
+    A value, such as `Stages`, has the name that its module gives it. Raises `ConfigError` for what has none.
+    """
+    if isinstance(part, str):
+        return part
+    name = getattr(part, "__qualname__", None)
+    owners = sorted(_members(part), key=lambda x: str(getattr(x, "__module__", "")).startswith("branchax."))
+    owner = part if name is not None else next(iter(owners), None)
+    if owner is None or not isinstance(getattr(owner, "__module__", None), str):
+        raise ConfigError(f"{field}: {type(part).__name__} is not possible; allowed: a function, or 'module:function'")
+    if name is None:
+        modules = dict.fromkeys([*(x.__module__ for x in owners), *sys.modules])
+        names = [(m, k) for m in modules for k, v in list(_globals(m).items()) if v is part]
+        module, name = names[0] if names else (owner.__module__, "<value>")
+    else:
+        module = owner.__module__
+    full = f"{_importable(module)}:{name}"
+    _GIVEN[full] = part
+    return full
+
+
+def arguments_of(entries: Iterable[str], field: str) -> dict[str, Any]:
+    """`["noise=0.2"]` -> `{"noise": 0.2}`; a value is JSON, or else a text."""
+    found = {}
+    for entry in entries:
+        name, equals, value = entry.partition("=")
+        if not equals or not name.isidentifier():
+            raise ConfigError(f"{field}: {entry!r} is not possible; allowed: NAME=VALUE")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def said(error: BaseException, name: str = "") -> str:
+    """What an error of someone else's code says, in a line, and where in `module:function` it was raised."""
+    module = sys.modules.get(name.partition(":")[0])
+    file = getattr(_GIVEN.get(name), "__code__", None)
+    mine = {getattr(module, "__file__", None), getattr(file, "co_filename", None)}
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in mine]
+    where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}{where}"
+
+
+def _members(part: Any) -> list[Any]:
+    """The functions of a NamedTuple of them."""
+    return [x for x in part if callable(x)] if isinstance(part, tuple) else []
+
+
+def _globals(module: str) -> dict[str, Any]:
+    return getattr(sys.modules.get(module), "__dict__", {})
+
+
+def _importable(module: str) -> str:
+    """The name by which another process can import a module: that of the file, for the script that runs."""
+    if module != "__main__":
+        return module
+    main = sys.modules["__main__"]
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    return spec.name if spec is not None else Path(file).stem if file else module

@@ -1,0 +1,142 @@
+"""Parts of one's own, made and looked at before anything is compiled: errors name the function that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, get_args
+
+import jax
+
+from branchax import outside
+from branchax.agents.base import Agent, LearnsFrom
+from branchax.config import Config, OwnAgentConfig
+from branchax.dynamics.base import Dynamics
+from branchax.epoch.parts import Stages
+from branchax.epoch.program import STAGES, Program
+from branchax.errors import ConfigError
+from branchax.types import Row, Transition
+from branchax.worlds.base import World, WorldSpec
+
+
+def make_own_agent(spec: WorldSpec, config: OwnAgentConfig) -> Agent:
+    """What the function that the settings name makes of a world's spec.
+
+    Raises `ConfigError` when it cannot be found, raises, or returns what is no `Agent` for this world.
+    """
+    name, field = config.factory, "agent.factory"
+    agent = _call(name, field, Agent, spec, **outside.arguments_of(config.args, "agent.args"))
+    if agent.learns_from not in get_args(LearnsFrom):
+        allowed = ", ".join(get_args(LearnsFrom))
+        raise ConfigError(f"{field}: {name!r} has learns_from = {agent.learns_from!r}; allowed: {allowed}")
+    if config.reads not in ("as built", agent.learns_from):
+        raise ConfigError(f"agent.reads: {config.reads}, but {name!r} reads {agent.learns_from}; allowed: another run")
+    key, obs = jax.random.key(0), jax.ShapeDtypeStruct((spec.obs_size,), "float32")
+    memory = () if agent.memory is None else (_trace(name, field, "memory", agent.memory, _state(name, agent)),)
+    acted = _trace(name, field, "act", agent.act, key, _state(name, agent), obs, *memory)
+    if not isinstance(acted, tuple) or len(acted) != 2 + len(memory):
+        allowed = "(action, extras)" if not memory else "(action, extras, memory)"
+        raise ConfigError(f"{field}: {name!r} has an act that does not return a tuple {allowed}")
+    mode = _trace(name, field, "mode", agent.mode, _state(name, agent), obs, *memory)
+    for what, action in (("act", acted[0]), ("mode", mode[0] if memory else mode)):
+        _check_shape(f"{field}: {name!r} has {what}", action, (spec.action_size,), "float32")
+    return agent
+
+
+def make_own_dynamics(world: World, config: Config) -> Dynamics:
+    """What the function that the settings name makes of a world. Raises `ConfigError` as `make_own_agent` does."""
+    name, field, spec = config.model.factory, "model.factory", world.spec
+    dynamics = _call(name, field, Dynamics, world, config.model)
+    if config.dataset is not None and dynamics.needs_state:
+        raise ConfigError(f"dataset: {name!r} branches at simulator states, and a file holds none; allowed: unset")
+    if config.plans and dynamics.needs_state:
+        raise ConfigError(f"{field}: {name!r} branches at simulator states; allowed for a planner: at observations")
+
+    def step(key: jax.Array) -> tuple[Any, Transition]:
+        state = world.reset(key)
+        zero, no = jax.numpy.zeros(()), jax.numpy.zeros((), bool)
+        action = jax.numpy.zeros(spec.action_size)
+        row = Row(Transition(state.obs, action, zero, state.obs, no, no), state if dynamics.needs_state else ())
+        model = dynamics.init(key)
+        return dynamics.world(model, dynamics.elites(model)[0]).step(key, dynamics.branch(row), action)
+
+    _, t = _trace(name, field, "a step", step, jax.random.key(0))
+    for what, x, shape, kind in (
+        ("next_obs", t.next_obs, (spec.obs_size,), "float32"),
+        ("reward", t.reward, (), "float32"),
+        ("terminated", t.terminated, (), "bool"),
+    ):
+        _check_shape(f"{field}: {name!r} has {what}", x, shape, kind)
+    return dynamics
+
+
+def find_stages(config: Config) -> Stages:
+    """The stages that the settings name, or the library's. Raises `ConfigError` as `make_own_agent` does."""
+    if config.stages is None:
+        return STAGES
+    found = outside.find(config.stages, "stages")
+    if not isinstance(found, Stages):
+        found = _call(config.stages, "stages", Stages)
+    if missing := [field for field, stage in zip(Stages._fields, found, strict=True) if not callable(stage)]:
+        raise ConfigError(f"stages: {config.stages!r} has no function for {', '.join(missing)}")
+    return found
+
+
+def try_out(config: Config, program: Program) -> None:
+    """Traces an epoch of a program that has parts of one's own. Raises `ConfigError` for what they raise."""
+    named = {"agent.factory": getattr(config.agent, "factory", ""), "stages": config.stages or ""}
+    named |= {} if config.model_free else {"model.factory": config.model.factory}
+    if not (named := {field: name for field, name in named.items() if name}):
+        return
+    state = _attempt(named, "exploring", program.init, jax.random.key(0))
+    after, _ = _attempt(named, "an epoch", program.epoch, state, jax.ShapeDtypeStruct((), "int32"))
+    like = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, after)]
+    if like[0] != like[1]:
+        parts = [f for f, a, b in zip(state._fields, *like, strict=True) if a != b]
+        raise ConfigError(f"{_names(named)}: an epoch returns other shapes or dtypes of {', '.join(parts)}")
+
+
+def _names(named: dict[str, str]) -> str:
+    return ", ".join(f"{field} {name!r}" for field, name in named.items())
+
+
+def _attempt(named: dict[str, str], what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return jax.eval_shape(function, *arguments)
+    except ConfigError:
+        raise
+    except Exception as error:
+        where = next((x for name in named.values() if (x := outside.said(error, name)).endswith(")")), None)
+        raise ConfigError(f"{_names(named)}: cannot trace {what}: {where or outside.said(error)}") from error
+
+
+def _call(name: str, field: str, kind: type, *arguments: Any, **others: Any) -> Any:
+    """What a function of one's own returns, which has to be a `kind`."""
+    function = outside.find(name, field)
+    if not callable(function):
+        raise ConfigError(f"{field}: {name!r} is a {type(function).__name__}; allowed: a function")
+    try:
+        made = function(*arguments, **others)
+    except ConfigError:
+        raise
+    except Exception as error:
+        raise ConfigError(f"{field}: {name!r} raised {outside.said(error, name)}") from error
+    if not isinstance(made, kind):
+        raise ConfigError(f"{field}: {name!r} returned {type(made).__name__}; allowed: {kind.__name__}")
+    return made
+
+
+def _state(name: str, agent: Agent) -> Any:
+    return _trace(name, "agent.factory", "init", agent.init, jax.random.key(0))
+
+
+def _trace(name: str, field: str, what: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return jax.eval_shape(function, *arguments)
+    except Exception as error:
+        raise ConfigError(f"{field}: {name!r} cannot trace {what}: {outside.said(error, name)}") from error
+
+
+def _check_shape(what: str, x: Any, shape: tuple[int, ...], kind: str) -> None:
+    got = f"{x.dtype}{list(x.shape)}" if hasattr(x, "shape") else type(x).__name__
+    if got != f"{kind}{list(shape)}":
+        raise ConfigError(f"{what} {got}; allowed: {kind}{list(shape)}")
