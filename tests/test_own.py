@@ -166,7 +166,7 @@ def test_all_parts_from_a_shell(here, capsys, monkeypatch):
     assert cli.main([*train, "--agent.args", "size=0.3"]) == 0 and "is done" in capsys.readouterr().out
     (here / "mine.py").unlink()
     sys.modules.pop("mine")
-    for command in (["evaluate", "run"], ["report", "run"], ["resume", "run"]):
+    for command in (["evaluate", "run"], ["resume", "run"]):
         assert cli.main(command) == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1 and "no module 'mine' in" in said and str(here) in said
