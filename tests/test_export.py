@@ -93,7 +93,8 @@ def written(tmp_path_factory):
         agent = build.build_agent(config, world)
         state = jax.jit(agent.init)(jax.random.key(1))
         # Biases start at zero and last layers near it; a table is all zeros: noise makes every entry count.
-        state = jax.tree.map(lambda x: x + 0.3 * draw.normal(size=x.shape).astype(x.dtype) if x.ndim else x, state)
+        noisy = lambda x, draw=draw: x + 0.3 * draw.normal(size=x.shape).astype(x.dtype) if x.ndim else x  # noqa: E731
+        state = jax.tree.map(noisy, state)
         folder = export.write(root / name, config, state, {"seed": 0, "env_steps": 10})
         size = world.spec.obs_size
         obs = np.eye(size)[draw.integers(size, size=50)] if world.spec.tabular else 3 * draw.normal(size=(50, size))
