@@ -14,6 +14,7 @@ def test_settings_that_are_accepted_run_and_resume(seed):
     attempt(draw(seed))
 
 
+@pytest.mark.slow  # a draw that can be built is found by trying
 def test_draws_take_turns_over_the_agents_and_are_always_the_same():
     drawn = [draw(seed) for seed in range(len(AGENTS))]
     assert [type(config.agent) for config in drawn] == list(AGENTS)

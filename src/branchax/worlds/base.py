@@ -76,7 +76,7 @@ def make_world(
 ) -> World:
     """Builds a world from its physics alone; the clock, the time limit and the bookkeeping are added here.
 
-    Numbers may be Python's or NumPy's (`False`, `0`, a list of entries): observations and rewards become float32, what
+    Numbers may be Python's or NumPy's (`False`, `0`, a list of entries): observations and rewards become floats, what
     says that an episode has ended bool, and the state's leaves arrays.
 
     Args:
@@ -108,9 +108,9 @@ def _array(x: Any) -> jax.Array:
 
 
 def _floats(x: Any) -> Any:
-    """Real numbers as float32. Anything else, such as a dict of observations, stays, for whoever checks the world."""
+    """Real numbers as floats. Anything else, such as a dict of observations, stays, for whoever checks the world."""
     if isinstance(x, dict):
         return x
     x = jnp.asarray(x)
     real = jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool
-    return x.astype(jnp.float32) if real else x
+    return x.astype(jnp.result_type(float)) if real else x
