@@ -231,6 +231,18 @@ _DOUBLE = SACConfig(
         members=5, subset=2, expand="fresh", pre_norm=True, dropout=0.001, zero_last=True, scale="quantile"
     ),
 )
+_STEADY = ModelConfig(
+    members=8,
+    elites=8,
+    hidden=(256, 256, 256),
+    noise="constant",
+    pre_norm=True,
+    dropout=0.005,
+    batch_size=2_048,
+    max_rounds=30,
+    good_error=0.0,
+    bound_margin=1.0,
+)
 PRESETS["dhmbpo"] = Config(
     env_steps=100_000,
     explore_steps=4_000,
@@ -239,9 +251,7 @@ PRESETS["dhmbpo"] = Config(
     updates_per_step=1.0,
     first_updates=5_000,
     real_fraction=0.0,
-    model=ModelConfig(
-        members=8, elites=8, hidden=(256, 256, 256), batch_size=2_048, good_error=0.0, bound_margin=1.0, max_rounds=30
-    ),
+    model=_STEADY,
     rollout=RolloutConfig(horizon=20, every=20, look_ahead=5, per_step=13, groups=8, keep_epochs=10),
     agent=_DOUBLE,
     eval_episodes=10,
