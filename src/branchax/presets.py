@@ -261,7 +261,7 @@ PRESETS["dhmbpo_small"] = replace(
     env_steps=30_000,
     epoch_steps=500,
     collect_steps=500,
-    model=ModelConfig(members=5, elites=5, hidden=(128, 128, 128), good_error=0.0, bound_margin=1.0, max_rounds=10),
+    model=replace(_STEADY, members=5, elites=5, hidden=(128, 128, 128), batch_size=256, max_rounds=10),
     rollout=RolloutConfig(horizon=20, every=20, look_ahead=5, per_step=13, groups=5, keep_epochs=10),
     agent=replace(_DOUBLE, hidden=(128, 128, 128)),
 )
