@@ -64,6 +64,7 @@ REFUSED = [
     (MBPO, {"agent__critic__expand": "fresh"}, ["agent.critic.expand: fresh", "agent.through_model"]),
     (MBPO, {"agent__critic__scale": "quantile", "agent__discount": 1.0}, ["agent.discount: 1.0", "< 1"]),
     (MBPO, {"first_updates": 15}, ["first_updates: 15", "a multiple of the 10 updates"]),
+    (MBPO, {"first_updates": 20}, ["first_updates: 20", "collect_steps = epoch_steps = 250"]),
     (MBPO, {"model__elites": 8}, ["model.elites: 8", "<= model.members = 7"]),
     (MBPO, {"real_fraction": 1.0}, ["real_fraction: 1.0", "imagined"]),
     (MBPO, {"explore_steps": 9}, ["explore_steps: 9", ">= 10"]),

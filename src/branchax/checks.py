@@ -40,6 +40,8 @@ def check(config: Config) -> None:
     _check_horizons(config, need)
     repeats = config.first_updates is None or config.first_updates % config.updates_per_round == 0
     need(repeats, "first_updates", f"a multiple of the {config.updates_per_round} updates of a round")
+    one_round = config.first_updates is None or config.collect_steps == config.epoch_steps
+    need(one_round, "first_updates", f"unset, but with collect_steps = epoch_steps = {config.epoch_steps}")
     _check_mesh(config, need)
 
 

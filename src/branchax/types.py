@@ -73,6 +73,7 @@ class Stream(enum.IntEnum):
     IMAGINE = 6
     IMPROVE = 7
     EVALUATE = 8
+    WARM_UP = 9
 
 
 def stream(key: Key, component: Stream, count: jax.Array | int = 0) -> Key:

@@ -18,8 +18,6 @@ from branchax.rollout import rollout
 from branchax.sharding import over_batch
 from branchax.types import Key, Stream, Trajectory, stream
 
-WARM_UP = 1  # folded into the key of a round, which itself serves the round's updates
-
 
 def improve(
     parts: Parts, state: TrainState, recent: Trajectory | None, horizon: jax.Array
@@ -27,6 +25,7 @@ def improve(
     """The updates that follow a round of collecting, as a scan; their outcomes, [N].
 
     With `rollout.every` they come in blocks of so many, [N / every, every], each after rollouts of the latest policy.
+    In the first epoch the round's updates are made `first_repeats` times; the outcomes are those of the last time.
     """
     sizes, key = parts.sizes, stream(state.key, Stream.IMPROVE, state.counts.env_steps)
 
@@ -63,7 +62,7 @@ def warm_up(parts: Parts, state: TrainState, horizon: jax.Array) -> TrainState:
     update = parts.agent.warm_up
     if update is None:
         return state
-    key = jax.random.fold_in(stream(state.key, Stream.IMPROVE, state.counts.env_steps), WARM_UP)
+    key = stream(state.key, Stream.WARM_UP, state.counts.env_steps)
     sources = make_sources(parts, state, None, horizon)
 
     def step(params: Any, key: Key) -> tuple[Any, jax.Array]:
