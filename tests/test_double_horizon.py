@@ -109,7 +109,7 @@ def test_the_first_update_equals_a_loop():
         """A tanh-squashed Gaussian's sample and log-density, from standard normal noise."""
         out = apply(agent.actor.params, obs, pre_norm=False)
         mean, raw = out[..., :1], out[..., 1:]
-        log_std = -10 + 0.5 * 12 * (np.tanh(raw) + 1)
+        log_std = -10 + 0.5 * 12 * (np.tanh(raw + np.arctanh((np.log(0.5) + 4) / 6)) + 1)  # at the start, 0.5
         x = mean + np.exp(log_std) * noise
         action = np.tanh(x)
         density = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - action**2)

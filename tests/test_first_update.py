@@ -72,7 +72,7 @@ def followed(before, after, rate=TAU):
 def gaussian(actor, obs):
     """The squashed Gaussian's action at obs [D] with the fixed noise, and its log density (app. C of SAC)."""
     mean, raw = np.split(net(actor, obs), 2)
-    log_std = -10 + 6 * (np.tanh(raw) + 1)
+    log_std = -10 + 6 * (np.tanh(raw + np.arctanh((np.log(0.5) + 4) / 6)) + 1)  # at the start, 0.5
     e = noise(len(mean))
     u = mean + np.exp(log_std) * e
     density = -0.5 * e**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - np.tanh(u) ** 2)

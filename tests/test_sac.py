@@ -74,9 +74,11 @@ def test_first_update_equals_numpy():
         x = np.concatenate([obs, action], -1)
         return np.stack([net(jax.tree.map(lambda leaf: leaf[j], critics), x)[:, 0] for j in range(2)])  # noqa: B023
 
+    start = np.array([0.0, np.arctanh((2 * np.log(config.init_std) + 8) / 12)])  # of the mean, and of the deviation
+
     def pi(obs, k):
         mean, log_std = (
-            np.asarray(v, np.float64) for v in mean_and_log_std(jnp.asarray(net(params.actor.params, obs)))
+            np.asarray(v, np.float64) for v in mean_and_log_std(jnp.asarray(net(params.actor.params, obs) + start))
         )
         noise = np.asarray(jax.random.normal(k, mean.shape), np.float64)
         u = mean + np.exp(log_std) * noise

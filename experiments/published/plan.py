@@ -69,7 +69,7 @@ PLAN = (
     Arm("InvertedPendulum", "sac"),
     Arm("InvertedPendulum", "mbpo"),
     Arm("InvertedPendulum", "dhmbpo_small", steps=8_000),  # it explores for 4,000
-    Arm("Hopper", "dhmbpo_small", steps=30_000),
+    Arm("Hopper", "dhmbpo_small"),
     Arm("Hopper", "dhmbpo"),
     Arm("Walker2d", "dhmbpo"),
     Arm("HalfCheetah", "dhmbpo"),

@@ -258,10 +258,10 @@ PRESETS["dhmbpo"] = Config(
 )
 PRESETS["dhmbpo_small"] = replace(
     PRESETS["dhmbpo"],
-    env_steps=30_000,
+    env_steps=50_000,
     epoch_steps=500,
     collect_steps=500,
-    model=replace(_STEADY, members=5, elites=5, hidden=(128, 128, 128), batch_size=256, max_rounds=10),
+    model=replace(_STEADY, members=5, elites=5, hidden=(128, 128, 128), batch_size=256, max_rounds=50),
     rollout=RolloutConfig(horizon=20, every=20, look_ahead=5, per_step=13, groups=5, keep_epochs=10),
     agent=replace(_DOUBLE, hidden=(128, 128, 128)),
 )

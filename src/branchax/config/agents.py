@@ -72,6 +72,8 @@ class SACConfig:
     largest)."""
     entropy_per_action: Annotated[float, Range(-5, 5)] = -0.5
     """Nats of the target entropy for each entry of a continuous action."""
+    init_std: Annotated[float, Range(1e-4, 7)] = 0.5
+    """Deviation of the policy's noise at the start, before it is squashed; of continuous actions."""
     init_temperature: Annotated[float, Range(1e-9, 1e9)] = 0.1
     """Alpha at the start."""
     learn_temperature: bool = True

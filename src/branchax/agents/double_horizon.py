@@ -1,0 +1,92 @@
+"""One rollout for critics and actor: the update of the double-horizon method (DHMBPO, Kubo et al. 2025).
+
+From the states s_0 of a batch the policy is rolled out H steps in the model, with fresh actions from the first on:
+
+    y(s_0, a_0) = r_0 + sum_{0 < t < H} gamma^t (r_t - alpha log pi_t) + gamma^H (Qbar(s_H, a_H) - alpha log pi_H)
+    J_pi        = -E [ y(s_0, a_0) - alpha log pi_0 ],   with Q for Qbar, differentiated through the rollout
+
+y is the critics' target; what follows a termination counts nothing. The rollout is computed once: forward, a step of
+the critics, and back through it with the new ones. It needs `critic.expand` "fresh".
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from branchax.agents.base import Outcome, Sources
+from branchax.agents.critic import Targets, clip_to_range, in_mixed_elites, least
+from branchax.agents.soft import SAC, Pieces, see_rewards, soft_act, step_actor, step_critics, values_of
+from branchax.returns import bootstrapped
+from branchax.types import Key, Params, Row, Trajectory
+
+
+class Ahead(NamedTuple):
+    """What a rollout from the states of a batch depends on the actor by; differentiable."""
+
+    reward: jax.Array  # [H, B]
+    log_prob: jax.Array  # [H, B]
+    last_obs: jax.Array  # [B, D], the state after the last step
+    last_action: jax.Array  # [B, A]
+    last_log_prob: jax.Array  # [B]
+
+
+def roll_out(pieces: Pieces, key: Key, actor: Params, row: Row, sources: Sources) -> tuple[Ahead, Trajectory]:
+    """A rollout of the policy from the states of a batch, and the action that would follow it."""
+    assert sources.ahead is not None, "a look-ahead needs a model"
+    key_ahead, key_last = jax.random.split(key)
+    trajectory = in_mixed_elites(key_ahead, row, sources.ahead, soft_act(pieces, actor, -1.0))
+    last = trajectory.transition.next_obs[-1]
+    action, log_prob = pieces.distribution.sample(key_last, pieces.policy.apply(actor, last))
+    return Ahead(trajectory.transition.reward, trajectory.extras, last, action, log_prob), trajectory
+
+
+def follow(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
+    """The soft return [B] of a rollout without its first entropy; `last` [B] is the value of the last action."""
+    t = trajectory._replace(transition=trajectory.transition._replace(reward=ahead.reward))
+    tail = jnp.broadcast_to(last - agent.alpha * ahead.last_log_prob, ahead.reward.shape)
+    return bootstrapped(t, tail, -agent.alpha * ahead.log_prob, agent.knobs.discount)[0]
+
+
+def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory: Trajectory) -> tuple[SAC, Targets]:
+    """What the critics learn of the rollout's first actions; the agent with its range moved towards the rewards."""
+    ahead = jax.lax.stop_gradient(ahead)
+    agent = see_rewards(pieces, agent, ahead.reward - agent.alpha * ahead.log_prob)
+    each = values_of(pieces, agent, agent.targets)(ahead.last_obs, ahead.last_action)
+    last = clip_to_range(least(key, each, pieces.config.critic.subset), agent.range)
+    y = follow(agent, ahead, trajectory, last)
+    t, steps = trajectory.transition, trajectory.valid.sum().astype(y.dtype)
+    return agent, Targets(*jax.lax.stop_gradient((t.obs[0], t.action[0])), y, jnp.ones_like(y), steps)
+
+
+def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:
+    """A step of the critics, and one of the actor, on one rollout from the states of a batch."""
+    key_batch, key, _ = jax.random.split(key, 3)
+    row = sources.replay(key_batch)
+    key_rollout, key_subset, key_critics = jax.random.split(key, 3)
+    ahead, pull_back, trajectory = jax.vjp(
+        lambda actor: roll_out(pieces, key_rollout, actor, row, sources), agent.actor.params, has_aux=True
+    )
+    agent, goal = make_targets(pieces, key_subset, agent, ahead, trajectory)
+    agent, told = step_critics(pieces, key_critics, agent, goal)
+    values = values_of(pieces, agent, agent.critics.params)
+
+    def actor_loss(ahead: Ahead) -> jax.Array:
+        last = pieces.settle(values(ahead.last_obs, ahead.last_action))
+        return -(follow(agent, ahead, trajectory, last) - agent.alpha * ahead.log_prob[0]).mean()
+
+    j_pi, slope = jax.value_and_grad(actor_loss)(ahead)
+    (gradient,) = pull_back(slope)
+    return step_actor(pieces, agent, gradient, j_pi, -ahead.log_prob[0].mean(), told)
+
+
+def warm_up(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:
+    """A step of the critics alone."""
+    key_batch, key_rollout, key_subset, key_critics = jax.random.split(key, 4)
+    row = sources.replay(key_batch)
+    agent, goal = make_targets(
+        pieces, key_subset, agent, *roll_out(pieces, key_rollout, agent.actor.params, row, sources)
+    )
+    return step_critics(pieces, key_critics, agent, goal)
