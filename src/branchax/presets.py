@@ -265,6 +265,22 @@ PRESETS["dhmbpo_small"] = replace(
     rollout=RolloutConfig(horizon=20, every=20, look_ahead=5, per_step=13, groups=5, keep_epochs=10),
     agent=replace(_DOUBLE, hidden=(128, 128, 128)),
 )
+# The same updates from the states of real rows: no distribution rollouts.
+PRESETS["svg5"] = replace(PRESETS["dhmbpo_small"], real_fraction=1.0, rollout=RolloutConfig(horizon=5, groups=5))
+# A little imagined data keeps critics sound under many updates (Voelcker et al. 2025, arXiv:2410.08896).
+PRESETS["mad_td"] = replace(_SMALL, real_fraction=0.95)
+# For worlds that are learned in hundreds of steps: it explores and refits as `mbpo` does.
+PRESETS["dhmbpo_tiny"] = replace(
+    PRESETS["dhmbpo_small"],
+    env_steps=2_000,
+    explore_steps=100,
+    epoch_steps=25,
+    collect_steps=25,
+    updates_per_step=8.0,
+    first_updates=None,
+    model=replace(_STEADY, members=5, elites=5, hidden=(64, 64, 64), batch_size=256, max_rounds=20),
+    agent=replace(_DOUBLE, hidden=(64, 64), learning_rate=1e-3, reset_optimizer=False, critic_warmup=0),
+)
 _WITH_ORACLE = ("mve", "steve", "svg", "dyna", "mbppo")
 PRESETS |= {f"oracle_{name}": replace(PRESETS[name], model=_ORACLE) for name in _WITH_ORACLE}
 
@@ -305,6 +321,9 @@ ABOUT: dict[str, str] = {
 ABOUT |= {
     "dhmbpo": "two horizons: states spread over 20 steps, updates through 5 more, at the paper's sizes",
     "dhmbpo_small": "the same at a laptop's sizes",
+    "dhmbpo_tiny": "the same for worlds that are learned in hundreds of steps",
+    "svg5": "the updates of dhmbpo_small from real states: nothing is spread",
+    "mad_td": "SAC on 95 % real and 5 % imagined one-step rows",
 }
 ABOUT |= {f"oracle_{name}": f"{name} with the simulator itself as the model" for name in _WITH_ORACLE}
 

@@ -13,7 +13,7 @@ PRESET --agent MODULE:FUNCTION [--model MODULE:FUNCTION] [--stages MODULE:NAME]
     "evaluate": "DIR [--episodes N] [--step N]",
     "plot": "DIR... [--out FOLDER] [--diagnose]",
     "report": "DIR... [--out FILE] [--diagnose]",
-    "render": "DIR [--out FILE.gif|FILE.mp4]",
+    "render": "DIR [--out FILE.gif|FILE.mp4] [--imagined]",
     "diagnose": "DIR [--seed N]",
     "export": "DIR [--seed N]",
     "sweep": "PRESET --grid FIELD=A,B [--grid ...] [--seeds K] [--launcher local|submitit] [any of train's flags]",

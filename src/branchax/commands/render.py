@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from branchax.commands.base import check_run
-from branchax.commands.flags import Directory, parse
+from branchax.commands.flags import Directory, Switch, parse
 from branchax.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class RenderOptions:
     """Films one episode of the saved policy: Brax's worlds by MuJoCo's renderer (by EGL where there is no screen), the
-    classic ones by a drawing of its own."""
+    classic ones and Gymnasium's planar bodies by a drawing of its own."""
 
     run: Directory
     """Directory of the run."""
@@ -23,6 +23,8 @@ class RenderOptions:
     """At most so many; by default the whole episode."""
     seed: int | None = None
     """By default the run's first."""
+    imagined: Switch = False
+    """Beside it, what the model imagines from the same start under the same policy."""
 
 
 def run(arguments: list[str]) -> None:
@@ -35,5 +37,5 @@ def run(arguments: list[str]) -> None:
     from branchax.views import render
 
     path = options.out or options.run / "plots" / "policy.gif"
-    steps = render.render(options.run, path, options.steps, options.seed)
+    steps = render.render(options.run, path, options.steps, options.seed, options.imagined)
     print(f"{path} ({steps:,} steps)")

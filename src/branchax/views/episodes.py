@@ -9,7 +9,6 @@ from branchax.types import Trajectory
 from branchax.views import bodies, scenes
 from branchax.views.model import SHOWN, Found
 from branchax.views.play import Player
-from branchax.worlds.catalog import step_seconds
 
 FRAMES = 300  # of an episode that is shown
 
@@ -50,7 +49,7 @@ def collect_frames(player: Player, real: Trajectory, imagined: Trajectory | None
         if body is None or exact
         else "The observation does not give the bodies' places: the imagined side is traces."
     )
-    seconds = body.seconds if body is not None else step_seconds(spec.name)
+    seconds = body.seconds if body is not None else scenes.step_seconds(spec.name)
     return {"episodes": episodes, "geoms": geoms, "seconds": seconds, "note": note}
 
 

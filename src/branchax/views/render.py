@@ -13,14 +13,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 
 from branchax.devices import cache
 from branchax.errors import ConfigError, RunError
 from branchax.runs import rundir
-from branchax.views import bodies, play, scenes
-from branchax.views.scenes import ACCENT, BODY, GOAL, GROUND, Scene
-from branchax.worlds.catalog import step_seconds
+from branchax.views import bodies, play, scenes, sideways
+from branchax.views.shapes import ACCENT, BODY, GOAL, GROUND, Scene
 
 INK = {BODY: "#0072B2", ACCENT: "#D55E00", GOAL: "#009E73", GROUND: "#8B93A0"}
 BACKGROUND = 244
@@ -31,7 +30,13 @@ class RenderError(RunError):
     """Pictures that cannot be made on this machine."""
 
 
-def render(directory: str | Path, path: str | Path, steps: int | None = None, seed: int | None = None) -> int:
+def render(
+    directory: str | Path,
+    path: str | Path,
+    steps: int | None = None,
+    seed: int | None = None,
+    imagined: bool = False,
+) -> int:
     """Plays the mode of the saved policy for one episode and writes it to `path`; returns how many steps it shows.
 
     The start is that of the first episode of the run's own last evaluation.
@@ -41,9 +46,11 @@ def render(directory: str | Path, path: str | Path, steps: int | None = None, se
       path: ends in `.gif`, or in `.mp4`, which needs ffmpeg.
       steps: at most so many; by default the whole episode.
       seed: by default the run's first.
+      imagined: draws beside it what the first elite of the model imagines from the same start, under the same policy.
 
     Raises:
-      ConfigError: for a world that has no drawing, or a path of another kind.
+      ConfigError: for a world that has no drawing, or a path of another kind; for `imagined` without a learned model,
+        or in a world that MuJoCo draws.
       RenderError: where MuJoCo cannot draw or ffmpeg fails.
     """
     path = Path(path)
@@ -57,9 +64,13 @@ def render(directory: str | Path, path: str | Path, steps: int | None = None, se
     player = play.load(Path(directory), seed)
     spec = player.world.spec
     is_brax = bodies.has_bodies(spec.name)
-    if not is_brax and spec.name not in scenes.SCENES:
-        known = ", ".join(scenes.SCENES)
+    if not is_brax and not scenes.has_scene(spec.name):
+        known = ", ".join([*(f"gym/{task}" for task in sideways.PLANAR), *scenes.SCENES])
         raise ConfigError(f"world: {spec.name} has no drawing; allowed: worlds of Brax, {known}")
+    if imagined and is_brax:
+        raise ConfigError(f"imagined: {spec.name} is drawn from its state; allowed: worlds drawn from observations")
+    if imagined and (player.dynamics is None or not player.config.model.has_networks):
+        raise ConfigError("imagined: this run has no learned model")
     length = min(spec.episode_length, steps or spec.episode_length)
     keep = bodies.joints if is_brax else lambda state: ()
     trajectory = jax.tree.map(np.asarray, play.episodes(player, player.config.eval_episodes, length, keep)(True)[0])
@@ -73,7 +84,14 @@ def render(directory: str | Path, path: str | Path, steps: int | None = None, se
     else:
         drawing = scenes.scene(spec.name, obs)
         assert drawing is not None
-        pictures, seconds = (picture(drawing, i) for i in range(count)), step_seconds(spec.name)
+        pictures, seconds = (picture(drawing, i) for i in range(count)), scenes.step_seconds(spec.name)
+        if imagined:
+            dream = play.imagine(player, obs[:1], count, members=1)
+            alive = int(dream.valid[0, :, 0].sum())
+            other = scenes.scene(spec.name, dream.transition.obs[0, :alive, 0])
+            assert other is not None
+            frames = (picture(other, min(i, alive - 1)) for i in range(count))  # where it has ended it stands still
+            pictures = (put_beside(*both) for both in zip(pictures, frames, strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     write(path, pictures, seconds)
     return count
@@ -100,6 +118,17 @@ def picture(scene: Scene, i: int, width: int = 400) -> Image.Image:
         else:
             draw.polygon(_corners(spots[0], [scale * x for x in shape.size], at[2]), fill=ink)
     return image.resize((size[0] // SMOOTH, size[1] // SMOOTH), Image.Resampling.LANCZOS)
+
+
+def put_beside(real: Image.Image, imagined: Image.Image) -> Image.Image:
+    """Two pictures of one size as one, with a word above each."""
+    gap, top = 12, 26
+    both = Image.new("RGB", (real.width + gap + imagined.width, real.height + top), "white")
+    draw, font = ImageDraw.Draw(both), ImageFont.load_default(16)
+    for left, word, each in ((0, "real", real), (real.width + gap, "imagined", imagined)):
+        both.paste(each, (left, top))
+        draw.text((left + each.width / 2, top / 2), word, fill="#4A5160", font=font, anchor="mm")
+    return both
 
 
 def _corners(centre: tuple[float, float], size: Sequence[float], angle: float) -> list[tuple[float, float]]:

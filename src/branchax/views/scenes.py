@@ -1,4 +1,4 @@
-"""The classic worlds drawn in the plane: a scene is a few shapes and where they are at each time.
+"""Worlds drawn in the plane: a scene is a few shapes and where they are at each time.
 
 What a picture needs is read from the observation, so that an imagined one is drawn like a real one. Where a model's
 prediction leaves what a world can show (a cosine and a sine off the unit circle), the nearest possible picture is
@@ -7,45 +7,35 @@ drawn. The page of `report` and the files of `render` draw the same scenes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 
-from branchax.worlds.catalog import observation_names
+from branchax.views import sideways
+from branchax.views.shapes import ACCENT, BODY, GOAL, GROUND, Scene, Shape
+from branchax.worlds import catalog
 from branchax.worlds.tabular import MAZE
 
 EDGE = 1.3  # of the plane that is shown; a mass that has left it waits at the edge
-BODY, ACCENT, GOAL, GROUND = "body", "accent", "goal", "ground"  # the roles that a drawing gives colours to
-
-
-class Shape(NamedTuple):
-    """One thing, in world units with y upwards; a `size` in world units too."""
-
-    kind: str  # "line": x1, y1, x2, y2; "disc": x, y; "box": x, y, angle [rad]; "path": x1, y1, x2, y2, ...
-    role: str
-    size: Sequence[float]  # line, path: width; disc: radius; box: width, height
-    at: np.ndarray  # [T, n] what moves, or [n]
-
-
-class Scene(NamedTuple):
-    """What is drawn, the ground first."""
-
-    view: tuple[float, float, float, float]  # x from, y from, x to, y to
-    shapes: list[Shape]
-
-    def data(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        shapes = [
-            {"kind": s.kind, "role": s.role, "size": list(s.size), "at": np.round(s.at.astype(float), 4).tolist()}
-            for s in self.shapes
-        ]
-        return {"view": list(self.view), "shapes": shapes}
 
 
 def scene(world: str, obs: np.ndarray) -> Scene | None:
     """The scene of observations [T, D] of a world; None for one that has no drawing."""
+    if sideways.planar(world) is not None:
+        return sideways.side_view(world, obs)
     return SCENES[world](obs) if world in SCENES else None
+
+
+def step_seconds(world: str) -> float:
+    """Seconds that one step of a world takes when it is shown."""
+    task = sideways.planar(world)
+    return catalog.step_seconds(world) if task is None else sideways.PLANAR[task].seconds
+
+
+def has_scene(world: str) -> bool:
+    """Whether a world has a drawing in the plane."""
+    return world in SCENES or sideways.planar(world) is not None
 
 
 def _columns(*columns: np.ndarray | float) -> np.ndarray:
@@ -210,7 +200,7 @@ def plane(world: str, size: int) -> Plane:
         obs[:, [first, second]] = at
         return obs
 
-    called = observation_names(world, size)
+    called = catalog.observation_names(world, size)
     return Plane((called[first], called[second]), lambda obs: obs[:, [first, second]], moved)
 
 

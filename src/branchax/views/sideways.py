@@ -1,0 +1,92 @@
+"""Gymnasium's planar MuJoCo bodies seen from the side, read from observations: no window and no OpenGL is needed."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from branchax.views.shapes import ACCENT, BODY, GROUND, Scene, Shape
+
+TICKS = 0.5  # metres between two marks on the ground
+
+
+class Planar(NamedTuple):
+    """How an observation gives the joints of a body that moves in the plane of x and z."""
+
+    hidden: int  # the first joint positions, which the observation leaves out: where the body is along the ground
+    seconds: float  # of a step
+    view: tuple[float, float, float, float]  # x from, z from, x to, z to [m], about the first body where it travels
+    travels: bool = True
+
+
+# Observations are the joint positions from the hidden ones on, and then all velocities.
+PLANAR = {
+    "Hopper": Planar(1, 0.008, (-1.3, -0.15, 1.3, 1.8)),
+    "Walker2d": Planar(1, 0.008, (-1.3, -0.15, 1.3, 1.8)),
+    "HalfCheetah": Planar(1, 0.05, (-1.5, -0.15, 1.5, 1.4)),
+    "InvertedPendulum": Planar(0, 0.04, (-1.4, -0.4, 1.4, 0.9), travels=False),
+}
+
+
+def planar(world: str) -> str | None:
+    """The task of a world `gym/<task>-v<n>` that can be drawn, or None."""
+    family, _, name = world.partition("/")
+    task = name.partition("-v")[0]
+    return task if family == "gym" and task in PLANAR else None
+
+
+def side_view(world: str, obs: np.ndarray) -> Scene:
+    """The scene of observations [T, D] of a world that `planar` knows."""
+    import gymnasium
+    import mujoco
+
+    kind = PLANAR[str(planar(world))]
+    env: Any = gymnasium.make(world.removeprefix("gym/"))
+    model = env.unwrapped.model
+    env.close()
+    q = read_joints(obs, model.nq, kind.hidden, kind.seconds)
+    data, shown = mujoco.MjData(model), [i for i in range(model.ngeom) if model.geom_type[i] in SHOWN]
+    places = np.empty((len(q), len(shown), 2))
+    axes = np.empty((len(q), len(shown), 2))
+    for t, pose in enumerate(q):
+        data.qpos[:] = pose
+        mujoco.mj_kinematics(model, data)
+        places[t] = data.geom_xpos[shown][:, [0, 2]]
+        axes[t] = data.geom_xmat[shown].reshape(-1, 3, 3)[:, [0, 2], 2]
+    travelled = q[:, 0] if kind.travels else np.zeros(len(q))
+    places[..., 0] -= travelled[:, None]
+    ends = np.isin(np.arange(model.nbody), model.body_parentid, invert=True)  # bodies that carry no other
+    shapes = ground(kind, travelled)
+    for j, i in enumerate(shown):
+        half = SHOWN[model.geom_type[i]](model.geom_size[i]) * axes[:, j]
+        at = np.concatenate([places[:, j] - half, places[:, j] + half], -1)
+        role = ACCENT if ends[model.geom_bodyid[i]] else BODY
+        shapes.append(Shape("line", role, [2 * float(model.geom_size[i][0])], at))
+    return Scene(kind.view, shapes)
+
+
+# MuJoCo's kinds of shapes that are drawn as a thick line, and half of its length: spheres, capsules, cylinders.
+SHOWN = {2: lambda size: 0.0, 3: lambda size: float(size[1]), 5: lambda size: float(size[1])}
+
+
+def read_joints(obs: np.ndarray, count: int, hidden: int, dt: float) -> np.ndarray:
+    """Joint positions [T, `count`] of observations [T, D], `dt` seconds apart; the hidden ones start at zero."""
+    q = np.zeros((len(obs), count))
+    q[:, hidden:] = obs[:, : count - hidden]
+    speed = obs[:, count - hidden : count]  # of the hidden joints
+    q[1:, :hidden] = dt * np.cumsum(speed[1:], 0)
+    return q
+
+
+def ground(kind: Planar, travelled: np.ndarray) -> list[Shape]:
+    """A line, and marks on it that pass by as the body travels [T] metres."""
+    low, bottom, high, _ = kind.view
+    if not kind.travels:
+        return [Shape("line", GROUND, [0.03], np.array([low, 0.0, high, 0.0]))]
+    first = low + np.mod(-travelled - low, TICKS)
+    marks = []
+    for i in range(int((high - low) / TICKS)):
+        x = first + i * TICKS
+        marks.append(Shape("line", GROUND, [0.02], np.stack([x, 0 * x + bottom / 2, x, 0 * x], -1)))
+    return [Shape("line", GROUND, [0.03], np.array([low, 0.0, high, 0.0])), *marks]
