@@ -107,6 +107,14 @@ def test_films_have_their_frames(tmp_path):
         assert int(found.stdout.strip().strip(",")) == 10
 
 
+def test_two_pictures_stand_beside_each_other_with_their_names():
+    left, right = (Image.new("RGB", (60, 20), ink) for ink in ("red", "blue"))
+    both = np.asarray(render.put_beside(left, right))
+    assert both.shape == (46, 132, 3)
+    assert (both[26:, :60] == (255, 0, 0)).all() and (both[26:, 72:] == (0, 0, 255)).all()
+    assert (both[:26, :60] < 200).any() and (both[:26, 72:] < 200).any()  # the words
+
+
 def test_what_cannot_be_drawn_is_said(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"ends in \.gif or \.mp4"):
         render.render(tmp_path, tmp_path / "a.png")
