@@ -74,6 +74,18 @@ def test_batches_hold_exact_shares_of_real_and_imagined_rows():
     assert state.agent.tolist() == [8, 24]
 
 
+def test_imagined_rows_count_less_where_the_model_is_unsure():
+    def watch(key, sources):
+        return sources.weigh(sources.replay(key))
+
+    config = dataclasses.replace(TINY, rollout=dataclasses.replace(TINY.rollout, weigh=True))
+    agent = by_hand.watcher(watch, jnp.zeros(32))
+    unsure = endless_members()._replace(doubt=lambda model, obs, action: jnp.float32(3.0))
+    program = make_program(config, counting(), unsure, agent)
+    state = jax.jit(program.epoch)(jax.jit(program.init)(jax.random.key(0)), jnp.int32(3))[0]
+    np.testing.assert_allclose(state.agent, [1.0] * 8 + [0.25] * 24)
+
+
 @pytest.mark.parametrize("horizon", [1, 2])
 def test_what_updates_look_ahead_follows_the_schedule(horizon):
     def watch(key, sources):

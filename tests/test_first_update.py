@@ -176,6 +176,23 @@ def test_sac(name, monkeypatch):
     same(after.targets, followed(before.targets, after.critics.params), 1e-6)
 
 
+@pytest.mark.parametrize("expand", ["none", "mve"])
+def test_critics_learn_by_the_weights_of_their_rows(expand):
+    agent = make_sac(SPEC, SACConfig(init_temperature=ALPHA, critic=CriticConfig(expand=expand), **SHARED))
+    before, (rows, t) = begun(agent), by_hand.batch()
+    weights = np.linspace(0.2, 1.0, BATCH, dtype=np.float32)
+    sources = by_hand.off_batch(rows, by_hand.ahead(2))._replace(weigh=lambda row: jnp.asarray(weights))
+    told = by_hand.update(agent, before, sources)[1]
+    actor, critics, targets = as_numpy((before.actor.params, before.critics.params, before.targets))
+    goal = sac_targets(t, actor, targets, expand, np.min)
+    owner = [next(b for b in range(BATCH) if np.allclose(obs, t.obs[b])) for obs, *_ in goal[:BATCH]]
+    # An imagined state counts as the row that its rollout began after; rows come first.
+    steps = iter(b for b in range(BATCH) if not t.terminated[b] for _ in soft_walk(actor, b, t.next_obs[b], 2))
+    owner += list(steps) if expand == "mve" else []
+    goal = [(obs, action, y, weight * weights[b]) for (obs, action, y, weight), b in zip(goal, owner, strict=True)]
+    assert told["critic/loss"] == pytest.approx(regression(critics, goal), rel=1e-4)
+
+
 def test_sac_through_the_model():
     """SVG: the return of two imagined steps and the value after them, differentiated through the model."""
     agent = make_sac(SPEC, SACConfig(init_temperature=ALPHA, through_model=True, **SHARED))

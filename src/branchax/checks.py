@@ -228,6 +228,11 @@ def _check_model(config: Config, need: Need) -> None:
         need(used, field, f"{off}: only rollouts into a buffer, or an on-policy agent's, are gated and penalised")
         several = not ensemble or config.model.elites > 1 or config.model.uncertainty == "max_std"
         need(several, "model.elites", f">= 2 for {field}: a single one never disagrees with itself")
+    if config.rollout.weigh:
+        replayed = config.stores_imagined and getattr(config.agent.traits.critic, "expand", "fresh") != "fresh"
+        need(replayed, "rollout.weigh", "false: no critics learn on imagined rows of a buffer")
+        several = ensemble and (config.model.elites > 1 or config.model.uncertainty == "max_std")
+        need(several, "rollout.weigh", "false, but with an ensemble of at least two elites")
     whole = config.rollout.gate != "rank" or not config.on_policy
     need(whole, "rollout.gate", "none or threshold: an on-policy agent's rollouts must not have holes")
 

@@ -34,6 +34,7 @@ class Sources(NamedTuple):
     recent: Trajectory | None = None  # [H, W, ...], what was collected just before
     ahead: Ahead | None = None  # None: there is no model
     model: Any = None  # the model's own state, for an agent that plans in it
+    weigh: Callable[[Row], jax.Array] | None = None  # rows [B] of `replay` -> what each counts, [B]; None: all alike
 
 
 class Outcome(NamedTuple):

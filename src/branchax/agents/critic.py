@@ -169,7 +169,7 @@ def make_targets(
     t = row.transition
     chex.assert_rank([t.obs, t.action, t.reward, t.terminated], [2, 2, 1, 1])
     key_value, key_subset, key_model = jax.random.split(key, 3)
-    ones = jnp.ones_like(t.reward)
+    weight = jnp.ones_like(t.reward) if sources.weigh is None else sources.weigh(row)
 
     def pessimist(obs: jax.Array) -> jax.Array:
         return least(key_subset, backup.value(key_value, obs), config.subset)
@@ -178,23 +178,22 @@ def make_targets(
         return t.reward + discount * jnp.where(t.terminated, 0.0, later)
 
     if config.expand == "none":
-        return Targets(t.obs, t.action, back(pessimist(t.next_obs)), ones)
+        return Targets(t.obs, t.action, back(pessimist(t.next_obs)), weight)
     assert sources.ahead is not None, "targets that look ahead need a model"
     if config.expand == "steve":
         trajectory = in_every_elite(key_model, row, sources.ahead, backup.act)
         start = jnp.broadcast_to(t.next_obs, (*trajectory.valid.shape[::2], *t.next_obs.shape[1:]))
         states = jnp.concatenate([start[:, None], trajectory.transition.next_obs], 1)  # [n, H + 1, B, D]
         y = back(steve(trajectory, backup.value(key_value, states), discount))
-        return Targets(t.obs, t.action, y, ones, trajectory.valid.sum().astype(ones.dtype))
+        return Targets(t.obs, t.action, y, weight, trajectory.valid.sum().astype(y.dtype))
     trajectory = in_one_elite(key_model, row, sources.ahead, backup.act)
     imagined = trajectory.transition
     q = bootstrapped(trajectory, pessimist(imagined.next_obs), trajectory.extras, discount)  # [H, B]
-    real = Targets(t.obs, t.action, back(trajectory.extras[0] + q[0]), ones)
-    steps = trajectory.valid.sum().astype(ones.dtype)
+    real = Targets(t.obs, t.action, back(trajectory.extras[0] + q[0]), weight)
+    steps = trajectory.valid.sum().astype(q.dtype)
     if not config.td_k:
         return real._replace(steps=steps)
-    weight = trajectory.valid & ~t.terminated
-    more = Targets(imagined.obs, imagined.action, q, weight.astype(ones.dtype))
+    more = Targets(imagined.obs, imagined.action, q, (trajectory.valid & ~t.terminated) * weight)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), more)
     return jax.tree.map(lambda x, y: jnp.concatenate([x, y]), real, flat)._replace(steps=steps)
 

@@ -42,6 +42,8 @@ class RolloutConfig:
     """The first action of a rollout off a replayed state: the policy's, or the one taken there (tabular Dyna-Q)."""
     penalty: NonNegative = 0.0
     """Imagined rewards are lowered by it times `model.uncertainty` (MOPO, M2AC)."""
+    weigh: bool = False
+    """In the critics' loss an imagined row counts 1 / (1 + `model.uncertainty`), by the model as it is then (WIMLE)."""
     gate: Literal["none", "rank", "threshold"] = "none"
     """Which imagined steps count: all; at each step the share of them that is least uncertain (M2AC); those before the
     first that is more uncertain than real states are (MACURA)."""

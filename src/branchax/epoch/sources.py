@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -39,12 +40,18 @@ def make_sources(parts: Parts, state: TrainState, recent: Trajectory | None, hor
         groups = branch(parts, key, state, act, horizon, window)  # [G, H, B, ...] -> [H, G B, ...]
         return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1).reshape(x.shape[1], -1, *x.shape[3:]), groups)
 
+    def weigh(rows: Row) -> jax.Array:
+        t = jax.tree.map(lambda x: x[sizes.real_rows :], rows.transition)
+        doubt = jax.vmap(functools.partial(parts.model.doubt, state.model))(t.obs, t.action)
+        return jnp.concatenate([jnp.ones(sizes.real_rows, doubt.dtype), 1 / (1 + doubt)])
+
     return Sources(
         replay=mixed if sizes.imagined_capacity else plain,
         rollout=own,
         recent=recent,
         ahead=look_ahead(parts, state, horizon),
         model=state.model,
+        weigh=weigh if sizes.rollout.weigh else None,
     )
 
 
