@@ -68,8 +68,18 @@ def test_steve_equals_a_loop(stop):
                     power *= 0.0 if t.terminated[e, i, b] else 0.8
                 each += [total + power * float(values[c, e, h, b]) for c in range(members)]
             means.append(np.mean(each))
-            weights.append(1 / (np.var(each) + 1e-8))
+            weights.append(1 / np.var(each))
         assert float(found[b]) == pytest.approx(np.average(means, weights=weights), abs=1e-4)
+
+
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_steve_weighs_alike_in_any_unit(unit):
+    trajectory = jax.tree.map(lambda x: np.asarray(x)[None], random_trajectory(0, (3, 8), 3)[0])
+    values = np.asarray(np.random.default_rng(9).normal(size=(4, 1, 4, 8)), np.float32)
+    t = trajectory.transition
+    scaled = trajectory._replace(transition=t._replace(reward=unit * t.reward), extras=unit * trajectory.extras)
+    found, other = (np.asarray(steve(*x, DISCOUNT)) for x in ((trajectory, values), (scaled, unit * values)))
+    np.testing.assert_allclose(other / unit, found, rtol=1e-3, atol=1e-5)
 
 
 def test_the_least_of_a_random_few():

@@ -135,7 +135,7 @@ def by_steve(obs, actor, targets, horizon):
             power = 0.0 if ended else DISCOUNT ** len(steps)
             each += list(total + power * soft_values(targets, actor, end))
         means.append(np.mean(each))
-        weights.append(1 / (np.var(each) + 1e-8))
+        weights.append(1 / np.var(each))
     return np.average(means, weights=weights)
 
 
@@ -600,6 +600,8 @@ def test_units_follow_targets_at_first_at_once_and_then_by_a_tenth():
     value = learner.init_value(jax.random.key(0), nn.mlp(2, (4,), 1), learner.adam())
     first = learner.rescale(value, jnp.array([1.0, 5.0, 99.0]), jnp.array([1.0, 1.0, 0.0]))
     assert (float(first.mean), float(first.std)) == pytest.approx((3.0, 2.0), rel=1e-3)
+    tiny = learner.rescale(value, 1e-9 * jnp.array([1.0, 5.0]), jnp.ones(2))  # in any unit
+    assert (float(tiny.mean), float(tiny.std)) == pytest.approx((3e-9, 2e-9), rel=1e-3)
     then = learner.rescale(first, jnp.array([13.0, 13.0]), jnp.ones(2))
     assert float(then.mean) == pytest.approx(4.0, rel=1e-3)
 
@@ -631,6 +633,8 @@ def test_the_range_of_values_is_that_of_rewards_over_one_less_the_discount():
     rewards = jnp.linspace(-1.0, 1.0, 201)
     first = critics.track_range(critics.init_range(), rewards, 0.9, 0.25)
     assert (float(first.low), float(first.high)) == pytest.approx((-9.8, 9.8), rel=1e-4)
+    tiny = critics.track_range(critics.init_range(), 1e-9 * rewards, 0.9, 0.25)  # in any unit
+    np.testing.assert_allclose([tiny.low, tiny.high], 1e-9 * np.array([first.low, first.high]), rtol=1e-5)
     then = critics.track_range(first, rewards + 1, 0.9, 0.25)
     assert (float(then.low), float(then.high)) == pytest.approx((-9.8 + 2.5, 9.8 + 2.5), rel=1e-4)
     np.testing.assert_allclose(critics.clip_to_range(jnp.array([-20.0, 1.0, 20.0]), first), [-9.8, 1.0, 9.8], rtol=1e-4)

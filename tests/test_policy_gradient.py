@@ -200,6 +200,8 @@ def test_the_penalty_and_the_early_stop_act():
 def test_standardise_looks_at_valid_rows_only():
     x, weight = jnp.array([1.0, 3.0, jnp.nan]), jnp.array([1.0, 1.0, 0.0])
     np.testing.assert_allclose(standardise(x, weight)[:2], [-1.0, 1.0], rtol=1e-5)
+    np.testing.assert_allclose(standardise(1e-12 * x, weight)[:2], [-1.0, 1.0], rtol=1e-5)  # in any unit
+    np.testing.assert_array_equal(standardise(jnp.ones(3), jnp.ones(3)), 0.0)
 
 
 def exploding(length=40, rate=1e8):

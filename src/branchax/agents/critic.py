@@ -29,6 +29,7 @@ from branchax import nn
 from branchax.agents.base import Ahead, Outcome, Sources
 from branchax.agents.learner import Learner, Optimizer, skipped
 from branchax.config import CriticConfig
+from branchax.normalize import FLAT
 from branchax.returns import bootstrapped
 from branchax.rollout import Act
 from branchax.types import Key, Largest, Params, Row, Trajectory
@@ -243,7 +244,8 @@ def steve(trajectory: Trajectory, values: jax.Array, discount: jax.Array) -> jax
     mean, variance = candidates.mean((0, 1)), candidates.var((0, 1))
     taken = trajectory.valid.any((0, 2))  # [H]: past the horizon no step is valid
     reached = jnp.concatenate([jnp.ones(1, bool), taken])[:, None]
-    weight = jnp.where(reached, 1 / (variance + 1e-8), 0.0)
+    least = (FLAT * jnp.where(reached, jnp.abs(mean), 0.0).max(0)) ** 2 + 1e-30  # rounding, not agreement
+    weight = jnp.where(reached, 1 / (variance + least), 0.0)
     return (weight * jnp.where(reached, mean, 0.0)).sum(0) / weight.sum(0)
 
 
@@ -260,7 +262,8 @@ def track_range(now: ValueRange, rewards: jax.Array, discount: jax.Array, rate: 
     good = jnp.isfinite(rewards).all()
     low, high = jnp.quantile(jnp.where(good, rewards, 0.0), jnp.array([0.01, 0.99])) / (1 - discount)
     step = jnp.where(good, jnp.where(now.seen, rate, 1.0), 0.0)
-    return ValueRange(now.low + step * (low - now.low), now.high + step * (high - now.high), now.seen | good)
+    low, high = (1 - step) * now.low + step * low, (1 - step) * now.high + step * high
+    return ValueRange(low, high, now.seen | good)
 
 
 def in_range(critic: Critic, now: ValueRange | tuple[()]) -> Critic:

@@ -118,15 +118,13 @@ def value_of(net: nn.Network, value: Value, obs: jax.Array) -> jax.Array:
 
 def rescale(value: Value, targets: jax.Array, weight: jax.Array, rate: float = 0.1) -> Value:
     """Moves the units towards the mean and deviation of targets [N] of weight [N] 0 or 1; at first, all the way."""
-    total = jnp.maximum(weight.sum(), 1.0)
-    mean = (weight * targets).sum() / total
-    std = jnp.sqrt((weight * (targets - mean) ** 2).sum() / total) + 1e-4 * jnp.maximum(jnp.abs(mean), 1.0)
+    stats = normalize.measure(targets[:, None], weight > 0)
+    mean, std = stats.mean[0], stats.std[0] + 1e-4 * jnp.abs(stats.mean[0])
     good = jnp.isfinite(mean) & jnp.isfinite(std) & (weight.sum() > 0)
     step = jnp.where(good, jnp.where(value.seen, rate, 1.0), 0.0)
     mean, std = (jnp.where(good, x, 0.0) for x in (mean, std))
-    return value._replace(
-        mean=value.mean + step * (mean - value.mean), std=value.std + step * (std - value.std), seen=value.seen | good
-    )
+    mean, std = (1 - step) * value.mean + step * mean, (1 - step) * value.std + step * std
+    return value._replace(mean=mean, std=std, seen=value.seen | good)
 
 
 def fit_value(

@@ -24,7 +24,7 @@ import chex
 import jax
 import jax.numpy as jnp
 
-from branchax import nn
+from branchax import nn, normalize
 from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
 from branchax.agents.learner import Learner, Value, adam, fill_knobs, fit_value, init_value, rescale, skipped, value_of
 from branchax.config import PolicyGradientConfig
@@ -196,11 +196,9 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig, network:
 
 
 def standardise(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x less its mean, over its deviation, over the entries of weight 1 (of 0 or 1; same shape)."""
-    total = jnp.maximum(weight.sum(), 1.0)
-    mean = jnp.where(weight > 0, x, 0.0).sum() / total
-    std = jnp.sqrt(jnp.where(weight > 0, (x - mean) ** 2, 0.0).sum() / total)
-    return (x - mean) / (std + 1e-8)
+    """x less its mean, over its deviation, both over the entries of weight 1 (of 0 or 1; same shape)."""
+    stats = normalize.measure(x.reshape(-1, 1), weight.reshape(-1) > 0)
+    return (x - stats.mean[0]) / stats.std[0]
 
 
 def rows_mean(x: jax.Array, keep: jax.Array) -> jax.Array:
