@@ -68,14 +68,16 @@ class Arm(NamedTuple):
 PLAN = (
     Arm("InvertedPendulum", "sac"),
     Arm("InvertedPendulum", "mbpo"),
-    Arm("InvertedPendulum", "dhmbpo_small", steps=8_000),  # it explores for 4,000
     Arm("Hopper", "dhmbpo_small"),
+    Arm("Hopper", "sac"),
+    Arm("Hopper", "mbpo"),
+    Arm("Walker2d", "dhmbpo_small"),
+    Arm("HalfCheetah", "dhmbpo_small", steps=30_000),
+    Arm("InvertedPendulum", "dhmbpo_small", steps=8_000),  # it explores for 4,000
     Arm("Hopper", "dhmbpo"),
     Arm("Walker2d", "dhmbpo"),
     Arm("HalfCheetah", "dhmbpo"),
     Arm("Ant", "dhmbpo"),
-    Arm("Hopper", "sac"),
-    Arm("Hopper", "mbpo"),
     Arm("Humanoid", "dhmbpo"),
 )
 

@@ -93,7 +93,7 @@ def render(
             frames = (picture(other, min(i, alive - 1)) for i in range(count))  # where it has ended it stands still
             pictures = (put_beside(*both) for both in zip(pictures, frames, strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, pictures, seconds)
+    write(path, pictures, seconds, colours=256 if is_brax else 32)
     return count
 
 
@@ -162,12 +162,15 @@ def mujoco_pictures(model: Any, positions: np.ndarray, width: int = 480, height:
             yield Image.fromarray(pixels)
 
 
-def write(path: Path, pictures: Iterator[Image.Image], seconds: float) -> None:
-    """Writes a film of pictures that are `seconds` apart, at up to 50 a second: what is faster is thinned out."""
+def write(path: Path, pictures: Iterator[Image.Image], seconds: float, colours: int = 256) -> None:
+    """Writes a film of pictures that are `seconds` apart, at up to 50 a second: what is faster is thinned out.
+
+    A GIF has a palette of at most `colours`.
+    """
     every = max(1, round(0.02 / seconds))
     shown = [image for i, image in enumerate(pictures) if i % every == 0]
     if path.suffix == ".gif":
-        palette = [image.convert("P", palette=Image.Palette.ADAPTIVE) for image in shown]
+        palette = [image.quantize(colours) for image in shown]
         duration = max(20, round(1000 * seconds * every / 10) * 10)  # GIF counts hundredths of a second
         palette[0].save(path, save_all=True, append_images=palette[1:], duration=duration, loop=0)
         return
