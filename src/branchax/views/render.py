@@ -88,7 +88,7 @@ def render(
         if imagined:
             dream = play.imagine(player, obs[:1], count, members=1)
             alive = int(dream.valid[0, :, 0].sum())
-            other = scenes.scene(spec.name, dream.transition.obs[0, :alive, 0])
+            other = scenes.scene(spec.name, np.asarray(dream.transition.obs[0, :alive, 0]))
             assert other is not None
             frames = (picture(other, min(i, alive - 1)) for i in range(count))  # where it has ended it stands still
             pictures = (put_beside(*both) for both in zip(pictures, frames, strict=True))
