@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from branchax import checks
+from branchax.config import flat
 from branchax.errors import ConfigError
 from branchax.presets import PRESETS
 from branchax.runs import rundir, runlog
@@ -62,6 +64,14 @@ def arm_of(seeds, steps=(1_000, 2_000, 3_000), asked=3_000, method="sac"):
 
 
 # --- settings ---
+
+
+@pytest.mark.parametrize("variant", plan.VARIANTS)
+def test_every_variant_is_a_run_that_differs_in_what_it_says(variant):
+    plain, changed = (plan.config_of(Arm("Hopper", name)) for name in ("dhmbpo_small", f"dhmbpo_small+{variant}"))
+    checks.check(changed)
+    plain, changed = flat(plan_dict(plain)), flat(plan_dict(changed))
+    assert {name for name in plain if plain[name] != changed[name]} == set(plan.VARIANTS[variant])
 
 
 def test_a_run_has_the_preset_s_settings_but_for_its_length_and_how_it_is_watched():

@@ -28,7 +28,11 @@ def colour_of(method: str, others: list[str]) -> str:
 
 
 def draw(task: str, arms: list[Ours], published: dict[str, Published], path: Path) -> None:
-    """Writes the figure. Ours: solid, thin lines are seeds, the band is ± 1 SD over them; published: dashed."""
+    """Writes the figure. Ours: solid, thin lines are seeds, the band is ± 1 SD over them; published: dashed.
+
+    Variants of a preset are left to the tables.
+    """
+    arms = [arm for arm in arms if "+" not in arm.method]
     figure = Figure(figsize=(9.6, 5.0), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     over_steps, over_time = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))

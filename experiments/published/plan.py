@@ -38,7 +38,25 @@ TASKS = {
     "Humanoid": Task(50_000, 5_000, _LATE),
 }
 # What a method may be with one thing changed: `dhmbpo+tf32`.
-VARIANTS: dict[str, dict[str, Any]] = {"tf32": {"precision": "default"}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "tf32": {"precision": "default"},
+    # The double horizon without one of its pieces (without spreading states it is `svg5`), or with more of one.
+    "ahead1": {"rollout.look_ahead": 1},
+    "ahead3": {"rollout.look_ahead": 3},
+    "ahead7": {"rollout.look_ahead": 7},
+    "spread40": {"rollout.horizon": 40},
+    "twice": {"updates_per_step": 2.0, "first_updates": 10_000},
+    "relu": {"agent.activation": "relu"},
+    "raw": {"agent.normalise_obs": False},
+    "unscaled": {"agent.critic.scale": "none"},
+    "no_norm": {"agent.critic.pre_norm": False, "model.pre_norm": False},
+    "no_dropout": {"agent.critic.dropout": 0.0, "model.dropout": 0.0},
+    "no_warmup": {"agent.critic_warmup": 0},
+    "no_reset": {"agent.reset_optimizer": False},
+    "in_range": {"model.bound_margin": 0.0},
+    "quiet": {"agent.init_std": 0.0184},  # the noise that SAC began with before 0.2.0
+    "short_fits": {"model.max_rounds": 10},
+}
 # The published method that a preset is the counterpart of.
 COUNTERPART = {"dhmbpo": "DHMBPO", "dhmbpo_small": "DHMBPO", "mbpo_paper": "MBPO", "mbpo": "MBPO", "sac": "SAC"}
 
