@@ -18,6 +18,21 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TRAIN = "train sac --world classic/pendulum --env-steps 600 --explore-steps 100 --epoch-steps 50 --checkpoint-every 1"
+OWN = (
+    "train v2.5 --world own_world:world --agent own_agent:make_search --model own_model:make_dynamics --env-steps 300"
+    " --explore-steps 100 --epoch-steps 20 --collect-steps 20 --updates-per-step 0.1 --rollout.horizon 5"
+    " --rollout.per-update 12 --model.members 2 --model.elites 2 --model.hidden 8 --model.max-rounds 2"
+    " --eval-episodes 2 --checkpoint-every 1"
+)
+SAME = """
+import jax, numpy
+from branchax.runs.restoring import restore
+def leaves(run):
+    plain = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
+    return [numpy.asarray(plain(x)) for x in jax.tree.leaves(restore(run)[1])]
+killed, whole = leaves("own"), leaves("whole")
+assert len(killed) == len(whole) and all((a.tobytes() == b.tobytes()) for a, b in zip(killed, whole)), "not bit-equal"
+"""
 SMALL = "--updates-per-step 1 --batch-size 32 --agent.hidden 16 --eval-episodes 2"
 
 
@@ -47,6 +62,20 @@ def check(python: str) -> None:
         pages = list((place / "run").rglob("*.html"))
         if not pages:
             sys.exit("dist-check: `branchax report` wrote no page")
+        own_parts(programs, place)
+
+
+def own_parts(programs: Path, place: Path) -> None:
+    """An agent, a model and a world in files of one's own: by the command line, killed and resumed; then from Python."""
+    for file in (ROOT / "examples").glob("own_*.py"):
+        (place / file.name).write_text(file.read_text())
+    branchax = programs / "branchax"
+    train_killed([branchax, *OWN.split(), "--run", "own"], place, "own parts, killed")
+    step("resume", [branchax, "resume", "own"], place)
+    step("left alone", [branchax, *OWN.split(), "--run", "whole"], place)
+    step("bit-equal", [programs / "python", "-c", SAME], place)
+    step("report", [branchax, "report", "own"], place)
+    step("from Python", [programs / "python", "own_agent.py"], place)
 
 
 def contents(wheel: Path, sdist: Path) -> str:
@@ -83,12 +112,12 @@ def step(name: str, command: list[str | Path], place: Path) -> str:
     return done.stdout
 
 
-def train_killed(command: list[str | Path], place: Path) -> None:
+def train_killed(command: list[str | Path], place: Path, name: str = "train, killed") -> None:
     """Trains until a checkpoint is there, and kills it so that nothing of it can clear up."""
     begun = time.monotonic()
     with (place / "train.txt").open("w+") as output:
         child = subprocess.Popen(command, cwd=place, stdout=output, stderr=output)
-        saved = place / "run" / "checkpoints"
+        saved = place / command[-1] / "checkpoints"
         while child.poll() is None and not any(x.name.isdigit() for x in saved.glob("*")):
             if time.monotonic() - begun > 300:
                 child.kill()
@@ -98,12 +127,12 @@ def train_killed(command: list[str | Path], place: Path) -> None:
         if child.wait() != -signal.SIGKILL:
             output.seek(0)
             sys.exit(f"{output.read()}\ndist-check: training ended by itself (exit code {child.returncode})")
-    tell("train, killed", begun)
+    tell(name, begun)
 
 
 def tell(name: str, begun: float) -> None:
     """A line with a step's seconds."""
-    print(f"{name:14} {time.monotonic() - begun:6.1f} s", flush=True)
+    print(f"{name:18} {time.monotonic() - begun:6.1f} s", flush=True)
 
 
 if __name__ == "__main__":
