@@ -25,11 +25,11 @@ OWN = (
     " --eval-episodes 2 --checkpoint-every 1"
 )
 SAME = """
-import jax, numpy
+import jax, numpy, pathlib
 from branchax.runs.restoring import restore
 def leaves(run):
     plain = lambda x: jax.random.key_data(x) if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key) else x
-    return [numpy.asarray(plain(x)) for x in jax.tree.leaves(restore(run)[1])]
+    return [numpy.asarray(plain(x)) for x in jax.tree.leaves(restore(pathlib.Path(run))[1])]
 killed, whole = leaves("own"), leaves("whole")
 assert len(killed) == len(whole) and all((a.tobytes() == b.tobytes()) for a, b in zip(killed, whole)), "not bit-equal"
 """
@@ -66,7 +66,7 @@ def check(python: str) -> None:
 
 
 def own_parts(programs: Path, place: Path) -> None:
-    """An agent, a model and a world in files of one's own: by the command line, killed and resumed; then from Python."""
+    """An agent, a model and a world in files of one's own: from a shell, killed and resumed; then from Python."""
     for file in (ROOT / "examples").glob("own_*.py"):
         (place / file.name).write_text(file.read_text())
     branchax = programs / "branchax"
