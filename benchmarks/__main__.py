@@ -15,7 +15,7 @@ from rich.table import Table
 from benchmarks import harness
 from branchax.runs import rundir
 
-NAMES = ("collect", "fit", "imagine", "improve", "epoch", "seeds", "compile")
+NAMES = ("collect", "fit", "imagine", "improve", "look_ahead", "epoch", "seeds", "compile")
 ALONE = (
     "gradients",
     "mbpo_paper",

@@ -52,3 +52,13 @@ def sac_row(obs: int, action: int, agent: SACConfig) -> int:
     policy, q = policy_sizes(obs, action, agent), (obs + action, *agent.hidden, 1)
     targets = dense(policy) + critic.members * dense(q)
     return targets + critic.members * trained(q) + trained(policy) + critic.members * through(q)
+
+
+def look_ahead_row(obs: int, action: int, model: ModelConfig, agent: SACConfig, steps: int) -> int:
+    """One row of an update on a fresh rollout (`agents.double_horizon`): forwards, back to the actor, and the critics.
+
+    Observations depend on the actor from the second step on, so that its first layer learns of its inputs as well.
+    """
+    policy, q = policy_sizes(obs, action, agent), (obs + action, *agent.hidden, 1)
+    rollout = steps * through(model_sizes(obs, action, model, True)) + trained(policy) + steps * 3 * dense(policy)
+    return rollout + agent.critic.members * (dense(q) + trained(q) + through(q))
