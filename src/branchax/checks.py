@@ -1,4 +1,4 @@
-"""What settings cannot work, alone or together: found before anything is compiled, and before JAX is loaded."""
+"""Refuses settings that cannot work, alone or together, before anything is compiled and before JAX is loaded."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def check(config: Config) -> None:
     _check_world(config, need)
     _check_sizes(config, need)
     need(
-        config.model.kind != "own" or ":" in config.model.factory, "model.factory", "module:function, as --model names"
+        config.model.kind != "own" or ":" in config.model.factory, "model.factory", "module:function (also by --model)"
     )
-    if config.agent.traits.learns_from is None:  # an agent of one's own: the rest once it is built (`build.settle`)
+    if config.agent.traits.learns_from is None:  # the user's own agent: `build.settle` checks the rest once it is built
         _check_rules(config, need)
         return
     if config.model_free:
@@ -45,12 +45,12 @@ def check(config: Config) -> None:
     _check_mesh(config, need)
 
 
-Need = Callable[[bool, str, str], None]  # (what must hold, the path of a field, what is allowed)
+Need = Callable[[bool, str, str], None]  # (the condition, the field's path, the allowed values)
 
 
 def _check_world(config: Config, need: Need) -> None:
     if config.world.startswith("gym/") or ":" in config.world:
-        return  # not in the catalog: only what is built can tell
+        return  # not in the catalog: checked when the environment is built
     if config.world.startswith("playground/"):
         _check_playground(config, need)
     else:
@@ -61,7 +61,7 @@ def _check_playground(config: Config, need: Need) -> None:
     names = [f"playground/{name}" for name in PLAYGROUND]
     near = nearest(config.world, names)
     need(config.world in names, "world", f"MuJoCo Playground's control suite, see `branchax list`{near}")
-    need(not needs_table(config), "world", "a world of few states, for a table")
+    need(not needs_table(config), "world", "a world of few states, because tables need one")
     check_actions(config, discrete=False)
 
 
@@ -82,15 +82,15 @@ def _check_catalog(config: Config, need: Need) -> None:
 
 
 def needs_table(config: Config) -> bool:
-    """Whether agent or model is a table, which needs a world of few states."""
+    """Whether the agent or the model is a table, which needs an environment with few states."""
     return config.agent.traits.tabular or config.model.counts
 
 
 def check_actions(config: Config, discrete: bool) -> None:
-    """Raises `ConfigError` unless the agent can act in a world whose actions are discrete, or are not."""
+    """Raises `ConfigError` unless the agent supports the environment's kind of actions."""
     if config.discrete is None or config.discrete == discrete:
         return
-    if hasattr(config.agent, "through_model"):  # the knob that rules discrete actions out
+    if hasattr(config.agent, "through_model"):  # the setting that excludes discrete actions
         raise ConfigError(
             f"agent.through_model: True is not possible on {config.world}; allowed: False, as discrete actions have no"
             " derivative"
@@ -111,8 +111,8 @@ def _check_sizes(config: Config, need: Need) -> None:
     need(
         config.seeds <= config.most_seeds,
         "seeds",
-        f"so few that buffers hold at most {LARGEST:,} rows in all; a seed's hold {config.real_capacity:,} real"
-        f" and {config.imagined_capacity:,} imagined ones",
+        f"few enough that buffers hold at most {LARGEST:,} rows over all seeds; one seed has {config.real_capacity:,}"
+        f" real and {config.imagined_capacity:,} imagined ones",
     )
     need(config.env_steps > config.explored, "env_steps", f"> explore_steps = {config.explored}")
     for name in ("explore_steps", "collect_steps"):
@@ -123,7 +123,7 @@ def _check_sizes(config: Config, need: Need) -> None:
         "epoch_steps",
         f"a multiple of collect_steps = {config.collect_steps}",
     )
-    sized = config.dataset is not None  # which says how large the buffer is, unless replay_capacity does
+    sized = config.dataset is not None  # a dataset sets the buffer's size, unless replay_capacity does
     per_round = config.updates_per_step * config.collect_steps
     need(
         math.isclose(per_round, round(per_round)) and round(per_round) >= 1,
@@ -133,7 +133,8 @@ def _check_sizes(config: Config, need: Need) -> None:
     need(
         config.agent.traits.critic is None or config.batch_size <= config.real_kept,
         "batch_size",
-        f"<= the real buffer's capacity, {config.real_kept}" + (", what is kept of the dataset" if sized else ""),
+        f"<= the real buffer's capacity, {config.real_kept}"
+        + (", the part of the dataset that is kept" if sized else ""),
     )
     need(
         config.dataset is not None or config.real_capacity >= max(config.explore_steps, config.collect_steps),
@@ -141,31 +142,31 @@ def _check_sizes(config: Config, need: Need) -> None:
         f">= explore_steps = {config.explore_steps} and >= collect_steps = {config.collect_steps}",
     )
     collects = config.agent.traits.online or (config.on_policy and config.model_free)
-    need(config.dataset is None or not collects, "dataset", "unset: this agent learns on what it has just collected")
+    need(config.dataset is None or not collects, "dataset", "unset: this agent learns on just collected steps")
 
 
 def _check_model_free(config: Config, need: Need) -> None:
     need(
         config.agent.traits.critic is None or config.real_fraction == 1.0,
         "rollout.horizon",
-        f">= 1, because real_fraction = {config.real_fraction:g} asks for imagined data (model-free: preset sac)",
+        f">= 1, because real_fraction = {config.real_fraction:g} needs imagined data (model-free: preset sac)",
     )
     need(
         not config.looks_ahead,
         "rollout.horizon",
-        ">= 1: this agent's updates look ahead in a model or the oracle (without: preset sac)",
+        ">= 1: this agent's updates look ahead in a model or the oracle (model-free: preset sac)",
     )
     need(
         not config.through_model,
         "rollout.horizon",
-        ">= 1: the pathwise gradient goes back through rollouts in a model or the oracle; without one: preset ppo,"
-        " reinforce, a2c or sac",
+        ">= 1: the pathwise gradient goes through rollouts in a model or the oracle (model-free: preset ppo, reinforce,"
+        " a2c or sac)",
     )
     need(
         not config.on_policy or config.updates_per_round == 1,
         "updates_per_step",
-        f"1 / collect_steps = {1 / config.collect_steps:.10g}: model-free, an on-policy agent can use what it"
-        " collects for one update",
+        f"1 / collect_steps = {1 / config.collect_steps:.10g}: a model-free on-policy agent uses its collected steps"
+        " for one update only",
     )
     need(not config.plans, "rollout.horizon", ">= 1: a planner needs a model")
     need(config.rollout.horizon_end is None, "rollout.horizon_end", "unset at horizon 0")
@@ -182,17 +183,17 @@ def _check_model(config: Config, need: Need) -> None:
     need(
         not learned or config.dataset is not None or config.explore_steps >= 2 * config.model.holdout_every,
         "explore_steps",
-        f">= {2 * config.model.holdout_every}, so that the first fit has rows to train on and to hold out",
+        f">= {2 * config.model.holdout_every}, so that the first fit has training rows and holdout rows",
     )
     if config.dataset is not None:
         least = 2 * config.model.holdout_every
         enough = (config.replay_capacity or LARGEST) >= least
-        need(enough, "dataset", f"at least {least} transitions to keep, so that there are some to hold out")
+        need(enough, "dataset", f"a buffer of at least {least} transitions, for training and holdout rows")
         need(not config.model.exact, "dataset", "unset with the oracle: a file holds no simulator states")
     need(
         config.rollout.horizon_end is None or high > low,
         "rollout.ramp",
-        "two env-step counts in rising order when rollout.horizon_end is set",
+        "two env-step counts in rising order, because rollout.horizon_end is set",
     )
     need(
         config.rollout.horizon_end is not None or config.rollout.ramp == (0, 0),
@@ -208,7 +209,7 @@ def _check_model(config: Config, need: Need) -> None:
     need(
         not config.model.exact or not (config.looks_ahead and config.stores_imagined),
         "real_fraction",
-        "1: the oracle looks ahead from simulator states, which imagined rows do not have",
+        "1: the oracle looks ahead from simulator states, and imagined rows have none",
     )
     need(
         not config.through_model or not config.model.counts,
@@ -218,27 +219,27 @@ def _check_model(config: Config, need: Need) -> None:
     need(
         config.rollout.first_action == "policy" or (config.rollout.start == "replay" and config.stores_imagined),
         "rollout.first_action",
-        "policy, but for rollouts off replayed states into a buffer",
+        "policy; replayed needs rollouts from replayed states into a buffer",
     )
     gated, ensemble = config.rollout.gate != "none", config.model.has_networks
     if gated or config.rollout.penalty > 0:
         field, off = ("rollout.gate", "none") if gated else ("rollout.penalty", "0")
         need(not config.model.exact, field, f"{off}: the oracle is certain")
         used = config.stores_imagined or config.on_policy
-        need(used, field, f"{off}: only rollouts into a buffer, or an on-policy agent's, are gated and penalised")
+        need(used, field, f"{off}: it applies only to rollouts into a buffer and to those of an on-policy agent")
         several = not ensemble or config.model.elites > 1 or config.model.uncertainty == "max_std"
-        need(several, "model.elites", f">= 2 for {field}: a single one never disagrees with itself")
+        need(several, "model.elites", f">= 2, because {field} measures how far elites disagree")
     if config.rollout.weigh:
         replayed = config.stores_imagined and getattr(config.agent.traits.critic, "expand", "fresh") != "fresh"
-        need(replayed, "rollout.weigh", "false: no critics learn on imagined rows of a buffer")
+        need(replayed, "rollout.weigh", "false: this agent's critics do not learn on imagined rows of a buffer")
         several = ensemble and (config.model.elites > 1 or config.model.uncertainty == "max_std")
-        need(several, "rollout.weigh", "false, but with an ensemble of at least two elites")
+        need(several, "rollout.weigh", "false; true needs an ensemble with at least two elites")
     whole = config.rollout.gate != "rank" or not config.on_policy
-    need(whole, "rollout.gate", "none or threshold: an on-policy agent's rollouts must not have holes")
+    need(whole, "rollout.gate", "none or threshold: rollouts of an on-policy agent must have no holes")
 
 
 def _check_horizons(config: Config, need: Need) -> None:
-    """How far states are spread, and how far updates look ahead from them."""
+    """Checks how far rollouts go, and how far updates look ahead."""
     rollout = config.rollout
     ahead = rollout.look_ahead is None or config.looks_ahead
     need(ahead, "rollout.look_ahead", "unset: this agent's updates do not look ahead in a model")
@@ -262,7 +263,7 @@ def _check_agent(config: Config, need: Need) -> None:
         "rollout.validate_every",
         f"a divisor of the {config.updates_per_round} updates of a round"
         if imagines
-        else "unset, but for an agent that learns on imagined rollouts of its own",
+        else "unset: it needs an agent that learns on imagined rollouts of its own policy",
     )
     if (critic := agent.traits.critic) is not None:
         need(
@@ -272,7 +273,7 @@ def _check_agent(config: Config, need: Need) -> None:
         need(
             not fresh or config.through_model,
             "agent.critic.expand",
-            "none, mve or steve, but for SAC with agent.through_model",
+            "none, mve or steve; fresh needs SAC with agent.through_model",
         )
         in_units = critic.scale == "none" or agent.traits.scales
         need(in_units, "agent.critic.scale", f"none: agent.kind = {agent.kind} does not scale its values")
@@ -280,7 +281,7 @@ def _check_agent(config: Config, need: Need) -> None:
         need(
             bounded,
             "agent.discount",
-            "< 1 with agent.critic.scale: the range of returns is that of rewards over 1 - it",
+            "< 1 with agent.critic.scale, which divides by 1 - agent.discount",
         )
         dropped = critic.dropout == 0 or agent.traits.scales
         need(dropped, "agent.critic.dropout", f"0: agent.kind = {agent.kind} has no dropout")
@@ -288,9 +289,9 @@ def _check_agent(config: Config, need: Need) -> None:
         need(
             critic.td_k or critic.expand == "mve",
             "agent.critic.td_k",
-            "true without agent.critic.expand mve",
+            "true without agent.critic.expand = mve",
         )
-    at_once = getattr(agent, "policy_delay", 1)  # updates that go together
+    at_once = getattr(agent, "policy_delay", 1)  # updates in one call
     whole = f"a number whose product with collect_steps = {config.collect_steps} is a multiple of {at_once}"
     need(config.updates_per_round % at_once == 0, "updates_per_step", f"{whole}, agent.policy_delay")
     once = not agent.traits.online or config.updates_per_round == 1
@@ -312,21 +313,19 @@ def _check_agent(config: Config, need: Need) -> None:
         need(getattr(agent, "minibatches", 1) <= rows, "agent.minibatches", f"<= the {rows} steps of an update")
         budget = getattr(agent, "kl_budget", None)
         several = budget is None or not config.model_free
-        need(
-            several, "agent.kl_budget", "unset: model-free, a collection brings one update (agent.kl_stop bounds that)"
-        )
+        need(several, "agent.kl_budget", "unset: model-free, each collection has one update (agent.kl_stop bounds it)")
         one_rule = budget is None or every is None
-        need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: one of the two ends a round's updates")
+        need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: only one of them can stop a round")
 
 
 def _check_rules(config: Config, need: Need) -> None:
-    """What the agent's own fields must be to each other."""
+    """Checks the agent's own fields against each other."""
     for holds, field, allowed in config.agent.traits.rules:
         need(holds, f"agent.{field}", allowed)
 
 
 def _check_mesh(config: Config, need: Need) -> None:
-    """The axes of an explicit mesh must divide what is spread over them; a chosen one always does."""
+    """Checks that the axes of a mesh divide the sizes spread over them; an automatic mesh always does."""
     if config.mesh_shape is None:
         return
     over_seeds, over_batch = config.mesh_shape
@@ -339,10 +338,10 @@ def _check_mesh(config: Config, need: Need) -> None:
     if over_batch == 1:
         return
     alone = config.plans or config.agent.traits.online or (config.on_policy and config.model_free)
-    need(not alone, knob, f"a batch axis of 1: agent.kind = {config.agent.kind} has nothing here to spread over it")
+    need(not alone, knob, f"a batch axis of 1: agent.kind = {config.agent.kind} has no work to spread over it")
 
     def divides(path: str, count: Callable[[Config], int]) -> None:
-        """`count`, a size that follows from the field at `path`, is a multiple of the batch axis."""
+        """Checks that `count`, a size that follows from the field at `path`, is a multiple of the batch axis."""
         value: Any = functools.reduce(getattr, path.split("."), config)
 
         def fits(candidate: int) -> bool:
@@ -367,10 +366,10 @@ def _check_mesh(config: Config, need: Need) -> None:
 
 
 def read(path: Path) -> Config:
-    """The checked settings in a JSON file, such as a run's `config.json`; what it leaves out has its default.
+    """Reads and checks the settings in a JSON file, such as a run's `config.json`; missing fields get their defaults.
 
     Raises:
-      ConfigError: when there is no such file, it cannot be read, or a setting cannot work.
+      ConfigError: when the file does not exist or cannot be read, or a setting cannot work.
     """
     try:
         data = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""The errors that are meant for users: settings that cannot work, and runs that cannot go on."""
+"""Errors for users: settings that cannot work, and runs that cannot continue."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Iterable
 
 
 class ConfigError(ValueError):
-    """A setting that cannot work. `str(error)` names the field, its value and what is allowed."""
+    """A setting that cannot work. `str(error)` names the field, its value and the allowed values."""
 
 
 class RunError(RuntimeError):
-    """Something that a run could not survive, or a file that cannot be used; the message is for its user."""
+    """A run cannot continue, or a file cannot be used. The message is written for users."""
 
     exit_code = 1
 

@@ -1,7 +1,7 @@
-"""Every knob, as frozen dataclasses, a file for each part that they set. Nothing here imports JAX.
+"""All settings, as frozen dataclasses, one file per part of a run. Nothing here imports JAX.
 
-A preset is a `Config` value (`presets.py`); a run is a preset with some fields replaced. `checks.check` finds what is
-impossible before anything is compiled and says the field, its value and what is allowed.
+A preset is a `Config` value (`presets.py`); a run is a preset with some fields replaced. `checks.check` refuses
+settings that cannot work, before anything is compiled: it names the field, its value and the allowed values.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Loads `check`, `check_actions` and `read` from `branchax.checks`, which stands above this package."""
+    """Loads `check`, `check_actions` and `read` from `branchax.checks`, which imports this package."""
     if name in ("check", "check_actions", "read"):
         return getattr(importlib.import_module("branchax.checks"), name)
     raise AttributeError(f"module 'branchax.config' has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The knobs of the agents, a dataclass for each."""
+"""The settings of the agents, one dataclass per agent."""
 
 from __future__ import annotations
 
@@ -10,45 +10,45 @@ from branchax.config.fields import Count, Fraction, Natural, NonNegative, Option
 
 @dataclass(frozen=True)
 class CriticConfig:
-    """An ensemble of Q-functions, and how its targets are made."""
+    """An ensemble of Q-functions and its targets."""
 
     members: Count = 2
-    """Q-functions."""
+    """Number of Q-functions."""
     subset: OptionalCount = None
-    """The target takes the least of so many of them, drawn afresh for each update (REDQ). Default: of all."""
+    """The target is the minimum over this many members, drawn anew for each update (REDQ). Default: over all."""
     layer_norm: bool = False
-    """LayerNorm after each hidden layer (keeps values bounded when updates are many)."""
+    """LayerNorm after each hidden layer (keeps values bounded under many updates per step)."""
     expand: Literal["none", "mve", "steve", "fresh"] = "none"
-    """Targets look ahead `rollout.look_ahead` steps in the model after a stored action (`mve`), average all horizons up
-    to it, weighted by inverse variance over model and critics (`steve`), or start with a fresh action at the batch's
-    states and share that rollout with the actor's gradient (`fresh`: SAC with `through_model`)."""
+    """How targets use the model. `mve`: look ahead `rollout.look_ahead` steps after the stored action. `steve`: average
+    all horizons up to that, weighted by inverse variance over model and critics. `fresh`: start from a fresh action at
+    the batch's states, and share the rollout with the actor's gradient (SAC with `through_model`)."""
     td_k: bool = True
-    """MVE: learn on the imagined states too, each with what is left of the horizon."""
+    """MVE: also learn on the imagined states, each with the remaining horizon."""
     pre_norm: bool = False
     """LayerNorm without parameters before each layer but the first."""
     dropout: Annotated[float, Range(0, 0.9)] = 0.0
-    """Share of each hidden layer that is dropped while the critics learn."""
+    """Dropout rate of the hidden layers while the critics learn."""
     zero_last: bool = False
-    """Start at zero."""
+    """Initialise the last layer to zero, so that values start at zero."""
     scale: Literal["none", "quantile"] = "none"
-    """Values in units of what is possible: between the running 1 % and 99 % quantiles of rewards (soft ones, with their
-    entropy), over 1 - discount. Targets are clipped to it (Kubo et al. 2025)."""
+    """`quantile`: scale values to the range of possible returns, and clip targets to it. The range runs from the 1 % to
+    the 99 % running quantile of (soft) rewards, each divided by 1 - discount (Kubo et al. 2025)."""
     scale_rate: Fraction = 3e-4
-    """Step of the running quantiles."""
+    """Step size of the running quantiles."""
 
 
 class Traits(NamedTuple):
-    """What an agent's settings say of it, for whoever reads a config before anything is built."""
+    """Properties of an agent that follow from its settings, known before the agent is built."""
 
     learns_from: Literal["replay", "rollouts", "plans"] | None = "replay"  # as `agents.base.Agent`; None: not known yet
-    discrete: bool | None = None  # whether it needs discrete actions (True), continuous ones (False) or takes both
-    critic: CriticConfig | None = None  # of its ensemble of Q-functions, where it has one ...
-    scales: bool = False  # ... and whether that can scale its values and drop units
-    tabular: bool = False  # it needs a world of few states
-    online: bool = False  # it learns each real step once, as it comes
-    looks_ahead: bool = False  # its updates roll the model out themselves, from the states of their batch
-    through_model: bool = False  # its policy's gradient goes back through the model
-    # Of its own fields: what must hold, the field, what is allowed.
+    discrete: bool | None = None  # True: needs discrete actions; False: needs continuous ones; None: takes both
+    critic: CriticConfig | None = None  # settings of its ensemble of Q-functions; None: it has none
+    scales: bool = False  # whether the critics support `scale` and `dropout`
+    tabular: bool = False  # needs an environment with few states
+    online: bool = False  # learns on each real step once, in order
+    looks_ahead: bool = False  # its updates roll out the model from the states of their batch
+    through_model: bool = False  # the policy's gradient goes through the model
+    # Checks of its own fields: (the condition, the field, the allowed values).
     rules: tuple[tuple[bool, str, str], ...] = ()
 
 
@@ -66,33 +66,32 @@ class SACConfig:
     discount: Fraction = 0.99
     """Gamma."""
     tau: Annotated[float, Range(0, 1, above=True)] = 0.005
-    """Step of the Polyak average that the target critics follow."""
+    """Step size of the target critics' Polyak average."""
     target_entropy: Annotated[float | None, Range(-1e9, 1e9)] = None
-    """Nats; the default is `entropy_per_action` times the number of action entries (of discrete actions: half of the
-    largest)."""
+    """Nats. Default: `entropy_per_action` times the number of action entries (discrete actions: half the maximum)."""
     entropy_per_action: Annotated[float, Range(-5, 5)] = -0.5
-    """Nats of the target entropy for each entry of a continuous action."""
+    """Target entropy per entry of a continuous action, in nats."""
     init_std: Annotated[float, Range(1e-4, 7)] = 0.5
-    """Deviation of the policy's noise at the start, before it is squashed; of continuous actions."""
+    """Initial standard deviation of the policy's noise before squashing (continuous actions)."""
     init_temperature: Annotated[float, Range(1e-9, 1e9)] = 0.1
-    """Alpha at the start."""
+    """Initial alpha."""
     learn_temperature: bool = True
     """Adjust alpha so that the policy's entropy stays at `target_entropy`."""
     through_model: bool = False
-    """The actor's gradient goes back through `rollout.look_ahead` model steps before the critic takes over (SVG)."""
+    """The actor's gradient goes through `rollout.look_ahead` model steps, then through the critic (SVG)."""
     activation: Literal["relu", "silu", "tanh"] = "relu"
-    """Between the layers of actor and critics."""
+    """Activation of actor and critics."""
     normalise_obs: bool = False
-    """Standardise observations by the statistics of the real data, which are measured anew at each fit."""
+    """Standardise observations by the statistics of the real data, computed again at each fit."""
     reset_optimizer: bool = False
-    """Forget Adam's moments at each fit."""
+    """Reset Adam's moments at each fit."""
     critic_warmup: Natural = 0
-    """Updates of the critics alone after each fit."""
+    """Updates of only the critics after each fit."""
     critic: CriticConfig = field(default_factory=CriticConfig)
 
     @property
     def traits(self) -> Traits:
-        """What is said of the agent."""
+        """The agent's properties."""
         ahead, discrete = self.critic.expand != "none" or self.through_model, False if self.through_model else None
         return Traits(
             discrete=discrete, critic=self.critic, scales=True, looks_ahead=ahead, through_model=self.through_model
@@ -112,20 +111,20 @@ class TD3Config:
     discount: Fraction = 0.99
     """Gamma."""
     tau: Annotated[float, Range(0, 1, above=True)] = 0.005
-    """Step of the Polyak average that the target networks follow."""
+    """Step size of the target networks' Polyak average."""
     policy_delay: Count = 2
-    """Updates of the critics for each of the actor and the targets."""
+    """Critic updates per update of the actor and the targets."""
     exploration: NonNegative = 0.1
-    """Deviation of the noise on every action taken."""
+    """Standard deviation of the noise added to every action taken."""
     target_noise: NonNegative = 0.2
-    """Deviation of the noise on the target's actions ..."""
+    """Standard deviation of the noise added to the target policy's actions."""
     target_noise_clip: NonNegative = 0.5
-    """... and where it is clipped."""
+    """Largest absolute value of that noise."""
     critic: CriticConfig = field(default_factory=CriticConfig)
 
     @property
     def traits(self) -> Traits:
-        """What is said of the agent."""
+        """The agent's properties."""
         return Traits(discrete=False, critic=self.critic, looks_ahead=self.critic.expand != "none")
 
 
@@ -136,7 +135,7 @@ class DQNConfig:
     kind: Literal["dqn"] = "dqn"
     """Off-policy, for discrete actions."""
     hidden: tuple[Count, ...] = (64, 64)
-    """Widths of the hidden layers; none makes Q linear, which on a tabular world is a table."""
+    """Widths of the hidden layers; without any, Q is linear (on a tabular environment: a table)."""
     learning_rate: Positive = 1e-3
     """Adam's step size."""
     discount: Fraction = 0.99
@@ -153,16 +152,16 @@ class DQNConfig:
 
     @property
     def traits(self) -> Traits:
-        """What is said of the agent."""
+        """The agent's properties."""
         return Traits(discrete=True, critic=self.critic, looks_ahead=self.critic.expand != "none")
 
 
 @dataclass(frozen=True)
 class QLearningConfig:
-    """Q-learning with a table (Watkins 1989), on each transition as it comes; with a model, tabular Dyna-Q."""
+    """Q-learning with a table (Watkins 1989), one transition at a time; with a model, tabular Dyna-Q."""
 
     kind: Literal["q_learning"] = "q_learning"
-    """Off-policy, for worlds of few states and discrete actions."""
+    """Off-policy, for environments with few states and discrete actions."""
     learning_rate: Annotated[float, Range(0, 1, above=True)] = 0.1
     """Alpha."""
     discount: Fraction = 0.95
@@ -172,18 +171,19 @@ class QLearningConfig:
 
     @property
     def traits(self) -> Traits:
-        """What is said of the agent."""
+        """The agent's properties."""
         return Traits(discrete=True, tabular=True, online=True)
 
 
 @dataclass(frozen=True)
 class PolicyGradientConfig:
-    """Likelihood-ratio gradients: REINFORCE, advantage actor-critic and PPO are values of these fields."""
+    """Likelihood-ratio gradients. These fields select REINFORCE, advantage actor-critic or PPO."""
 
     kind: Literal["policy_gradient"] = "policy_gradient"
-    """On-policy: learns on rollouts of its own policy, fresh for every update."""
+    """On-policy: learns on fresh rollouts of its own policy in every update."""
     weight: Literal["to_go", "baseline", "gae"] = "gae"
-    """What multiplies the score: rewards to go, less a learned value, or generalised advantage estimates."""
+    """Weight of the score: `to_go`: rewards to go; `baseline`: rewards to go minus a learned value; `gae`: generalised
+    advantage estimates."""
     gae_lambda: Fraction = 0.95
     """Lambda of the advantage estimates."""
     passes: Count = 1
@@ -191,16 +191,16 @@ class PolicyGradientConfig:
     minibatches: Count = 1
     """Gradient steps per pass."""
     clip: Annotated[float | None, Range(0, 1e9, above=True)] = None
-    """The probability ratio gains nothing outside 1 +- clip (PPO). Default: not clipped."""
+    """PPO's clip range: the probability ratio is clipped to 1 +- clip. Default: no clipping."""
     kl_penalty: NonNegative = 0.0
-    """Weight of KL(old policy || new) at the start; it doubles or halves to keep the divergence near `kl_target`."""
+    """Initial weight of KL(old policy || new); it doubles or halves to keep the divergence near `kl_target`."""
     kl_target: Positive = 0.01
-    """Nats by which an update is meant to move the policy, where there is a penalty."""
+    """Target KL per update, in nats (used with `kl_penalty`)."""
     kl_stop: Annotated[float | None, Range(0, 1e9, above=True)] = None
-    """Nats at which an update takes no further steps. Default: it takes them all."""
+    """An update stops early once its KL exceeds this, in nats. Default: never."""
     kl_budget: Annotated[float | None, Range(0, 1e9, above=True)] = None
-    """Nats that the policy may move by between two collections; the update that would exceed them is undone, and those
-    after it are left out. Default: unlimited."""
+    """Largest KL between two collections, in nats. The update that exceeds it is undone, and the rest of the round is
+    skipped. Default: unlimited."""
     entropy_weight: NonNegative = 0.0
     """Weight of the policy's entropy in the objective."""
     normalise: bool = True
@@ -208,112 +208,112 @@ class PolicyGradientConfig:
     hidden: tuple[Count, ...] = (64, 64)
     """Widths of the policy's hidden layers; none makes its mean linear."""
     value_hidden: tuple[Count, ...] = (64, 64)
-    """Widths of the value's hidden layers."""
+    """Widths of the value network's hidden layers."""
     init_std: Positive = 0.5
-    """Deviation of the policy's Gaussian at the start, in units of half the actuators' range."""
+    """Initial standard deviation of the Gaussian policy, in units of half the actuators' range."""
     squash: bool = False
-    """Squash actions by tanh; otherwise the world clips them."""
+    """Squash actions by tanh; otherwise the environment clips them."""
     learning_rate: Positive = 3e-4
     """Adam's step size for the policy."""
     value_learning_rate: Positive = 1e-3
     """Adam's step size for the value."""
     value_passes: Count = 1
-    """Gradient steps of the value for each of the policy's."""
+    """Gradient steps of the value per step of the policy."""
     max_gradient_norm: Annotated[float | None, Range(0, 1e9, above=True)] = 0.5
-    """Longer gradients are scaled down to it."""
+    """Gradients with a larger norm are scaled down to this norm."""
     discount: Fraction = 0.99
     """Gamma."""
 
     @property
     def traits(self) -> Traits:
-        """What is said of the agent."""
+        """The agent's properties."""
         return Traits(learns_from="rollouts", rules=(_fits_squash(self.squash, self.init_std),))
 
 
 @dataclass(frozen=True)
 class PathwiseConfig:
-    """Gradients back through model and policy: SVG(infinity), SVG(k), APG and SHAC are values of these fields."""
+    """Gradients through the model and the policy. These fields select SVG(infinity), SVG(k), APG or SHAC."""
 
     kind: Literal["pathwise"] = "pathwise"
-    """On-policy: differentiates through rollouts of its own policy, fresh for every update."""
+    """On-policy: differentiates through fresh rollouts of its own policy in every update."""
     deterministic: bool = False
-    """A policy without noise. Otherwise a Gaussian, reparameterised."""
+    """Use a policy without noise. Otherwise it is a reparameterised Gaussian."""
     critic: bool = True
-    """Bootstrap rollouts with a learned value where they are cut."""
+    """Bootstrap with a learned value where rollouts are cut."""
     window: OptionalCount = None
-    """Steps after which the derivative is cut; with a critic, its slope stands in for what is lost. Default: never."""
+    """Cut the derivative after this many steps; with a critic, its slope replaces the missing part. Default: no cut."""
     gae_lambda: Fraction = 0.95
     """Lambda of the returns that the value is fitted to."""
     tau: Annotated[float, Range(0, 1, above=True)] = 0.05
-    """Step of the Polyak average that the target value follows."""
+    """Step size of the target value's Polyak average."""
     value_passes: Count = 8
     """Gradient steps of the value per update."""
     hidden: tuple[Count, ...] = (64, 64)
     """Widths of the policy's hidden layers; none makes its mean linear."""
     value_hidden: tuple[Count, ...] = (64, 64)
-    """Widths of the value's hidden layers."""
+    """Widths of the value network's hidden layers."""
     init_std: Positive = 0.3
-    """Deviation of the policy's Gaussian at the start, in units of half the actuators' range."""
+    """Initial standard deviation of the Gaussian policy, in units of half the actuators' range."""
     squash: bool = True
-    """Squash actions by tanh; a clipped action has no derivative."""
+    """Squash actions by tanh (clipped actions have no derivative)."""
     learning_rate: Positive = 1e-3
     """Adam's step size for the policy."""
     value_learning_rate: Positive = 1e-3
     """Adam's step size for the value."""
     max_gradient_norm: Annotated[float | None, Range(0, 1e9, above=True)] = 1.0
-    """Longer gradients are scaled down to it."""
+    """Gradients with a larger norm are scaled down to this norm."""
     discount: Fraction = 0.99
     """Gamma."""
 
     @property
     def traits(self) -> Traits:
-        """What is said of the agent."""
+        """The agent's properties."""
         rules = (_fits_squash(self.squash, self.init_std),)
         return Traits(learns_from="rollouts", discrete=False, through_model=True, rules=rules)
 
 
 @dataclass(frozen=True)
 class PlannerConfig:
-    """Planning in the model at every step: random shooting, CEM, iCEM and MPPI are values of these fields."""
+    """Planning in the model at every step. These fields select random shooting, CEM, iCEM or MPPI."""
 
     kind: Literal["planner"] = "planner"
-    """Learns nothing of its own: it acts by what the latest model says of many action sequences (PETS)."""
+    """Learns no policy: it searches over action sequences in the latest model (PETS)."""
     horizon: Count = 25
-    """Steps that a plan looks ahead."""
+    """Steps in a plan."""
     candidates: Count = 200
-    """Plans that are tried in the first iteration."""
+    """Plans evaluated in the first iteration."""
     iterations: Count = 5
-    """Times that plans are drawn, tried and refitted, at every step of a world."""
+    """Iterations per environment step. Each draws plans, evaluates them and fits the next distribution."""
     elites: Count = 20
-    """The best plans, to which the distribution of the next iteration's is fitted; all of them for MPPI."""
+    """Number of best plans that the next distribution is fitted to (MPPI: all plans)."""
     temperature: Annotated[float | None, Range(0, 1e9, above=True)] = None
-    """In a fit an elite weighs exp(return / temperature), in the return's units (MPPI). Default: all the same (CEM)."""
+    """Elites are weighted by exp(return / temperature), in the return's units (MPPI). Default: equal weights (CEM)."""
     momentum: Fraction = 0.1
-    """Share of the old mean that a fit keeps."""
+    """Weight of the old mean in a fit."""
     std_momentum: Fraction = 0.1
-    """Share of the old deviation that a fit keeps; 1 holds it at `init_std` (MPPI)."""
+    """Weight of the old standard deviation in a fit; 1 keeps it at `init_std` (MPPI)."""
     init_std: Positive = 0.5
-    """Deviation that each step's first iteration draws with, in units of half the actuators' range."""
+    """Standard deviation in the first iteration of each step, in units of half the actuators' range."""
     uniform: bool = False
-    """Draw actions uniformly within a deviation of the mean (random shooting, with `init_std` 1), not normally."""
+    """Draw actions uniformly from mean +- std, not from a Gaussian (random shooting: with `init_std` 1)."""
     noise_exponent: Annotated[float, Range(0, 10)] = 0.0
-    """Beta: the draws' power falls as 1 / frequency^beta along a plan (iCEM). 0 is white noise."""
+    """Beta: the power of the noise along a plan falls as 1 / frequency^beta (iCEM). 0 is white noise."""
     keep: Fraction = 0.0
-    """Share of the elites that are tried again in the next iteration and, shifted, at the next step (iCEM)."""
+    """Fraction of the elites evaluated again in the next iteration and, shifted, at the next step (iCEM)."""
     decay: Annotated[float, Range(1, 1e9)] = 1.0
-    """Each iteration tries so many times fewer plans than the one before, but no fewer than two per elite (iCEM)."""
+    """Each iteration divides the number of plans by this, down to two per elite (iCEM)."""
     warm_start: bool = True
-    """Start from the mean of the step before, shifted by a step; otherwise from zero."""
+    """Start from the previous step's mean, shifted by one step; otherwise from zero."""
     execute: Literal["mean", "best"] = "mean"
-    """Whose first action is taken: the fitted mean's, or that of the best plan tried in the last iteration."""
+    """Take the first action of the fitted mean, or of the best plan in the last iteration."""
     particles: Count = 1
-    """Rollouts of each plan under each elite of the model; a plan is worth the mean return of them all."""
+    """Rollouts of each plan in each elite member; a plan's score is the mean return of all of them."""
     discount: Fraction = 1.0
     """Gamma."""
 
     @property
     def traits(self) -> Traits:
-        """What is said of the agent."""
+        """The agent's properties."""
         fewer = self.elites <= self.candidates, "elites", f"<= agent.candidates = {self.candidates}"
         return Traits(learns_from="plans", discrete=False, rules=(fewer,))
 
@@ -324,26 +324,26 @@ def _fits_squash(squash: bool, init_std: float) -> tuple[bool, str, str]:
 
 @dataclass(frozen=True)
 class OwnAgentConfig:
-    """An agent of one's own: `--agent module:make_agent`, a function `(WorldSpec, **args) -> Agent`."""
+    """Your own agent: `--agent module:make_agent`, a function `(WorldSpec, **args) -> Agent`."""
 
     kind: Literal["own"] = "own"
-    """Whatever the function returns."""
+    """The agent that the function returns."""
     factory: str = ""
-    """The function, `module:function`; its module is looked for in the current directory, then where Python looks."""
+    """The function, as `module:function`. Its module is searched in the current directory, then in Python's path."""
     args: tuple[str, ...] = ()
-    """What else it is given, each as `name=value`."""
+    """Further arguments of the function, each as `name=value`."""
     discount: Fraction = 0.99
-    """Gamma of its values, where it has any: for what is measured of its critic."""
+    """Gamma of its critic, if it has one (only for diagnostics)."""
     looks_ahead: bool = False
-    """Its updates roll the model out themselves (`sources.ahead`), `rollout.look_ahead` steps."""
+    """Whether its updates roll out the model (`sources.ahead`), `rollout.look_ahead` steps."""
     reads: Literal["as built", "replay", "rollouts", "plans"] = "as built"
-    """What its updates read: the agent itself says that (`Agent.learns_from`), and the run writes it down here."""
+    """Which data its updates read. The run records `Agent.learns_from` here; do not set it."""
 
     @property
     def traits(self) -> Traits:
-        """What is said of the agent."""
+        """The agent's properties."""
         reads = None if self.reads == "as built" else self.reads
-        named = ":" in self.factory, "factory", "module:function, which --agent names as well"
+        named = ":" in self.factory, "factory", "module:function (also --agent module:function)"
         return Traits(learns_from=reads, looks_ahead=self.looks_ahead, rules=(named,))
 
 

@@ -1,4 +1,4 @@
-"""What may change when a run goes on."""
+"""Which settings may change when a run is resumed."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 from branchax.config.fields import flat, to_dict
 from branchax.config.run import Config, Upkeep
 
-# What may change when a run goes on: nothing that its state depends on. `env_steps` may, too, but only grow.
-AS_BUILT = "as built"  # what `OwnAgentConfig.reads` is until the agent is there
+# Settings that do not affect the run's state. `env_steps` may also change, but only grow.
+AS_BUILT = "as built"  # the value of `OwnAgentConfig.reads` until the agent is built
 RESUMABLE = (*flat(to_dict(Upkeep())), "rollout.parallel_groups")
 
 
 def changes(before: Config, after: Config) -> tuple[list[str], list[str]]:
-    """The settings that differ, as `"name old -> new"`: those that may when a run goes on, and those that may not."""
+    """The settings that differ, as `"name old -> new"`: first those that a resumed run may change, then the others."""
     old, new = flat(to_dict(before)), flat(to_dict(after))
     allowed, refused = [], []
     for name in [*old, *(n for n in new if n not in old)]:
@@ -24,5 +24,5 @@ def changes(before: Config, after: Config) -> tuple[list[str], list[str]]:
 
 
 def decisive(config: Config) -> dict[str, Any]:
-    """The settings by their paths, without those that may change when a run goes on."""
+    """The settings by their paths, without those that a resumed run may change."""
     return {name: value for name, value in flat(to_dict(config)).items() if name not in RESUMABLE}

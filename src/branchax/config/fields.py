@@ -1,4 +1,4 @@
-"""What every group of knobs is made of: ranges, dotted paths, dictionaries and back."""
+"""Tools shared by all settings: ranges, dotted paths, conversion to and from dictionaries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from branchax.errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Range:
-    """The closed interval that a number must lie in; `None` is no bound. `above` makes the lower bound exclusive."""
+    """The closed interval of allowed numbers; `None` is no bound. `above` makes the lower bound exclusive."""
 
     low: float | None = None
     high: float | None = None
@@ -59,13 +59,13 @@ def with_field(config: Any, path: str, value: Any) -> Any:
 
 
 def flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested settings by their paths: `{"model": {"members": 7}}` -> `{"model.members": 7}`."""
+    """Flattens nested settings: `{"model": {"members": 7}}` -> `{"model.members": 7}`."""
     parts = (flat(v, f"{path}{k}.") if isinstance(v, dict) else {f"{path}{k}": v} for k, v in settings.items())
     return {name: value for part in parts for name, value in part.items()}
 
 
 def check_ranges(node: Any, path: str) -> None:
-    """Raises `ConfigError` for the first field of a dataclass, or of one within it, that is out of its range."""
+    """Raises `ConfigError` for the first field, at any depth of a dataclass, that is outside its range."""
     hints = typing.get_type_hints(type(node), include_extras=True)
     for f in dataclasses.fields(node):
         value, name = getattr(node, f.name), f"{path}{f.name}"
@@ -107,7 +107,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type, data: dict[str, Any], path: str = "") -> Any:
-    """The inverse of `to_dict`. Raises `ConfigError` for an unknown key, naming the nearest one."""
+    """The inverse of `to_dict`. Raises `ConfigError` for an unknown key, and names the nearest known ones."""
     if not isinstance(data, dict):
         raise ConfigError(f"{path.rstrip('.') or 'config'}: {data!r} is not a set of fields")
     known = {f.name: f for f in dataclasses.fields(kind)}

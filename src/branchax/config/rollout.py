@@ -10,59 +10,58 @@ from branchax.config.fields import Count, Fraction, Natural, NonNegative, Option
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """The branched rollouts that are imagined at the start of every epoch."""
+    """Branched rollouts, imagined in the model at the start of every epoch."""
 
     start: Literal["replay", "initial"] = "replay"
-    """Where rollouts branch off: replayed real states (3.0), or fresh initial states of the world (2.0, 2.5)."""
+    """Where rollouts start: `replay`: replayed real states (3.0); `initial`: fresh initial states (2.0, 2.5)."""
     horizon: Natural = 1
-    """Imagined steps per rollout; 0 imagines nothing, which makes the run model-free."""
+    """Imagined steps per rollout; 0 makes the run model-free."""
     horizon_end: OptionalCount = None
-    """With a ramp, the horizon at its end."""
+    """The horizon at the end of `ramp`."""
     ramp: tuple[Natural, Natural] = (0, 0)
     """Env steps between which the horizon grows linearly from `horizon` to `horizon_end` (MBPO, appendix C)."""
     per_step: Count = 400
     """Rollouts per env step of the epoch."""
     every: OptionalCount = None
-    """Updates between two imaginings, each of the rollouts of that share of the epoch by the policy of that moment.
-    Default: once per epoch."""
+    """Imagine again after this many updates, with the current policy, and spread the epoch's rollouts evenly over these
+    times. Default: imagine once per epoch."""
     look_ahead: OptionalCount = None
-    """Steps that updates look ahead (MVE, STEVE, SVG). Default: `horizon`, as it is scheduled."""
+    """Steps that updates look ahead (MVE, STEVE, SVG). Default: the scheduled `horizon`."""
     groups: Count = 10
-    """The rollouts are imagined in so many groups; each evaluates one member at a time, as one plain matrix product."""
+    """Number of groups of rollouts. A group uses one member at a time, so that it is one plain matrix product."""
     parallel_groups: OptionalCount = None
-    """Groups computed side by side, all of which take memory. Default: one on a CPU, which is fastest on its caches;
-    all of them elsewhere."""
+    """Groups computed in parallel; each needs memory. Default: 1 on a CPU (fastest, because of its caches), elsewhere
+    all."""
     propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
-    """A new elite at every step, one elite for the whole rollout, or the mean of all elites (PETS)."""
+    """`ts1`: a new elite at every step; `tsinf`: one elite per rollout; `mean`: the mean of all elites (PETS)."""
     keep_epochs: Count = 1
-    """Epochs (with `every`, imaginings) that imagined data stays in the model buffer, at the largest horizon. Rows are
-    counted as if each rollout were whole: where episodes end or gates rule steps out, older rows stay instead, as in
-    MBPO's pool."""
+    """Epochs (with `every`: imaginings) for which imagined data stays in the model buffer, at the largest horizon. If
+    rollouts end early or gates drop steps, older rows stay longer, as in MBPO's pool."""
     first_action: Literal["policy", "replayed"] = "policy"
-    """The first action of a rollout off a replayed state: the policy's, or the one taken there (tabular Dyna-Q)."""
+    """First action of a rollout from a replayed state: the policy's, or the replayed one (tabular Dyna-Q)."""
     penalty: NonNegative = 0.0
-    """Imagined rewards are lowered by it times `model.uncertainty` (MOPO, M2AC)."""
+    """Subtract this times `model.uncertainty` from imagined rewards (MOPO, M2AC)."""
     weigh: bool = False
-    """In the critics' loss an imagined row counts 1 / (1 + `model.uncertainty`), by the model as it is then (WIMLE)."""
+    """Weight imagined rows by 1 / (1 + `model.uncertainty`) in the critics' loss, using the current model (WIMLE)."""
     gate: Literal["none", "rank", "threshold"] = "none"
-    """Which imagined steps count: all; at each step the share of them that is least uncertain (M2AC); those before the
-    first that is more uncertain than real states are (MACURA)."""
+    """Which imagined steps are used. `none`: all; `rank`: at each step the least uncertain ones (M2AC); `threshold`:
+    those before the first step that is more uncertain than real states are (MACURA)."""
     gate_share: Fraction = 0.5
-    """Rank gate: of step h of H, this times (H - h) / (H + 1) is kept; 0.5 is M2AC's."""
+    """Rank gate: at step h of H, the fraction `gate_share` (H - h) / (H + 1) is kept; M2AC uses 0.5."""
     gate_quantile: Fraction = 0.95
-    """Threshold gate: the quantile of the first steps' uncertainty ..."""
+    """Threshold gate: the threshold is this quantile of the first steps' uncertainty, times `gate_scale`."""
     gate_scale: Positive = 1.0
-    """... and what it is multiplied by to give the threshold."""
+    """Threshold gate: factor of that quantile."""
     per_update: Count = 64
-    """Rollouts per update of an agent that learns on its own rollouts; it imagines them afresh for each."""
+    """Rollouts per update, for agents that learn on fresh rollouts of their own policy."""
     validate_every: OptionalCount = None
-    """Such an agent's updates between two looks at whether the model's elites still agree that its policy improves;
-    once fewer than `validate_share` of them do, it waits for new real data (ME-TRPO). Default: it never looks."""
+    """For such agents: after this many updates, check in how many elites the policy's return still improves. If in
+    fewer than `validate_share`, skip updates until there is new real data (ME-TRPO). Default: no checks."""
     validate_share: Fraction = 0.7
-    """Share of the elites in which the return must have risen since the last look."""
+    """Fraction of the elites in which the return must have improved since the last check."""
 
     def longest(self) -> int:
-        """The static bound on the horizon."""
+        """The largest horizon, a static bound."""
         return max(self.horizon, self.horizon_end or 0) if self.horizon else 0
 
     def at(self, env_steps: int) -> int:

@@ -1,4 +1,4 @@
-"""The knobs of a run, which hold all others."""
+"""The settings of a run; they contain all others."""
 
 from __future__ import annotations
 
@@ -15,52 +15,52 @@ from branchax.config.model import ModelConfig
 from branchax.config.rollout import RolloutConfig
 from branchax.errors import ConfigError, nearest
 
-LEAST_CAPACITY = 4_096  # rows of the real buffer, unless `replay_capacity` says how many
+LEAST_CAPACITY = 4_096  # smallest number of rows of the real buffer, unless `replay_capacity` is set
 
 
 @dataclass(frozen=True)
 class FaultConfig:
-    """What is done about a number that is not finite. Whatever it is, nothing that is good is touched by it."""
+    """How a run reacts to non-finite numbers. Finite data and parameters are never affected."""
 
     world: Literal["stop", "drop"] = "stop"
-    """Observations and rewards of the real world: end the run, or leave the row out and start a new episode."""
+    """In a real observation or reward: stop the run, or drop the row and start a new episode."""
     model: Literal["stop", "skip"] = "skip"
-    """A member of the ensemble: end the run, or roll that member back, alone, to what it was."""
+    """In a member of the ensemble: stop the run, or roll back only that member."""
     agent: Literal["stop", "skip"] = "skip"
-    """Losses and gradients of the agent: end the run, or leave the update out."""
+    """In the agent's losses or gradients: stop the run, or skip the update."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Upkeep:
-    """How a run is looked after and where it is computed: no part of what it computes, so all of it may change when the
-    run goes on."""
+    """Evaluation, checkpoints, logs and devices of a run. They do not affect its result, so a resumed run may change
+    them."""
 
     eval_every: Count = 1
     """Epochs between evaluations."""
     eval_episodes: Count = 16
-    """Episodes per evaluation, run side by side with the policy's mode."""
+    """Episodes per evaluation, run in parallel with the policy's mode."""
     checkpoint_every: Count = 10
     """Epochs between checkpoints; the last epoch is always saved."""
     checkpoints_kept: Count = 2
-    """So many of the newest checkpoints stay on disk."""
+    """Number of newest checkpoints kept on disk."""
     keep_best: bool = False
-    """The checkpoint with the highest return when it was evaluated (mean over seeds) stays on disk too."""
+    """Also keep the checkpoint with the highest evaluation return (mean over seeds)."""
     tensorboard: bool = True
-    """Write `tb/`, the metrics as TensorBoard reads them."""
+    """Write the metrics for TensorBoard, to `tb/`."""
     wandb: bool = False
-    """Send the metrics to Weights & Biases (pip install 'branchax[wandb]'); its own variables, such as
-    WANDB_MODE=offline, say how."""
+    """Send the metrics to Weights & Biases (pip install 'branchax[wandb]'). Its own variables apply, such as
+    WANDB_MODE=offline."""
     grace: Annotated[float | None, Range(0, 1e9)] = None
-    """Seconds that the epoch under way has to end in after SIGTERM or Ctrl-C; then the state before it is saved in its
-    place. Of a state beyond 256 MiB, and in several processes, no copy is kept, and the last checkpoint stands.
+    """Seconds the current epoch may still take after SIGTERM or Ctrl-C. After that, the state from before the epoch is
+    saved instead. States over 256 MiB and multi-process runs keep no such copy; they fall back to the last checkpoint.
     Default: 3 with a copy, 20 without."""
     faults: FaultConfig = field(default_factory=FaultConfig)
     devices: OptionalCount = None
-    """Devices to use: first the seeds are spread over them, then rollouts and batches. Default: as `mesh` says, or as
-    many as the seeds spread over evenly."""
+    """Number of devices. Seeds are spread over them first, then rollouts and batches. Default: as in `mesh`, or the
+    largest number that divides the seeds."""
     mesh: str | None = None
-    """How the devices are laid out, such as `seed=4,batch=2`: seeds over 4 of them, and each seed's imagined rollouts,
-    model buffer and gradient batches over 2 (docs/scale.md)."""
+    """Layout of the devices. `seed=4,batch=2` spreads seeds over 4 devices, and each seed's imagined rollouts, model
+    buffer and gradient batches over 2 (docs/scale.md)."""
 
 
 @dataclass(frozen=True)
@@ -68,67 +68,67 @@ class Config(Upkeep):
     """One run. Every field can be set on the command line by its name."""
 
     world: str = "brax/inverted_pendulum"
-    """Where the agent acts: see `branchax list`; or a world of one's own, `module:function` that returns it."""
+    """The environment: a name from `branchax list`, or your own as `module:function` (the function returns it)."""
     backend: str = "generalized"
-    """Brax's physics backend. `spring` worlds hide part of their state, so no model of them can be accurate."""
+    """Brax's physics backend. With `spring` part of the state is hidden, so no model can be accurate."""
     episode_length: OptionalCount = None
-    """Steps until an episode is cut; the default is the world's own."""
+    """Steps after which an episode is truncated. Default: the environment's own limit."""
     parallel_worlds: Count = 1
-    """Real worlds stepped side by side."""
+    """Number of real environments stepped in parallel."""
     seed: Natural = 0
     """The first seed."""
     seeds: Count = 1
-    """Runs trained in one program, with seeds `seed`, `seed + 1`, ..."""
+    """Number of seeds trained in one program: `seed`, `seed + 1`, ..."""
     env_steps: Count = 5_000
-    """Real steps in all, the exploration included; the last epoch is run to its end."""
+    """Total number of real steps, including exploration; the last epoch is always completed."""
     explore_steps: Count = 500
     """Real steps with uniformly random actions before the first epoch."""
     dataset: str | None = None
-    """A file of transitions (`runs/dataset.py`) to learn from offline: nothing is explored or collected, and
-    `env_steps` only says how long to train."""
+    """A file of transitions (`runs/dataset.py`) for offline learning. There is no exploration and no collecting;
+    `env_steps` only sets how long to train."""
     epoch_steps: Count = 250
-    """Real steps per epoch; an epoch fits the model, imagines, then alternates collecting and improving."""
+    """Real steps per epoch. An epoch fits the model, imagines rollouts, then alternates collecting and updating."""
     collect_steps: Count = 1
     """Real steps between two rounds of updates."""
     updates_per_step: Positive = 10.0
     """Gradient updates of the agent per real step."""
     first_updates: OptionalCount = None
-    """Gradient updates in the first epoch, a multiple of those of the others. Default: as many as in the others."""
+    """Gradient updates in the first epoch, a multiple of those in later epochs. Default: as many as in later epochs."""
     batch_size: Count = 256
     """Transitions per update."""
     real_fraction: Fraction = 0.05
-    """Share of each batch that is real; the rest is imagined."""
+    """Fraction of real transitions in each batch; the others are imagined."""
     replay_capacity: OptionalCount = None
-    """Real transitions kept, in a buffer of just that size; the default keeps all."""
+    """Size of the replay buffer, in real transitions. Default: large enough for all."""
     model: ModelConfig = field(default_factory=ModelConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     agent: AgentConfig = field(default_factory=SACConfig)
     stages: str | None = None
-    """Stages of one's own for an epoch: `module:name` of a `Stages` value, or of a function that returns one."""
+    """Your own stages of an epoch: `module:name` of a `Stages` value or of a function that returns one."""
     precision: Literal["highest", "high", "default"] = "highest"
-    """Of matrix products. On a GPU anything below `highest` rounds to TF32 or less: faster, and it can break training
-    quietly (docs/how-to/gpu.md has what was measured)."""
+    """Precision of matrix products. On a GPU, lower ones round to TF32 or less: faster, but training may fail silently
+    (measurements: docs/how-to/gpu.md)."""
 
     # --- derived sizes ---
 
     @property
     def model_free(self) -> bool:
-        """Whether nothing is imagined, so that no model is built at all."""
+        """Whether the run imagines nothing and builds no model."""
         return self.rollout.horizon == 0
 
     @property
     def on_policy(self) -> bool:
-        """Whether the agent learns on fresh rollouts of its own policy, and not from a buffer."""
+        """Whether the agent learns on fresh rollouts of its own policy instead of a buffer."""
         return self.agent.traits.learns_from == "rollouts"
 
     @property
     def looks_ahead(self) -> bool:
-        """Whether updates roll the model out themselves, from the states of their batch."""
+        """Whether updates roll out the model from the states of their batch."""
         return self.agent.traits.looks_ahead
 
     @property
     def stores_imagined(self) -> bool:
-        """Whether rollouts are imagined at the start of an epoch, into a buffer that batches draw on."""
+        """Whether imagined rollouts are stored in a buffer that batches are drawn from."""
         mixes = self.agent.traits.learns_from == "replay" and self.real_rows < self.batch_size
         return mixes and not self.model_free
 
@@ -139,12 +139,12 @@ class Config(Upkeep):
 
     @property
     def plans(self) -> bool:
-        """Whether the agent plans in the model as it acts, and learns nothing else."""
+        """Whether the agent plans in the model as it acts and learns no policy."""
         return self.agent.traits.learns_from == "plans"
 
     @property
     def through_model(self) -> bool:
-        """Whether the policy's gradient goes back through the model."""
+        """Whether the policy's gradient goes through the model."""
         return self.agent.traits.through_model
 
     @property
@@ -164,14 +164,14 @@ class Config(Upkeep):
 
     @property
     def real_kept(self) -> int:
-        """Real transitions that there are at most, rounded up to whole holdout blocks."""
+        """Largest number of stored real transitions, rounded up to whole holdout blocks."""
         wanted = self.replay_capacity or self.explore_steps + self.epochs * self.epoch_steps
         return -(-wanted // self.model.holdout_every) * self.model.holdout_every
 
     @property
     def real_capacity(self) -> int:
-        """Rows of the real buffer, in whole holdout blocks: `replay_capacity`, or a power of two with room for all, so
-        that runs of other lengths mostly share their compiled programs."""
+        """Rows of the real buffer, in whole holdout blocks: `replay_capacity`, or the next power of two that holds all
+        transitions, so that runs of different lengths often share compiled programs."""
         if self.replay_capacity is not None:
             return self.real_kept
         wanted = 1 << (max(LEAST_CAPACITY, self.real_kept) - 1).bit_length()
@@ -179,11 +179,11 @@ class Config(Upkeep):
 
     @property
     def rollouts(self) -> int:
-        """Imagined rollouts per imagining (on-policy: per update), rounded up to whole groups."""
+        """Rollouts imagined at a time (on-policy: per update), rounded up to whole groups."""
         return self.rollouts_of(self.on_policy)
 
     def rollouts_of(self, on_policy: bool) -> int:
-        """`rollouts` for an agent that learns on rollouts of its own policy, or does not."""
+        """`rollouts` of an on-policy or off-policy agent."""
         every = self.rollout.every
         steps = self.epoch_steps if every is None else math.ceil(every / self.updates_per_step)
         wanted = self.rollout.per_update if on_policy else self.rollout.per_step * steps
@@ -191,12 +191,12 @@ class Config(Upkeep):
 
     @property
     def imagined_capacity(self) -> int:
-        """Rows of the model buffer, where there is one."""
+        """Rows of the model buffer; 0 if there is none."""
         return self.rollouts * self.rollout.longest() * self.rollout.keep_epochs if self.stores_imagined else 0
 
     @property
     def most_seeds(self) -> int:
-        """Seeds that one program has room for, be they of one run or of several: it counts rows across all of them."""
+        """Largest number of seeds in one program, of one run or several: 32-bit counters count all seeds' rows."""
         return LARGEST // max(self.real_capacity, self.imagined_capacity, 1)
 
     @property
@@ -206,15 +206,15 @@ class Config(Upkeep):
 
     @property
     def first_repeats(self) -> int:
-        """How many times the first epoch makes the updates of a round."""
+        """How many rounds of updates the first epoch makes."""
         return 1 if self.first_updates is None else max(1, round(self.first_updates / self.updates_per_round))
 
     @property
     def mesh_shape(self) -> tuple[int, int] | None:
-        """Devices along the axes `seed` and `batch`; `None` leaves the choice to the devices that there are.
+        """Devices along the axes `seed` and `batch`; `None`: chosen from the available devices.
 
         Raises:
-          ConfigError: when `mesh` cannot be read.
+          ConfigError: when `mesh` cannot be parsed.
         """
         if self.mesh is not None:
             return _parse_mesh(self.mesh)
@@ -226,7 +226,7 @@ class Config(Upkeep):
 
 MESH_AXES = ("seed", "batch")
 
-PLACEMENT = ("devices", "mesh", "rollout.parallel_groups")  # where a run is computed, no part of what it computes
+PLACEMENT = ("devices", "mesh", "rollout.parallel_groups")  # where a run is computed; they do not affect its result
 
 
 def _parse_mesh(text: str) -> tuple[int, int]:
