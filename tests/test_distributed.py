@@ -30,7 +30,7 @@ ARGUMENTS = [
         (Processes(coordinator="localhost:1", process_id=0), "processes: missing"),
         (Processes(coordinator="localhost", process_id=0, processes=2), "host:port"),
         (Processes(coordinator="localhost:1", process_id=2, processes=2), "process-id: 2 .* 0 to 1"),
-        (Processes(distributed="auto", processes=2), "auto finds out processes"),
+        (Processes(distributed="auto", processes=2), "auto already sets processes"),
     ],
 )
 def test_refused(options, said):

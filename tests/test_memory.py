@@ -54,7 +54,7 @@ def test_what_cannot_fit_names_the_knob(changes, knob):
     for path, value in changes.items():
         config = with_field(config, path, value)
     parts, _ = planned(config)
-    with pytest.raises(ConfigError, match=rf"^{knob}.* is not possible; allowed: less of it"):
+    with pytest.raises(ConfigError, match=rf"^{knob}.* is not possible; allowed: a smaller value"):
         memory.check(config, parts, 2**30, "a device of 1 GiB")
     memory.check(config, parts, None, "a device that does not say")
 
@@ -62,17 +62,17 @@ def test_what_cannot_fit_names_the_knob(changes, knob):
 def test_a_group_of_runs_names_what_the_user_set():
     """Six lanes, that are two seeds of each of three runs."""
     parts, _ = planned(dataclasses.replace(MBPO, seeds=6))
-    with pytest.raises(ConfigError, match=r"^rollout.per_step.* or of .*, values in --grid: of [0-9.]+ MiB per"):
+    with pytest.raises(ConfigError, match=r"^rollout.per_step.* fewer values in --grid\. The state needs [0-9.]+ MiB"):
         memory.check(MBPO, parts, 1000, "a device", runs=3)
     networks = [part for part in parts if part.name == "networks"]
-    with pytest.raises(ConfigError, match=r"^seeds: 2 in each of 3 runs in one program is not possible; allowed: less"):
+    with pytest.raises(ConfigError, match=r"^seeds: 2 in each of 3 runs in one program is not possible; allowed: a sm"):
         memory.check(MBPO, networks, 1000, "a device", runs=3)
 
 
 def test_it_is_said_before_compiling_and_leaves_no_directory(tmp_path, monkeypatch):
     monkeypatch.setattr(memory, "limit_of", lambda mesh: 1000)
     monkeypatch.setattr(train, "ThreadPoolExecutor", mock.Mock())  # nothing is compiled
-    with pytest.raises(ConfigError, match=r"per device, where .* has 1e\+03 B"):
+    with pytest.raises(ConfigError, match=r"per device .*, but .* has 1e\+03 B"):
         train.train(MBPO, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

@@ -233,9 +233,9 @@ def test_a_run_that_is_ahead_does_not_begin_again(tmp_path, toy_config):
         return run
 
     none, first, again, ahead = saved("none"), saved("first", 20, 30), saved("again", 30), saved("ahead", 50, 60)
-    assert lockstep.abreast([first, again]) == [[first, again]]  # from 30 on, both
-    assert lockstep.abreast([none, saved("other")])[0][0] is none
-    assert lockstep.abreast([none, first, again, ahead]) == [[none], [first, again], [ahead]]
+    assert lockstep.split_by_progress([first, again]) == [[first, again]]  # from 30 on, both
+    assert lockstep.split_by_progress([none, saved("other")])[0][0] is none
+    assert lockstep.split_by_progress([none, first, again, ahead]) == [[none], [first, again], [ahead]]
     for run in (first, ahead):
         rundir.write_json(run.directory / rundir.CONFIG, to_dict(toy_config))
     with pytest.raises(checkpoint.CheckpointError, match="no sound checkpoint in common"):

@@ -1,7 +1,7 @@
 """Action distributions as values: a few pure functions of a parameter vector.
 
-`Distribution.sample` returns the log-probability with the sample, because for squashed distributions it is only
-accurate when computed from the value before the squashing.
+`Distribution.sample` also returns the sample's log-probability: for squashed distributions it is accurate only when
+computed from the value before squashing.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ class Distribution(NamedTuple):
 
     size: Callable[[int], int]  # A -> P
     sample: Callable[[Key, jax.Array], tuple[jax.Array, jax.Array]]  # -> action [..., A], log_prob [...]
-    log_prob: Callable[[jax.Array, jax.Array], jax.Array] | None  # (params, action) -> [...]; None: it has no density
+    log_prob: Callable[[jax.Array, jax.Array], jax.Array] | None  # (params, action) -> [...]; None: no density
     mode: Callable[[jax.Array], jax.Array]  # -> [..., A]
-    # (key, params) -> [...] nats: exact where there is a closed form, else one sample's, with the right gradient
+    # (key, params) -> [...] nats: in closed form if there is one, else an unbiased estimate from one sample
     entropy: Callable[[Key, jax.Array], jax.Array] | None = None
-    kl: Callable[[jax.Array, jax.Array], jax.Array] | None = None  # KL(first || second) of their params -> [...]
+    kl: Callable[[jax.Array, jax.Array], jax.Array] | None = None  # (params, params) -> KL(first || second) [...]
 
 
 def normal_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax.Array:
@@ -36,20 +36,20 @@ def normal_log_density(x: jax.Array, mean: jax.Array, log_std: jax.Array) -> jax
 
 
 def mean_and_log_std(params: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Splits [..., 2A] into a mean [..., A] and a log standard deviation [..., A] inside `LOG_STD_BOUNDS`."""
+    """Splits [..., 2A] into a mean [..., A] and a log standard deviation [..., A] within `LOG_STD_BOUNDS`."""
     mean, raw = jnp.split(params, 2, axis=-1)
     low, high = LOG_STD_BOUNDS
     return mean, low + 0.5 * (high - low) * (jnp.tanh(raw) + 1)
 
 
 def raw_log_std(log_std: float) -> float:
-    """The parameter that `mean_and_log_std` turns into `log_std`, which must lie inside `LOG_STD_BOUNDS`."""
+    """The parameter that `mean_and_log_std` maps to `log_std`, which must lie within `LOG_STD_BOUNDS`."""
     low, high = LOG_STD_BOUNDS
     return math.atanh(2 * (log_std - low) / (high - low) - 1)
 
 
 def log_tanh_slope(u: jax.Array) -> jax.Array:
-    """log(d tanh(u) / du) = log(1 - tanh(u)^2), elementwise: 2 (log 2 - u - softplus(-2u)) cancels no digits."""
+    """log(d tanh(u) / du) = log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)), elementwise, without cancellation."""
     return 2 * (jnp.log(2.0) - u - jax.nn.softplus(-2 * u))
 
 
@@ -57,7 +57,7 @@ def _tanh_normal_sample(key: Key, params: jax.Array) -> tuple[jax.Array, jax.Arr
     mean, log_std = mean_and_log_std(params)
     noise = jax.random.normal(key, mean.shape, mean.dtype)
     u = mean + jnp.exp(log_std) * noise
-    # log N(u; mean, std) with (u - mean) / std = noise, so that its gradient has no term that cancels.
+    # log N(u; mean, std) with (u - mean) / std = noise, so that no terms cancel in its gradient.
     log_density = -0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi)
     return jnp.tanh(u), jnp.sum(log_density - log_tanh_slope(u), -1)
 
@@ -76,14 +76,14 @@ def normal_kl(mean: jax.Array, log_std: jax.Array, other_mean: jax.Array, other_
 
 
 # a = tanh(u), u ~ N(mean, std): log pi(a) = sum_i log N(u_i) - log(1 - tanh(u_i)^2)  (Haarnoja et al. 2018, app. C).
-# The mode is that of u, squashed.
+# The mode is the squashed mode of u.
 tanh_normal = Distribution(
     size=lambda action_size: 2 * action_size,
     sample=_tanh_normal_sample,
     log_prob=_tanh_normal_log_prob,
     mode=lambda params: jnp.tanh(mean_and_log_std(params)[0]),
     entropy=lambda key, params: -_tanh_normal_sample(key, params)[1],
-    # A bijection of both leaves the divergence as it is.
+    # KL does not change when the same bijection is applied to both.
     kl=lambda p, q: normal_kl(*mean_and_log_std(p), *mean_and_log_std(q)).sum(-1),
 )
 
@@ -91,7 +91,7 @@ tanh_normal = Distribution(
 def _normal_sample(key: Key, params: jax.Array) -> tuple[jax.Array, jax.Array]:
     mean, log_std = jnp.split(params, 2, axis=-1)
     noise = jax.random.normal(key, mean.shape, mean.dtype)
-    # As above: in terms of the noise, so that its gradient has no term that cancels.
+    # As above, in terms of the noise, so that no terms cancel in its gradient.
     return mean + jnp.exp(log_std) * noise, jnp.sum(-0.5 * noise**2 - log_std - 0.5 * jnp.log(2 * jnp.pi), -1)
 
 
@@ -100,7 +100,7 @@ def _normal_log_prob(params: jax.Array, action: jax.Array) -> jax.Array:
     return jnp.sum(normal_log_density(action, mean, log_std), -1)
 
 
-# a ~ N(mean, std^2), unbounded: worlds clip what their actuators cannot do. Parameters: mean [A], log std [A].
+# a ~ N(mean, std^2), unbounded; worlds clip actions to their actuators' range. Parameters: mean [A], log std [A].
 normal = Distribution(
     size=lambda action_size: 2 * action_size,
     sample=_normal_sample,
@@ -112,7 +112,7 @@ normal = Distribution(
 
 
 def one_hot(index: jax.Array, size: int) -> jax.Array:
-    """A discrete action as the library has it: int [...] -> float32 [..., size]."""
+    """Encodes a discrete action: int [...] -> float32 [..., size]."""
     return jax.nn.one_hot(index, size, dtype=jnp.float32)
 
 
@@ -132,7 +132,7 @@ def _categorical_kl(p: jax.Array, q: jax.Array) -> jax.Array:
     return (jnp.exp(log_p) * (log_p - jax.nn.log_softmax(q))).sum(-1)
 
 
-# One of A actions, as its one-hot vector; the parameters are logits. Sampling is not differentiable.
+# One of A actions, as a one-hot vector; the parameters are logits. Sampling is not differentiable.
 categorical = Distribution(
     size=lambda action_size: action_size,
     sample=_categorical_sample,
@@ -142,7 +142,7 @@ categorical = Distribution(
     kl=_categorical_kl,
 )
 
-# a = params: a deterministic policy. It has no density, so no likelihood ratio either.
+# a = params: a deterministic policy. It has no density and therefore no likelihood ratio.
 deterministic = Distribution(
     size=lambda action_size: action_size,
     sample=lambda key, params: (params, jnp.zeros(params.shape[:-1], params.dtype)),

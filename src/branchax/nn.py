@@ -1,4 +1,4 @@
-"""Networks as pairs of pure functions. The only file that knows which network library is used."""
+"""Networks as pairs of pure functions. Only this file imports the network library."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ ACTIVATIONS: dict[str, Activation] = {"relu": jax.nn.relu, "silu": jax.nn.silu, 
 
 
 class Layer(NamedTuple):
-    """x -> act(norm(pre_norm(x) kernel + bias)); all may have the same leading axes."""
+    """x -> act(norm(pre_norm(x) kernel + bias)); all arrays may share leading axes."""
 
     kernel: jax.Array  # [in, out]
     bias: jax.Array  # [out]
-    scale: jax.Array | None = None  # [out], of a LayerNorm after it, with ...
-    shift: jax.Array | None = None  # [out]
-    pre_norm: bool = False  # whether a LayerNorm without parameters comes before it
+    scale: jax.Array | None = None  # [out], of a LayerNorm after the layer; None: no LayerNorm
+    shift: jax.Array | None = None  # [out], of the same LayerNorm
+    pre_norm: bool = False  # whether there is a LayerNorm without parameters before the layer
 
 
 class Network(NamedTuple):
     """A function with parameters. `jax.vmap(init)` and `jax.vmap(apply)` make ensembles of it."""
 
     init: Callable[[Key], Params]
-    # (params, x [..., in_size], key=None) -> [..., out_size]; the key is that of the dropout, which acts only with one
+    # (params, x [..., in_size], key=None) -> [..., out_size]; dropout is active only with a key
     apply: Callable[..., jax.Array]
-    layers: Callable[[Params], list[Layer]] | None = None  # first to last; None: it is no stack of dense layers
-    drops: bool = False  # whether `apply` does anything with its key
+    layers: Callable[[Params], list[Layer]] | None = None  # first to last; None: not a stack of dense layers
+    drops: bool = False  # whether `apply` uses its key
 
     def kernels(self, params: Params) -> list[jax.Array]:
-        """The weights, first layer to last, without biases and norms: by `layers`, or else all that has two axes."""
+        """The weights without biases and norms: from `layers`, first to last, or else all arrays of rank >= 2."""
         if self.layers is not None:
             return [layer.kernel for layer in self.layers(params)]
         return [x for x in jax.tree.leaves(params) if x.ndim >= 2]
 
 
-MakeNetwork = Callable[..., Network]  # (in_size, hidden, out_size, **options of `mlp`): another one may stand in for it
+MakeNetwork = Callable[..., Network]  # (in_size, hidden, out_size, **options of `mlp`), such as `mlp`
 
 
 class _MLP(linen.Module):
@@ -80,12 +80,12 @@ def mlp(  # noqa: PLR0913 (keyword-only choices of a network)
     kernel_init: linen.initializers.Initializer | None = None,
     last_scale: float | None = None,
 ) -> Network:
-    """A multilayer perceptron `[..., in_size] -> [..., out_size]`, linear at its output.
+    """A multilayer perceptron `[..., in_size] -> [..., out_size]` with a linear output.
 
-    With `layer_norm`, each hidden layer is normalised before its activation; with `pre_norm`, the input of each layer
-    but the first is, without parameters. With `dropout`, that share of each hidden layer is dropped before its
-    activation where `apply` has a key. Weights start by LeCun's uniform rule unless `kernel_init` says otherwise (the
-    last layer's from a normal of deviation `last_scale / sqrt(fan_in)` where that is given); biases start at zero.
+    `layer_norm` normalises each hidden layer before its activation. `pre_norm` normalises the input of each layer but
+    the first, without parameters. `dropout` is the dropout rate of hidden layers, before the activation; it is active
+    when `apply` gets a key. Weights start by LeCun's uniform rule, unless `kernel_init` is given. With `last_scale`,
+    those of the last layer start normal with standard deviation `last_scale / sqrt(fan_in)`. Biases start at zero.
     """
     init = kernel_init or linen.initializers.lecun_uniform()
     last = init
@@ -121,7 +121,7 @@ class Standardised(NamedTuple):
 
 
 def standardise(network: Network, in_size: int) -> Network:
-    """`network` behind inputs in units of `Standardised.mean` and `std`, which start at 0 and 1."""
+    """`network` with inputs standardised by `Standardised.mean` and `std`, which start at 0 and 1."""
 
     def init(key: Key) -> Standardised:
         return Standardised(network.init(key), jnp.zeros(in_size), jnp.ones(in_size))
@@ -132,7 +132,7 @@ def standardise(network: Network, in_size: int) -> Network:
 
     def layers(params: Standardised) -> list[Layer]:
         assert network.layers is not None
-        first, *rest = network.layers(params.net)  # (x - mean) / std goes into its weights
+        first, *rest = network.layers(params.net)  # (x - mean) / std becomes part of the first layer
         kernel = first.kernel / params.std[..., :, None]
         return [
             first._replace(kernel=kernel, bias=first.bias - jnp.einsum("...i,...io->...o", params.mean, kernel)),
@@ -143,5 +143,5 @@ def standardise(network: Network, in_size: int) -> Network:
 
 
 def truncated_normal() -> linen.initializers.Initializer:
-    """Truncated normal of deviation 1 / (2 sqrt(fan_in)), as PETS and MBPO start their ensembles."""
+    """Truncated normal with standard deviation 1 / (2 sqrt(fan_in)), as in PETS and MBPO."""
     return linen.initializers.variance_scaling(0.25, "fan_in", "truncated_normal")

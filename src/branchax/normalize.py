@@ -1,4 +1,4 @@
-"""Mean, deviation and range of data, and the maps to and from standardised units."""
+"""Mean, standard deviation and range of data, and the maps to and from standardised units."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-FLAT = 1e-6  # a deviation of so little of the largest entry is none
-ROUNDING = 2.0**-22  # two float32 numbers, each rounded, may differ by so much of themselves
+FLAT = 1e-6  # an entry is constant if its deviation is at most this times its largest magnitude
+ROUNDING = 2.0**-22  # largest relative difference of two equal numbers, each rounded to float32
 
 
 class Stats(NamedTuple):
-    """What is known of a batch of vectors. All [F]."""
+    """Statistics of a batch of vectors. All [F]."""
 
     mean: jax.Array
     std: jax.Array
@@ -21,25 +21,25 @@ class Stats(NamedTuple):
 
 
 def unit(size: int) -> Stats:
-    """The stats under which `apply` is the identity and nothing is out of range."""
+    """Stats for which `apply` is the identity and nothing is out of range."""
     zero, one = jnp.zeros(size), jnp.ones(size)
     far = jnp.full(size, jnp.finfo(zero.dtype).max / 4)  # not infinite: a margin times an infinite width is NaN
     return Stats(zero, one, -far, far)
 
 
 def measure(x: jax.Array, mask: jax.Array, of: Stats | None = None) -> Stats:
-    """Stats of the rows of x [N, F] where mask [N] holds. In units that are c times as small they are c times as large.
+    """Stats of the rows of x [N, F] where mask [N] is true. Scaling x by a power of two scales the stats by the same.
 
-    Entries that hardly vary, by 1e-6 of their own size, have that size as their deviation (one, if they are zero), so
-    that standardising never divides by (nearly) zero. The variance is taken in a second pass around the mean: in
-    float32, E[x^2] - E[x]^2 loses all digits for data far from zero. Both are taken in units of a power of two near the
-    largest entry, which rounds nothing and in which no square overflows or vanishes.
+    If an entry's standard deviation is at most 1e-6 of its largest magnitude, that magnitude is used instead (1 if it
+    is 0), so that standardising never divides by (nearly) zero. The variance is computed in a second pass around the
+    mean: in float32, E[x^2] - E[x]^2 loses all digits for data far from zero. Both passes scale x by a power of two
+    near the largest entry, which is exact and prevents overflow and underflow of squares.
 
     Args:
       x: the data.
-      mask: which rows count.
-      of: stats [F] of what x is the change of. Its changes are rounding where it hardly varies itself, or where they
-        are too small for float32 to tell.
+      mask: the rows to use.
+      of: stats [F] of y, if x holds the changes of y. Where y is nearly constant, or the changes are too small for
+        float32, x is rounding error, and its entry counts as constant.
     """
     keep = mask[:, None]
     count = jnp.maximum(mask.sum(), 1).astype(x.dtype)
@@ -60,21 +60,21 @@ def measure(x: jax.Array, mask: jax.Array, of: Stats | None = None) -> Stats:
 
 
 def _size(low: jax.Array, high: jax.Array) -> jax.Array:
-    """The largest magnitude [F] of data in a range; 0 where there is no data."""
+    """The largest magnitude [F] of data in a range; 0 without data."""
     size = jnp.maximum(jnp.abs(low), jnp.abs(high))
     return jnp.where(jnp.isfinite(size), size, 0.0)
 
 
 def _power_of_two(size: jax.Array) -> jax.Array:
-    """A power of two near `size` [F]; one where that is zero."""
+    """A power of two near `size` [F]; for 0, one near 1."""
     exponent = jnp.frexp(jnp.where(size > 0, size, 1.0))[1]
     return jnp.ldexp(jnp.ones_like(size), jnp.clip(exponent, -120, 120))
 
 
 def _sum_rows(x: jax.Array, chunk: int = 512) -> jax.Array:
-    """The sum of x [N, F] over N, to the same bits however many rows of zeros follow.
+    """The sum of x [N, F] over N, bit-equal for any number of zero rows at the end.
 
-    A plain sum's rounding depends on N, so a run resumed with a larger buffer would not be the one it continues.
+    The rounding of a plain sum depends on N, so a run resumed with a larger buffer would give different results.
     """
     padded = jnp.pad(x, ((0, -x.shape[0] % chunk), (0, 0))).reshape(-1, chunk, x.shape[1])
     return jax.lax.scan(lambda total, part: (total + part.sum(0), None), jnp.zeros(x.shape[1]), padded)[0]
@@ -93,7 +93,7 @@ def invert(stats: Stats, z: jax.Array) -> jax.Array:
 def clip(stats: Stats, x: jax.Array, margin: float) -> jax.Array:
     """x [..., F] clipped to the range of the data, widened at both ends by `margin` times its width.
 
-    Its derivative is that of x itself: a bound on values must not end a gradient that goes through them in silence.
+    Its derivative is 1 everywhere, so that clipping does not silently stop gradients through the model.
     """
     width = margin * (stats.high - stats.low)
     return _bound(x, stats.low - width, stats.high + width)

@@ -1,7 +1,7 @@
 """Parts from outside the library: `module:name` -> the object, and back.
 
-An agent, a model, a world or stages of one's own are recorded in a run's settings by that name, so that a later process
-finds them again. What was passed in Python is found by its name in this process whether it can be imported or not.
+A run's settings record the user's own agent, model, world or stages by this name, so that a later process finds them
+again. Parts passed in Python are found by name in this process, even if they cannot be imported.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from typing import Any
 
 from branchax.errors import ConfigError, nearest
 
-_GIVEN: dict[str, Any] = {}  # what was passed in Python, by its name; of two with one name, the latest
+_GIVEN: dict[str, Any] = {}  # parts passed in Python, by name; the latest one of each name
 
 
 def find(name: str, field: str, folder: Path | None = None) -> Any:
-    """The object called `module:name`; its module is looked for in a folder, by default the current directory, first.
+    """The object called `module:name`. Its module is searched first in `folder` (default: the current directory).
 
-    Python looks there for good: a module may import its neighbours when it is called.
+    The folder stays in `sys.path`, because a module may import its neighbours later.
 
-    Raises `ConfigError`, which begins with `field`, when it cannot be found or its module raises.
+    Raises `ConfigError`, which begins with `field`, if the object cannot be found or its module raises.
     """
     if name in _GIVEN:
         return _GIVEN[name]
@@ -36,7 +36,7 @@ def find(name: str, field: str, folder: Path | None = None) -> Any:
         sys.path.insert(0, where)
     try:
         found = importlib.import_module(module)
-    except Exception as error:  # whatever someone else's module raises
+    except Exception as error:  # a user's module may raise anything
         raise ConfigError(f"{field}: {name!r} cannot be imported: {said(error)}") from error
     try:
         return functools.reduce(getattr, attribute.split("."), found)
@@ -45,14 +45,14 @@ def find(name: str, field: str, folder: Path | None = None) -> Any:
     if "<" in attribute:
         raise ConfigError(
             f"{field}: {name!r} was passed in Python and has no name to import it by; allowed: pass it again"
-            " (branchax.run), or make it a function of a module"
+            " (branchax.run), or define it at the top level of a module"
         )
     known = [x for x in vars(found) if not x.startswith("_")]
     raise ConfigError(f"{field}: {name!r} is unknown: {module} has no {attribute!r}{nearest(attribute, known)}")
 
 
 def check_module(name: str, field: str) -> None:
-    """Raises `ConfigError` unless there is a module of that name; nothing is imported."""
+    """Raises `ConfigError` if there is no such module; nothing is imported."""
     module, colon, attribute = name.partition(":")
     if not (module and colon and attribute):
         raise ConfigError(f"{field}: {name!r} is not possible; allowed: module:function")
@@ -61,15 +61,14 @@ def check_module(name: str, field: str) -> None:
         return
     if importlib.machinery.PathFinder.find_spec(top, [str(Path.cwd()), *sys.path]) is None:
         raise ConfigError(
-            f"{field}: {name!r} cannot be imported: no module {top!r} in {Path.cwd()}, nor where Python looks"
-            " (PYTHONPATH)"
+            f"{field}: {name!r} cannot be imported: no module {top!r} in {Path.cwd()} or in Python's path (PYTHONPATH)"
         )
 
 
 def name_of(part: Any, field: str) -> str:
-    """The name by which a part that was passed in Python is found again: `module:qualname`, or what it is as text.
+    """The name by which a part passed in Python is found again: `module:qualname`. A string is returned unchanged.
 
-    A value, such as `Stages`, has the name that its module gives it. Raises `ConfigError` for what has none.
+    A value, such as `Stages`, gets the name of its variable in a module. Raises `ConfigError` for parts without a name.
     """
     if isinstance(part, str):
         return part
@@ -90,7 +89,7 @@ def name_of(part: Any, field: str) -> str:
 
 
 def arguments_of(entries: Iterable[str], field: str) -> dict[str, Any]:
-    """`["noise=0.2"]` -> `{"noise": 0.2}`; a value is JSON, or else a text."""
+    """`["noise=0.2"]` -> `{"noise": 0.2}`; values are parsed as JSON, or else kept as text."""
     found = {}
     for entry in entries:
         name, equals, value = entry.partition("=")
@@ -104,7 +103,7 @@ def arguments_of(entries: Iterable[str], field: str) -> dict[str, Any]:
 
 
 def said(error: BaseException, name: str = "") -> str:
-    """What an error of someone else's code says, in a line, and where in `module:function` it was raised."""
+    """The message of an error in a user's code, in one line, with the place in `module:function` that raised it."""
     module = sys.modules.get(name.partition(":")[0])
     file = getattr(_GIVEN.get(name), "__code__", None)
     mine = {getattr(module, "__file__", None), getattr(file, "co_filename", None)}
@@ -115,7 +114,7 @@ def said(error: BaseException, name: str = "") -> str:
 
 
 def _members(part: Any) -> list[Any]:
-    """The functions of a NamedTuple of them."""
+    """The functions in a NamedTuple; none for other parts."""
     return [x for x in part if callable(x)] if isinstance(part, tuple) else []
 
 
@@ -124,7 +123,7 @@ def _globals(module: str) -> dict[str, Any]:
 
 
 def _importable(module: str) -> str:
-    """The name by which another process can import a module: that of the file, for the script that runs."""
+    """The name by which another process can import a module; for the running script, the name of its file."""
     if module != "__main__":
         return module
     main = sys.modules["__main__"]

@@ -1,4 +1,4 @@
-"""Parts of one's own, made and looked at before anything is compiled: errors name the function that is wrong."""
+"""Builds and checks the user's own parts before anything is compiled; errors name the faulty function."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from branchax.worlds.base import World, WorldSpec
 
 
 def make_own_agent(spec: WorldSpec, config: OwnAgentConfig) -> Agent:
-    """What the function that the settings name makes of a world's spec.
+    """Calls the factory named in the settings with a world's spec.
 
-    Raises `ConfigError` when it cannot be found, raises, or returns what is no `Agent` for this world.
+    Raises `ConfigError` if it cannot be found, raises, or does not return an `Agent` for this world.
     """
     name, field = config.factory, "agent.factory"
     agent = _call(name, field, Agent, spec, **outside.arguments_of(config.args, "agent.args"))
@@ -29,7 +29,7 @@ def make_own_agent(spec: WorldSpec, config: OwnAgentConfig) -> Agent:
         allowed = ", ".join(get_args(LearnsFrom))
         raise ConfigError(f"{field}: {name!r} has learns_from = {agent.learns_from!r}; allowed: {allowed}")
     if config.reads not in ("as built", agent.learns_from):
-        raise ConfigError(f"agent.reads: {config.reads}, but {name!r} reads {agent.learns_from}; allowed: another run")
+        raise ConfigError(f"agent.reads: {config.reads}, but {name!r} reads {agent.learns_from}; start another run")
     key, obs = jax.random.key(0), jax.ShapeDtypeStruct((spec.obs_size,), "float32")
     memory = () if agent.memory is None else (_trace(name, field, "memory", agent.memory, _state(name, agent)),)
     acted = _trace(name, field, "act", agent.act, key, _state(name, agent), obs, *memory)
@@ -43,13 +43,13 @@ def make_own_agent(spec: WorldSpec, config: OwnAgentConfig) -> Agent:
 
 
 def make_own_dynamics(world: World, config: Config) -> Dynamics:
-    """What the function that the settings name makes of a world. Raises `ConfigError` as `make_own_agent` does."""
+    """Calls the model factory named in the settings. Raises `ConfigError` as `make_own_agent` does."""
     name, field, spec = config.model.factory, "model.factory", world.spec
     dynamics = _call(name, field, Dynamics, world, config.model)
     if config.dataset is not None and dynamics.needs_state:
-        raise ConfigError(f"dataset: {name!r} branches at simulator states, and a file holds none; allowed: unset")
+        raise ConfigError(f"dataset: {name!r} branches at simulator states, but a file has none; allowed: unset")
     if config.plans and dynamics.needs_state:
-        raise ConfigError(f"{field}: {name!r} branches at simulator states; allowed for a planner: at observations")
+        raise ConfigError(f"{field}: {name!r} branches at simulator states, but a planner needs observations")
 
     def step(key: jax.Array) -> tuple[Any, Transition]:
         state = world.reset(key)
@@ -70,7 +70,7 @@ def make_own_dynamics(world: World, config: Config) -> Dynamics:
 
 
 def find_stages(config: Config) -> Stages:
-    """The stages that the settings name, or the library's. Raises `ConfigError` as `make_own_agent` does."""
+    """The stages named in the settings, or the library's. Raises `ConfigError` as `make_own_agent` does."""
     if config.stages is None:
         return STAGES
     found = outside.find(config.stages, "stages")
@@ -82,7 +82,7 @@ def find_stages(config: Config) -> Stages:
 
 
 def try_out(config: Config, program: Program) -> None:
-    """Traces an epoch of a program that has parts of one's own. Raises `ConfigError` for what they raise."""
+    """Traces an epoch of a program with the user's own parts. Raises `ConfigError` if they raise."""
     named = {"agent.factory": getattr(config.agent, "factory", ""), "stages": config.stages or ""}
     named |= {} if config.model_free else {"model.factory": config.model.factory}
     if not (named := {field: name for field, name in named.items() if name}):
@@ -92,7 +92,7 @@ def try_out(config: Config, program: Program) -> None:
     like = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, after)]
     if like[0] != like[1]:
         parts = [f for f, a, b in zip(state._fields, *like, strict=True) if a != b]
-        raise ConfigError(f"{_names(named)}: an epoch returns other shapes or dtypes of {', '.join(parts)}")
+        raise ConfigError(f"{_names(named)}: an epoch changes the shapes or dtypes of {', '.join(parts)}")
 
 
 def _names(named: dict[str, str]) -> str:
@@ -110,7 +110,7 @@ def _attempt(named: dict[str, str], what: str, function: Callable[..., Any], *ar
 
 
 def _call(name: str, field: str, kind: type, *arguments: Any, **others: Any) -> Any:
-    """What a function of one's own returns, which has to be a `kind`."""
+    """Calls a user's function; raises `ConfigError` if it raises or does not return a `kind`."""
     function = outside.find(name, field)
     if not callable(function):
         raise ConfigError(f"{field}: {name!r} is a {type(function).__name__}; allowed: a function")

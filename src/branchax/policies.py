@@ -1,4 +1,4 @@
-"""Policies as values: parameters, a map from observations to a distribution's parameters, and the distribution."""
+"""Policies as values: a map from observations to the parameters of a distribution, and the distribution."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Policy(NamedTuple):
     init: Callable[[Key], Params]
     apply: Callable[[Params, jax.Array], jax.Array]  # (theta, obs [..., D]) -> zeta [..., P]
     distribution: Distribution
-    layers: Callable[[Params], list[nn.Layer]] | None = None  # of the mode, before `head`
+    layers: Callable[[Params], list[nn.Layer]] | None = None  # the mode's layers, before `head`
     head: str = "identity"  # or tanh, or argmax (a one-hot vector)
 
     def act(self, params: Params) -> Callable[[Key, jax.Array], tuple[jax.Array, jax.Array]]:
-        """What `rollout` drives a world with: (key, obs [D]) -> action [A], zeta [P]; differentiable in everything."""
+        """The `act` for `rollout`: (key, obs [D]) -> action [A], zeta [P]; differentiable in all inputs."""
 
         def act(key: Key, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
             zeta = self.apply(params, obs)
@@ -51,10 +51,10 @@ def gaussian_policy(
     activation: nn.Activation = nn.tanh,
     network: nn.MakeNetwork = nn.mlp,
 ) -> Policy:
-    """A network for the mean and one learned log deviation per action entry, whatever the observation.
+    """A network for the mean, and one learned log standard deviation per action entry, independent of the observation.
 
-    Deterministic when `init_std` is 0; with `squash`, actions go through tanh. The last layer starts near zero (its
-    weights 100 times smaller), so that at first the noise alone acts.
+    Deterministic if `init_std` is 0; with `squash`, actions go through tanh. The last layer starts with 100 times
+    smaller weights, so that the first actions are almost pure noise.
     """
     net = network(spec.obs_size, hidden, spec.action_size, activation=activation, last_scale=0.01)
     stack, head = net.layers, "tanh" if squash else "identity"
@@ -80,13 +80,13 @@ def categorical_policy(
     activation: nn.Activation = nn.tanh,
     network: nn.MakeNetwork = nn.mlp,
 ) -> Policy:
-    """A network for the logits of discrete actions, near uniform at first."""
+    """A network for the logits of discrete actions, almost uniform at first."""
     net = network(spec.obs_size, hidden, spec.action_size, activation=activation, last_scale=0.01)
     return Policy(net.init, net.apply, categorical, net.layers, "argmax")
 
 
 def linear_policy(spec: WorldSpec, std: float, dtype: jnp.dtype | type = jnp.float32) -> Policy:
-    """a = -K s + std e, e ~ N(0, I), with theta = K [A, D], which starts at zero; deterministic when `std` is 0."""
+    """a = -K s + std e, e ~ N(0, I), with theta = K [A, D] starting at zero; deterministic if `std` is 0."""
 
     def apply(gain: Params, obs: jax.Array) -> jax.Array:
         mean = -jnp.einsum("ad,...d->...a", gain, obs)

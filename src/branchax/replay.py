@@ -1,8 +1,8 @@
-"""A ring buffer over any pytree, as pure functions; donate the state and every write is in place.
+"""A ring buffer over any pytree, as pure functions; with donated state, writes are in place.
 
-Which rows a model may train on is decided by the slot they are stored in: slots come in blocks of `holdout_every`, and
-a fixed hash picks one slot of each block to hold out. So a row is train or holdout for as long as it lives, however
-often a model is refitted, and both sets can be sampled with static shapes.
+A row's slot decides whether models train on it: slots form blocks of `holdout_every`, and a fixed hash selects one
+holdout slot per block. So a row stays in the training set or the holdout set for as long as it is stored, and both sets
+can be sampled with static shapes.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ class Ring(NamedTuple):
     """The last `C` rows written."""
 
     data: Any  # pytree of [C, ...]
-    cursor: jax.Array  # [] int32, the slot written next
-    size: jax.Array  # [] int32, rows that count: the latest ones, back from the cursor
+    cursor: jax.Array  # [] int32, the next slot to write
+    size: jax.Array  # [] int32, number of valid rows: the latest ones, before the cursor
 
 
 def init(row: Any, capacity: int) -> Ring:
-    """An empty ring for rows shaped like `row` (arrays or `ShapeDtypeStruct`s); every leaf keeps its own dtype."""
+    """An empty ring for rows like `row` (arrays or `ShapeDtypeStruct`s), with the same dtypes."""
     data = jax.tree.map(lambda x: jnp.zeros((capacity, *x.shape), x.dtype), row)
     return Ring(data, jnp.zeros((), jnp.int32), jnp.zeros((), jnp.int32))
 
@@ -35,7 +35,7 @@ def capacity(ring: Ring) -> int:
 
 
 def add(ring: Ring, rows: Any, mask: jax.Array | None = None) -> Ring:
-    """Appends the rows [N, ...] where mask [N] holds, in order, over the oldest ones.
+    """Appends the rows [N, ...] where mask [N] is true, in order; they replace the oldest ones.
 
     Raises:
       ValueError: when N exceeds the capacity (two rows would claim one slot).
@@ -45,7 +45,7 @@ def add(ring: Ring, rows: Any, mask: jax.Array | None = None) -> Ring:
         raise ValueError(f"{count} rows do not fit into a ring of {slots}")
     mask = jnp.ones(count, bool) if mask is None else mask
     offset = jnp.cumsum(mask, dtype=jnp.int32)
-    # Rows that are masked out aim past the end, where scatter drops them.
+    # Masked rows get slots past the end, which scatter drops.
     slot = jnp.where(mask, (ring.cursor + offset - 1) % slots, slots + jnp.arange(count))
     data = jax.tree.map(
         lambda d, r: d.at[slot].set(r.astype(d.dtype), mode="drop", unique_indices=True), ring.data, rows
@@ -65,18 +65,18 @@ def sample(key: Key, ring: Ring, count: int) -> Any:
 
 
 def keep_latest(ring: Ring, count: jax.Array) -> Ring:
-    """The ring without all but the latest `count` [] rows (or as many as there are)."""
+    """The ring with only the latest `count` [] rows (or all, if there are fewer)."""
     return ring._replace(size=jnp.minimum(ring.size, count.astype(jnp.int32)))
 
 
 def or_else(ring: Ring, rows: Any) -> Ring:
-    """The ring, or one with the rows [N, ...] in it where it holds none: `sample` needs a row to draw."""
+    """The ring, or if it is empty, one with the rows [N, ...]: `sample` needs at least one row."""
     room = jax.tree.map(lambda x: x[: capacity(ring)], rows)
     return add(ring, room, jnp.broadcast_to(ring.size == 0, jax.tree.leaves(room)[0].shape[:1]))
 
 
 def sample_mixed(key: Key, real: Ring, imagined: Ring, real_count: int, count: int) -> Any:
-    """`count` rows, exactly `real_count` of them real. The rings must hold rows of one structure."""
+    """`count` rows, exactly `real_count` of them real. The rows of both rings must have the same structure."""
     key_real, key_imagined = jax.random.split(key)
     parts = sample(key_real, real, real_count), sample(key_imagined, imagined, count - real_count)
     return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
@@ -86,20 +86,20 @@ def sample_mixed(key: Key, real: Ring, imagined: Ring, real_count: int, count: i
 
 
 def split_sizes(ring: Ring, every: int) -> tuple[jax.Array, jax.Array]:
-    """Rows to train on and rows held out, [] int32 each. A block counts once all its slots hold a row."""
+    """The numbers of training and holdout rows, [] int32 each. Only full blocks count."""
     blocks = ring.size // every
     return blocks * (every - 1), blocks
 
 
 def holdout_slot(block: jax.Array, every: int) -> jax.Array:
-    """The slot held out in each block [...] -> [...] int32: a hash, so that no period of the data fits it."""
+    """The holdout slot of each block [...] -> [...] int32: a hash, so that it matches no period of the data."""
     mixed = block.astype(jnp.uint32) * jnp.uint32(2654435761)
     mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(2246822519)
     return block * every + ((mixed >> 16) % every).astype(jnp.int32)
 
 
 def train_slot(index: jax.Array, every: int) -> jax.Array:
-    """The slot of the `index`-th training row [...] -> [...] int32: the rows of a block without the one held out."""
+    """The slot of the `index`-th training row [...] -> [...] int32, skipping each block's holdout slot."""
     block, rank = index // (every - 1), index % (every - 1)
     slot = block * every + rank
     return slot + (slot >= holdout_slot(block, every))

@@ -1,7 +1,7 @@
-"""Returns and advantages of trajectories, time first. Where a termination ends the value, the clock does not.
+"""Returns and advantages of trajectories, time first. After a termination the value is zero, after a truncation not.
 
-Every recursion here runs backwards over `[H, ...]` arrays and stops at the last step of each piece (`goes_on`), so that
-neither a reset within the trajectory nor the blank rows after a termination leak into what came before.
+Every recursion runs backwards over `[H, ...]` arrays and stops at the last step of each episode (`goes_on`), so that
+neither a reset within the trajectory nor the blank rows after a termination affect earlier steps.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def discounted_sum(x: jax.Array, carries: jax.Array, rate: jax.Array | float) ->
 
 
 def rewards_to_go(trajectory: Trajectory, discount: jax.Array | float) -> jax.Array:
-    """R_t = sum_{k >= t} discount^(k - t) r_k over the valid steps of t's episode, nothing bootstrapped; [H, B]."""
+    """R_t = sum_{k >= t} discount^(k - t) r_k over the valid steps of t's episode, without bootstrap; [H, B]."""
     reward = jnp.where(trajectory.valid, trajectory.transition.reward, 0.0)
     return discounted_sum(reward, goes_on(trajectory), discount)
 
@@ -49,9 +49,9 @@ def gae(
     Args:
       trajectory: [H, B, ...].
       value: V(s_t) [H, B].
-      next_value: V(s'_t) [H, B], at the true next observations: a truncated or last step bootstraps through it.
+      next_value: V(s'_t) [H, B], at the true next observations: truncated and last steps bootstrap from it.
       discount: gamma.
-      gae_lambda: 1 gives Monte Carlo returns less the value, 0 one-step temporal differences.
+      gae_lambda: 1 gives Monte Carlo returns minus the value, 0 one-step temporal differences.
     """
     t = trajectory.transition
     delta = t.reward + discount * jnp.where(t.terminated, 0.0, next_value) - value
@@ -62,11 +62,11 @@ def gae(
 def bootstrapped(
     trajectory: Trajectory, next_value: jax.Array, bonus: jax.Array, discount: jax.Array | float
 ) -> jax.Array:
-    """Action values q_t [H, B] along a rollout that ends in a value: model-based value expansion.
+    """Action values q_t [H, B] along a rollout that ends with a bootstrap value: model-based value expansion.
 
-        q_t = r_t + discount (1 - terminated_t) (bonus_{t+1} + q_{t+1}),      V(s'_t) in place of the bracket at the cut
+        q_t = r_t + discount (1 - terminated_t) (bonus_{t+1} + q_{t+1}),    with V(s'_t) for the last bracket at the end
 
-    (Feinberg et al. 2018, arXiv:1803.00101, eq. 1.) `bonus` is what a soft value adds for each action, its entropy.
+    (Feinberg et al. 2018, arXiv:1803.00101, eq. 1.) `bonus` is added for each action: the entropy, for soft values.
 
     Args:
       trajectory: [H, B, ...].

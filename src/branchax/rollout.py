@@ -1,4 +1,4 @@
-"""The one rollout: a scan that drives any world, real, analytic or learned, with any policy."""
+"""The rollout: one scan that steps any world (environment), real, analytic or learned, with any policy."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from branchax.worlds.base import World, WorldState
 Act = Callable[..., tuple[Any, ...]]
 
 
-def rollout(  # noqa: PLR0913 (one loop for all that imagine; most are off unless named)
+def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by default)
     key: Key,
     world: World | Callable[[Any], World],
     act: Act | None,
@@ -29,23 +29,23 @@ def rollout(  # noqa: PLR0913 (one loop for all that imagine; most are off unles
     actions: jax.Array | None = None,
     memory: Any = None,
 ) -> tuple[WorldState, Trajectory]:
-    """Steps `B` worlds side by side for `length` steps.
+    """Steps `B` worlds in parallel for `length` steps.
 
     Args:
       key: consumed.
-      world: the world; with `context`, a function from one time step's slice of it to the world of that step (a learned
-        model whose member changes as it goes).
-      act: the policy, unbatched; may be None when `actions` are given for every step.
-      start: the states to start from, [B, ...].
+      world: the world; with `context`, a function from one step's slice of `context` to the world of that step (such as
+        a learned model with a different member at each step).
+      act: the policy, unbatched; may be None if `actions` covers every step.
+      start: the start states, [B, ...].
       length: H, static.
       context: pytree of [H, ...] shared by the batch.
-      horizon: [] int, steps that are taken at all; later ones cost nothing and are not valid. Default: all.
-      restart: at the end of an episode, go on from a fresh reset (collecting). Otherwise steps after a termination are
-        still computed but are not valid (imagining).
-      window: no derivative flows back past the steps whose time is a multiple of it. Default: all the way.
-      actions: what is done in the first h <= H steps whatever the policy says, [h, B, A].
-      memory: what the policy carries from step to step, [B, ...]. It starts as given, here and after every `restart`;
-        an `act` whose memory is wanted afterwards returns it among its extras too.
+      horizon: [] int, number of steps to compute; later ones cost nothing and are not valid. Default: all.
+      restart: after the end of an episode, continue from a new reset (collecting). Otherwise steps after a termination
+        are computed but not valid (imagining).
+      window: gradients stop at the states whose time is a multiple of it. Default: no stops.
+      actions: the actions of the first h <= H steps, instead of the policy's, [h, B, A].
+      memory: the policy's memory, [B, ...], at the start and after every `restart`. An `act` whose memory is needed
+        afterwards must also return it in its extras.
 
     Returns:
       The states after the last step [B, ...], and the trajectory [H, B, ...].
@@ -67,7 +67,7 @@ def rollout(  # noqa: PLR0913 (one loop for all that imagine; most are off unles
         keys_act, keys_step, key_reset = step_keys(key, time, batch)
         extras: Any = ()
         if given < length:
-            assert act is not None, "nothing says what to do after the given actions"
+            assert act is not None, "`actions` is shorter than the rollout, and there is no policy"
             chosen, extras, *later = jax.vmap(act)(keys_act, state.obs, *carried)
             carried = tuple(later)
             action = chosen if action is None else jnp.where(time < given, action, chosen)
@@ -86,30 +86,30 @@ def rollout(  # noqa: PLR0913 (one loop for all that imagine; most are off unles
         return carry, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), blank)
 
     def body(carry: tuple[WorldState, jax.Array, Any], x: tuple[jax.Array, Any, Any]) -> tuple[Any, Trajectory]:
-        # A real branch, not a mask: `horizon` is the same for the whole batch and all seeds.
+        # A branch instead of a mask, because `horizon` is the same for the whole batch and all seeds.
         return advance(carry, x) if horizon is None else jax.lax.cond(x[0] < horizon, advance, skip, carry, x)
 
     alive = jnp.ones(batch, bool)
-    with jax.named_scope("rollout"):  # what profiles and the compiled program's text call it
+    with jax.named_scope("rollout"):  # its name in profiles and in the compiled program's text
         (state, *_), trajectory = jax.lax.scan(body, (start, alive, at_first), (jnp.arange(length), context, actions))
     return state, trajectory
 
 
 def step_keys(key: Key, time: jax.Array, batch: int) -> tuple[Key, Key, Key]:
-    """The keys of one step of a rollout: [B] for `act`, [B] for `step`, one for the resets."""
+    """The keys of one rollout step: [B] for `act`, [B] for `step`, one for the resets."""
     key_act, key_step, key_reset = jax.random.split(jax.random.fold_in(key, time), 3)
     return jax.random.split(key_act, batch), jax.random.split(key_step, batch), key_reset
 
 
 def _where(over: jax.Array, new: Any, old: Any) -> Any:
-    """Rows of `new` where `over` [B] holds, and of `old` elsewhere; pytrees of [B, ...].
+    """Rows of `new` where `over` [B] is true, else of `old`; pytrees of [B, ...].
 
-    So a reset is computed at every step: with many worlds one of them nearly always ends, and under `vmap` a branch
-    would run both sides anyway.
+    A reset is therefore computed at every step: with many worlds, one of them ends at almost every step, and `vmap`
+    would run both sides of a branch anyway.
     """
     return jax.tree.map(lambda n, o: jnp.where(over.reshape(-1, *[1] * (o.ndim - 1)), n, o), new, old)
 
 
 def copies(memory: Any, count: int) -> Any:
-    """What `count` worlds carry, [B, ...], when each starts with the same memory."""
+    """`count` copies of a memory, [B, ...]."""
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), memory)

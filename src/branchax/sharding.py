@@ -1,7 +1,7 @@
-"""Where a program's arrays lie, said from inside the program; `devices/mesh.py` makes the mesh.
+"""Layout of a program's arrays over devices, from inside the program; `devices/mesh.py` makes the mesh.
 
-A seed never meets another: the host spreads seeds over the mesh axis `seed`, and nothing in a program knows of it. The
-axis `batch` splits the work of one seed, so a program says what is spread over it, and the compiler does the rest.
+Seeds are independent: the host spreads them over the mesh axis `seed`, and programs need not know. The axis `batch`
+splits the work of one seed: a program marks the arrays to spread, and the compiler does the rest.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ SEED, BATCH = MESH_AXES
 
 
 def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...] | int = 0) -> Callable[..., Any]:
-    """`function` of each seed, over the leading axis [K]: in turn or, by `jax.vmap`, at once (`in_turn`).
+    """`function` applied to each seed, over the leading axis [K]: in a loop (`in_turn`) or with `jax.vmap`.
 
-    `in_axes` has a 0 or a `None` (the same for all) for each argument. A seed alone is taken out of its axis and put
-    back instead. Under a `vmap` of size one each operation would be traced twice and branches would compute both sides;
-    XLA would no longer fold transposes into matrix products, and copy weights, gradients and Adam's moments to and fro
-    in every step (`benchmarks/steps.py` has what that costs).
+    `in_axes` is 0 or `None` (the same for all seeds) for each argument. For one seed, the axis is removed and added
+    again instead: a `vmap` of size one would run both sides of branches, keep XLA from folding transposes into matrix
+    products, and copy weights, gradients and Adam's moments in every step (costs: `benchmarks/steps.py`).
     """
 
     def each(*arguments: Any) -> Any:
@@ -47,36 +46,36 @@ def over_seeds(function: Callable[..., Any], in_axes: tuple[int | None, ...] | i
 
 @jax.jit
 def of_seed(tree: Any, place: int) -> Any:
-    """What belongs to one seed in arrays [K, ...]; as one program, where slices one by one would be one each."""
+    """One seed's part of arrays [K, ...], as one compiled program instead of one per slice."""
     return jax.tree.map(lambda x: x[place], tree)
 
 
 def in_turn(devices: int) -> bool:
-    """Whether seeds on a mesh with so many devices along `seed` are computed one after the other: on a CPU alone.
+    """Whether seeds are computed one after the other: only on a CPU with one device along `seed`.
 
-    Its caches hold the networks of one seed, and no seed waits for the longest fit (`benchmarks/NOTES.md` has what that
-    brings, and what memory it takes). An accelerator is idle with one seed.
+    There, the caches hold one seed's networks, and no seed waits for the longest fit (`benchmarks/NOTES.md` has the
+    gain and the memory needed). An accelerator would be mostly idle with one seed.
     """
     return devices == 1 and jax.default_backend() == "cpu"
 
 
 def side_by_side(config: RolloutConfig) -> int:
-    """How many groups of rollouts are computed at once: as set, or one on a CPU and all of them elsewhere."""
+    """The number of rollout groups computed in parallel: as set, or one on a CPU and all elsewhere."""
     return min(config.groups, config.parallel_groups or (1 if jax.default_backend() == "cpu" else config.groups))
 
 
 def over_batch(tree: Any, axis: int = 0) -> Any:
-    """`tree`, of arrays with one axis in common, laid out with that axis spread over the mesh axis `batch`.
+    """Spreads a common axis of the arrays in `tree` over the mesh axis `batch`.
 
-    It changes where rows are computed and not what they are. Outside a mesh, or on one without a second device along
-    `batch`, it is the tree itself, and the program the same as without it. The size must divide (`config.check`).
+    This changes where rows are computed, not their values. Without a mesh, or with one device along `batch`, it returns
+    `tree` and does not change the program. The axis size must be divisible (`config.check`).
     """
     return _constrained(tree, PartitionSpec(*[None] * axis, BATCH))
 
 
 def whole(tree: Any) -> Any:
-    """`tree` laid out with all of it on each device along `batch`: rows that are drawn at random places, before each
-    device takes its share of them."""
+    """Puts all of `tree` on each device along `batch`: for rows drawn at random places, before each device takes its
+    part."""
     return _constrained(tree, PartitionSpec())
 
 

@@ -1,4 +1,4 @@
-"""The records that flow through branchax, and the letters that name their axes.
+"""The records used throughout branchax, and the letters that name their axes.
 
 Every array in the library is described by these letters, outermost axis first:
 
@@ -24,11 +24,11 @@ Params = Any  # a pytree of arrays
 
 
 class Transition(NamedTuple):
-    """One step of any world, real or imagined. All leaves share their leading axes.
+    """One step of any world (environment), real or imagined. All leaves share their leading axes.
 
-    `next_obs` is always the observation *before* any reset, so `next_obs == f(obs, action)` holds on every row, the
-    last of an episode too. `terminated` says that the world ended (its value is zero from there on); `truncated` says
-    that only the clock ran out (its value goes on, and targets must bootstrap through it).
+    `next_obs` is always the observation *before* any reset, so `next_obs == f(obs, action)` holds for every row, also
+    for the last of an episode. `terminated`: the episode ended, and the value after it is zero. `truncated`: only the
+    time limit was reached, so targets must bootstrap from the next value.
     """
 
     obs: jax.Array  # [..., D]
@@ -40,29 +40,29 @@ class Transition(NamedTuple):
 
 
 class Row(NamedTuple):
-    """What the replay buffer stores: a transition, and the simulator's own state at `obs` when an oracle needs it."""
+    """A row of the replay buffer: a transition, and the simulator's state at `obs` if an oracle needs it."""
 
     transition: Transition
-    state: Any = None  # the world's state before the step, or None when nothing will branch the simulator itself
+    state: Any = None  # the world's state before the step; None if rollouts never branch in the simulator
 
 
 class Trajectory(NamedTuple):
-    """What a rollout returns, time first."""
+    """The steps of a rollout, time first."""
 
     transition: Transition  # [H, B, ...]
-    valid: jax.Array  # [H, B] bool; False from the step after a termination on, and past a shortened horizon
-    state: Any  # [H, B, ...] the world's state before each step (free when unused: the compiler drops it)
-    extras: Any  # [H, B, ...] whatever the policy's `act` returned beside the action
+    valid: jax.Array  # [H, B] bool; False after a termination, and after a shortened horizon
+    state: Any  # [H, B, ...] the world's state before each step (free if unused: the compiler drops it)
+    extras: Any  # [H, B, ...] the second output of the policy's `act`
 
 
 class Largest(NamedTuple):
-    """A metric of updates that is reported as its largest value over an epoch, where others are as their mean."""
+    """A metric of updates that is reported as its maximum over an epoch; other metrics are averaged."""
 
     value: jax.Array  # []
 
 
 class Stream(enum.IntEnum):
-    """One stream of random numbers per component, so that adding one leaves the draws of the others as they were."""
+    """One stream of random numbers per component, so that a new component does not change the draws of the others."""
 
     WORLD = 0
     MODEL = 1
@@ -77,7 +77,7 @@ class Stream(enum.IntEnum):
 
 
 def stream(key: Key, component: Stream, count: jax.Array | int = 0) -> Key:
-    """The key of a component at its `count`-th use (an epoch, say): `fold_in(fold_in(key, component), count)`."""
+    """The key of a component for its `count`-th use (such as an epoch): `fold_in(fold_in(key, component), count)`."""
     return jax.random.fold_in(jax.random.fold_in(key, component), count)
 
 

@@ -1,4 +1,4 @@
-"""Agents: what learns to act, each a NamedTuple of pure functions."""
+"""Agents that learn to act, each a NamedTuple of pure functions."""
 
 from __future__ import annotations
 

@@ -1,14 +1,14 @@
-"""Ensembles of Q-functions: what the off-policy agents share.
+"""Ensembles of Q-functions, shared by the off-policy agents.
 
     J_Q = 1/2 sum_c E (Q_c(s, a) - y)^2              y = r + gamma (1 - terminated) V(s')
     Qbar <- (1 - tau) Qbar + tau Q
 
-V(s') comes from the target critics' values V_c(s'), by the least of them (clipped double Q: Fujimoto et al. 2018,
-arXiv:1802.09477) or of a random few (REDQ: Chen et al. 2021, arXiv:2101.05982). A truncated transition bootstraps like
-any other: only `terminated` ends the value. With a model, y can look ahead before it bootstraps:
+V(s') is the minimum of the target critics' values V_c(s'), over all of them (clipped double Q: Fujimoto et al. 2018,
+arXiv:1802.09477) or over a random subset (REDQ: Chen et al. 2021, arXiv:2101.05982). Truncated transitions bootstrap
+like any other: only `terminated` ends the value. With a model, y can look ahead before it bootstraps:
 
-    mve     y = r + gamma (1 - terminated) [sum_{i < H} gamma^i r_i + gamma^H V(s_H)], one elite to a row, and the
-            imagined states are learned on as well, with what is left of the horizon (TD-k)
+    mve     y = r + gamma (1 - terminated) [sum_{i < H} gamma^i r_i + gamma^H V(s_H)], one elite per row. The critics
+            also learn on the imagined states, with the remaining horizon (TD-k)
                                                                           (Feinberg et al. 2018, arXiv:1803.00101)
     steve   y = sum_h w_h mean(T_h), w_h proportional to 1 / var(T_h), with T_h the same sum over h <= H steps, in each
             elite and for each critic; mean and var go over both               (Buckman et al. 2018, arXiv:1807.01675)
@@ -37,37 +37,37 @@ from branchax.worlds.base import WorldSpec, WorldState
 
 
 class Critic(NamedTuple):
-    """C action values of one kind; the parameters' leaves have a leading axis [C]."""
+    """An ensemble of C Q-functions; the parameters' leaves have a leading axis [C]."""
 
     init: Callable[[Key], Params]
-    # (params, obs [..., D], action [..., A], key=None) -> [C, ...]; the key is that of the dropout
+    # (params, obs [..., D], action [..., A], key=None) -> [C, ...]; `key` is for dropout
     values: Callable[..., jax.Array]
     layers: Callable[[Params], list[nn.Layer]] | None = None  # [C, ...] each
 
 
 class Backup(NamedTuple):
-    """What an agent believes of the states that follow."""
+    """An agent's policy and values for the states that follow."""
 
-    act: Act  # the policy that the values are of; its extras are the action's bonus [], as entropy is for soft values
+    act: Act  # the policy of the values; its extras are the action's bonus [], such as the entropy in soft values
     value: Callable[[Key, jax.Array], jax.Array]  # (key, obs [..., D]) -> V_c [C, ...], by the target critics
 
 
 class ValueRange(NamedTuple):
-    """What discounted returns can be, as far as the rewards seen say: values are learned in units of it."""
+    """The range of discounted returns, estimated from the rewards seen; values are learned in units of it."""
 
     low: jax.Array  # []
     high: jax.Array  # []
-    seen: jax.Array  # [] bool, whether there were rewards at all
+    seen: jax.Array  # [] bool, whether there were any rewards yet
 
 
 class Targets(NamedTuple):
-    """Rows to regress Q on; [N, ...]."""
+    """Regression targets of Q; [N, ...]."""
 
     obs: jax.Array
     action: jax.Array
     y: jax.Array
     weight: jax.Array
-    steps: jax.Array | None = None  # [] model steps that they took, if they looked ahead
+    steps: jax.Array | None = None  # [] model steps taken, if the targets look ahead
 
 
 def make_critic(
@@ -78,7 +78,7 @@ def make_critic(
     standardised: bool = False,
     network: nn.MakeNetwork = nn.mlp,
 ) -> Critic:
-    """Critics that read [obs, action]; `standardised` ones take obs in the units of the real data."""
+    """Critics with input [obs, action]; `standardised` ones scale obs by the statistics of the real data."""
     net = network(
         in_size,
         hidden,
@@ -110,7 +110,7 @@ def make_discrete_critic(
     standardised: bool = False,
     network: nn.MakeNetwork = nn.mlp,
 ) -> Critic:
-    """Critics that read obs and have an output per action. An `action` may be a distribution over the actions: linear.
+    """Critics with input obs and one output per action; they are linear in `action`, so it may be a distribution.
 
     With `dueling`, Q(s, a) = V(s) + A(s, a) - mean_a A(s, a), all from one trunk (Wang et al. 2016, arXiv:1511.06581).
     """
@@ -147,17 +147,17 @@ def action_values(critic: Critic, params: Params, obs: jax.Array, count: int) ->
 
 
 def least(key: Key, values: jax.Array, subset: int | None = None) -> jax.Array:
-    """The least of values [C, ...], or of `subset` of them drawn without replacement -> [...]."""
+    """The minimum of values [C, ...], or of `subset` of them drawn without replacement -> [...]."""
     if subset is not None and subset < values.shape[0]:
         values = values[jax.random.choice(key, values.shape[0], (subset,), replace=False)]
     return lowest(values)
 
 
 def lowest(values: jax.Array) -> jax.Array:
-    """The least of values [C, ...] -> [...], with the derivative of that one.
+    """The minimum of values [C, ...] -> [...], with the derivative of the smallest entry.
 
-    Not `min`, whose derivative looks for the least by comparing values with it: where a compiler rounds the two
-    differently (XLA without optimisation does), none is equal, and the derivative is 0 / 0.
+    `min` is not used: its derivative compares the values with the minimum. If the compiler rounds the two differently
+    (XLA without optimisation does), none is equal, and the derivative is 0 / 0.
     """
     which = jnp.expand_dims(jnp.arange(values.shape[0]), range(1, values.ndim))
     return jnp.where(which == values.argmin(0), values, 0.0).sum(0)
@@ -200,7 +200,7 @@ def make_targets(
 
 
 def in_one_elite(key: Key, row: Row, ahead: Ahead, act: Act, after: bool = True) -> Trajectory:
-    """Rollouts [H, B, ...] from the states after (or at) rows [B], each in one elite: they take turns."""
+    """Rollouts [H, B, ...] from the states after (or at) rows [B]; row i uses elite i // ceil(B / n)."""
     return _in_groups(key, row, ahead, ahead.rollout, act, after)
 
 
@@ -216,7 +216,7 @@ def _in_groups(
 
 
 def in_mixed_elites(key: Key, row: Row, ahead: Ahead, act: Act) -> Trajectory:
-    """Rollouts [H, B, ...] from the states at rows [B], a share in each elite, drawn anew at each step (TS1)."""
+    """Rollouts [H, B, ...] from the states at rows [B], in equal parts over the elites as `Ahead.mixed` draws them."""
     return _in_groups(key, row, ahead, ahead.mixed, act, after=False)
 
 
@@ -228,11 +228,10 @@ def in_every_elite(key: Key, row: Row, ahead: Ahead, act: Act) -> Trajectory:
 
 
 def steve(trajectory: Trajectory, values: jax.Array, discount: jax.Array) -> jax.Array:
-    """The value [B] of the state that rollouts [n, H, B, ...] start from, over all horizons by inverse variance.
+    """The value [B] of the start states of rollouts [n, H, B, ...]: all horizons, weighted by inverse variance.
 
-    `values` are V_c [C, n, H + 1, B] of the states from the first to the last. Horizons that no rollout was taken to
-    weigh nothing. The spread is all that is known of an error, so a horizon on which all agree counts most, right or
-    not.
+    `values` are V_c [C, n, H + 1, B] at the states from first to last. Horizons that no rollout reached get no weight.
+    Only the variance is known, not the error: a horizon on which all members agree counts most, even if it is wrong.
     """
     t, horizon = trajectory.transition, trajectory.valid.shape[1]
     powers = discount ** jnp.arange(horizon + 1)
@@ -250,12 +249,12 @@ def steve(trajectory: Trajectory, values: jax.Array, discount: jax.Array) -> jax
 
 
 def init_range() -> ValueRange:
-    """The range before any reward was seen: values are in their own units."""
+    """The range before any reward is seen: values are not scaled."""
     return ValueRange(-jnp.ones(()), jnp.ones(()), jnp.zeros((), bool))
 
 
 def track_range(now: ValueRange, rewards: jax.Array, discount: jax.Array, rate: float) -> ValueRange:
-    """Moves the range towards the 1 % and 99 % quantiles of rewards [...], over 1 - discount; at first, all the way.
+    """Moves the range towards the 1 % and 99 % quantiles of rewards [...] / (1 - discount); the first call sets it.
 
     low <- low + rate (q_0.01(r) / (1 - gamma) - low),   high likewise with q_0.99        (Kubo et al. 2025, code)
     """
@@ -267,7 +266,7 @@ def track_range(now: ValueRange, rewards: jax.Array, discount: jax.Array, rate: 
 
 
 def in_range(critic: Critic, now: ValueRange | tuple[()]) -> Critic:
-    """`critic` whose outputs are in units of the range: Q = (high + low) / 2 + (high - low) / 2 net(s, a)."""
+    """`critic` with outputs in units of the range: Q = (high + low) / 2 + (high - low) / 2 net(s, a)."""
     if not isinstance(now, ValueRange):
         return critic
     middle, half = 0.5 * (now.high + now.low), 0.5 * (now.high - now.low)
@@ -275,7 +274,7 @@ def in_range(critic: Critic, now: ValueRange | tuple[()]) -> Critic:
 
 
 def clip_to_range(value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
-    """Values [...] no further out than returns can be."""
+    """Values [...] clipped to the range of returns."""
     return jnp.clip(value, now.low, now.high) if isinstance(now, ValueRange) else value
 
 
@@ -287,7 +286,7 @@ def regress(
     learning_rate: jax.Array,
     key: Key | None = None,
 ) -> tuple[Learner, Outcome]:
-    """One step of all critics on J_Q, rows weighted; `key` is that of their dropout."""
+    """One step of all critics on the weighted J_Q; `key` is for their dropout."""
     total = targets.weight.sum()
 
     def loss(params: Params) -> tuple[jax.Array, jax.Array]:

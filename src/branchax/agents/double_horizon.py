@@ -1,12 +1,12 @@
 """One rollout for critics and actor: the update of the double-horizon method (DHMBPO, Kubo et al. 2025).
 
-From the states s_0 of a batch the policy is rolled out H steps in the model, with fresh actions from the first on:
+From the states s_0 of a batch, the policy is rolled out for H steps in the model. All actions are fresh:
 
     y(s_0, a_0) = r_0 + sum_{0 < t < H} gamma^t (r_t - alpha log pi_t) + gamma^H (Qbar(s_H, a_H) - alpha log pi_H)
     J_pi        = -E [ y(s_0, a_0) - alpha log pi_0 ],   with Q for Qbar, differentiated through the rollout
 
-y is the critics' target; what follows a termination counts nothing. The rollout is computed once: forward, a step of
-the critics, and back through it with the new ones. It needs `critic.expand` "fresh".
+y is the critics' target; steps after a termination count nothing. The rollout is computed once: forward, then one step
+of the critics, then backward with the new critics. This needs `critic.expand` "fresh".
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from branchax.types import Key, Params, Row, Trajectory
 
 
 class Ahead(NamedTuple):
-    """What a rollout from the states of a batch depends on the actor by; differentiable."""
+    """The outputs of a rollout from the states of a batch that are differentiated with respect to the actor."""
 
     reward: jax.Array  # [H, B]
     log_prob: jax.Array  # [H, B]
@@ -34,7 +34,7 @@ class Ahead(NamedTuple):
 
 
 def roll_out(pieces: Pieces, key: Key, actor: Params, row: Row, sources: Sources) -> tuple[Ahead, Trajectory]:
-    """A rollout of the policy from the states of a batch, and the action that would follow it."""
+    """Rolls out the policy from the states of a batch, and draws the action at its last state."""
     assert sources.ahead is not None, "a look-ahead needs a model"
     key_ahead, key_last = jax.random.split(key)
     trajectory = in_mixed_elites(key_ahead, row, sources.ahead, soft_act(pieces, actor, -1.0))
@@ -44,14 +44,14 @@ def roll_out(pieces: Pieces, key: Key, actor: Params, row: Row, sources: Sources
 
 
 def follow(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
-    """The soft return [B] of a rollout without its first entropy; `last` [B] is the value of the last action."""
+    """The soft return [B] of a rollout, without the entropy of its first action; `last` [B] values the last action."""
     t = trajectory._replace(transition=trajectory.transition._replace(reward=ahead.reward))
     tail = jnp.broadcast_to(last - agent.alpha * ahead.last_log_prob, ahead.reward.shape)
     return bootstrapped(t, tail, -agent.alpha * ahead.log_prob, agent.knobs.discount)[0]
 
 
 def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory: Trajectory) -> tuple[SAC, Targets]:
-    """What the critics learn of the rollout's first actions; the agent with its range moved towards the rewards."""
+    """The critics' targets for the rollout's first actions, and the agent with an updated range of values."""
     ahead = jax.lax.stop_gradient(ahead)
     agent = see_rewards(pieces, agent, ahead.reward - agent.alpha * ahead.log_prob)
     each = values_of(pieces, agent, agent.targets)(ahead.last_obs, ahead.last_action)
@@ -62,7 +62,7 @@ def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory:
 
 
 def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:
-    """A step of the critics, and one of the actor, on one rollout from the states of a batch."""
+    """One step of the critics and one of the actor, on one rollout from the states of a batch."""
     key_batch, key, _ = jax.random.split(key, 3)
     row = sources.replay(key_batch)
     key_rollout, key_subset, key_critics = jax.random.split(key, 3)
@@ -83,7 +83,7 @@ def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC,
 
 
 def warm_up(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:
-    """A step of the critics alone."""
+    """One step of only the critics."""
     key_batch, key_rollout, key_subset, key_critics = jax.random.split(key, 4)
     row = sources.replay(key_batch)
     agent, goal = make_targets(

@@ -1,8 +1,8 @@
-"""Deep Q-learning (Mnih et al. 2015), double (van Hasselt et al. 2016, arXiv:1509.06461): critics and no actor.
+"""Deep Q-learning (Mnih et al. 2015), double (van Hasselt et al. 2016, arXiv:1509.06461): critics without an actor.
 
     V(s') = Qbar(s', argmax_a Q(s', a)),   or max_a Qbar(s', a) without `double`       bootstraps the critics (`critic`)
 
-The policy is epsilon-greedy in the mean of the critics: the best action, or with chance epsilon any.
+The policy is epsilon-greedy in the mean of the critics: the best action, or with probability epsilon a random one.
 """
 
 from __future__ import annotations
@@ -74,14 +74,14 @@ def make_dqn(spec: WorldSpec, config: DQNConfig, network: nn.MakeNetwork = nn.ml
         return DQN(critics, targets, agent.knobs), outcome
 
     valuation = Valuation(lambda agent, obs, action: critic.values(agent.critics.params, obs, action), True)
-    # Dueling: V(s) and the mean advantage are the same for all actions, so only the advantages decide.
+    # Dueling: V(s) and the mean advantage are the same for all actions, so only the advantages matter.
     stack, decides = critic.layers, slice(1, None) if config.dueling else slice(None)
     layers = None if stack is None else lambda agent: Layers(stack(agent.critics.params), "relu", "argmax", decides)
     return Agent(init, act, mode, update, valuation=valuation, layers=layers)
 
 
 def epsilon_greedy(key: Key, best: jax.Array, epsilon: jax.Array) -> jax.Array:
-    """The one-hot action `best` [A], or with chance `epsilon` [] any."""
+    """The one-hot action `best` [A], or with probability `epsilon` [] a random one."""
     key_whether, key_which = jax.random.split(key)
     other = one_hot(jax.random.randint(key_which, (), 0, best.shape[-1]), best.shape[-1])
     return jnp.where(jax.random.bernoulli(key_whether, epsilon), other, best)

@@ -1,4 +1,4 @@
-"""What agents share: parameters with their optimizer, and a value function in units of its own targets."""
+"""Tools shared by the agents: parameters with their optimizer, and a value function scaled to its targets."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ K = TypeVar("K")
 
 
 class Learner(NamedTuple):
-    """Parameters, and the state of the optimizer that moves them."""
+    """Parameters and the state of their optimizer."""
 
     params: Params
     optimizer: Any  # optax.ApplyIfFiniteState
 
 
 class Optimizer(NamedTuple):
-    """Adam whose step size is an argument, so that `vmap` can sweep it; a gradient that is not finite changes nothing.
+    """Adam with the step size as an argument, so that `vmap` can sweep it; non-finite gradients are skipped.
 
-    The gradient is that of a loss: `step` goes downhill.
+    `step` takes the gradient of a loss and decreases that loss.
     """
 
     transform: optax.GradientTransformation
 
     def init(self, params: Params) -> Learner:
-        """A learner at `params`."""
+        """A learner with these parameters."""
         return Learner(params, self.transform.init(params))
 
     def step(self, learner: Learner, gradient: Params, learning_rate: jax.Array) -> Learner:
-        """One step downhill."""
+        """One step against the gradient."""
         updates, state = self.transform.update(gradient, learner.optimizer)
         return Learner(jax.tree.map(lambda p, u: p - learning_rate * u, learner.params, updates), state)
 
 
 def count_skipped(tree: Any) -> jax.Array:
-    """How many gradients the optimizers in a pytree have left out so far because they were not finite, [] int32.
+    """Counts the non-finite gradients that the optimizers in a pytree have skipped so far, [] int32.
 
-    It finds the optimizers by their state, that of `optax.apply_if_finite`.
+    Optimizers are found by their state, `optax.ApplyIfFiniteState`.
     """
     states = jax.tree.leaves(tree, is_leaf=lambda x: isinstance(x, optax.ApplyIfFiniteState))
     counts = [x.total_notfinite.sum() for x in states if isinstance(x, optax.ApplyIfFiniteState)]
@@ -62,13 +62,13 @@ def adam(max_gradient_norm: float | None = None) -> Optimizer:
 
 
 def fill_knobs(kind: Callable[..., K], config: Any, **others: Any) -> K:
-    """The floats of `kind`, a NamedTuple of them, by their names: from `others`, else from `config`. All [] float32."""
+    """Fills `kind`, a NamedTuple of floats, by name: from `others`, else from `config`. All [] float32."""
     names = kind._fields  # type: ignore[attr-defined]
     return kind(**{name: jnp.float32(others[name] if name in others else getattr(config, name)) for name in names})
 
 
 def reset_optimizers(tree: Any) -> Any:
-    """A pytree in which the optimizers of all `Learner`s have forgotten their moments; their counts of faults stay."""
+    """Resets the moments of all `Learner`s' optimizers in a pytree; their counts of skipped gradients stay."""
 
     def reset(x: Any) -> Any:
         if not isinstance(x, Learner):
@@ -80,9 +80,9 @@ def reset_optimizers(tree: Any) -> Any:
 
 
 def renew_statistics(tree: Any, stats: normalize.Stats) -> Any:
-    """A pytree with the statistics [D] in all of its standardised parameters; inputs past the first D stay raw.
+    """Sets the statistics [D] in all standardised parameters of a pytree; inputs after the first D are not scaled.
 
-    Optimizers, whose moments are shaped like the parameters, stay as they are.
+    The optimizers, whose moments have the same structure as the parameters, are not changed.
     """
 
     def renew(x: Any) -> Any:
@@ -97,12 +97,12 @@ def renew_statistics(tree: Any, stats: normalize.Stats) -> Any:
 
 
 class Value(NamedTuple):
-    """A state value V(s) = mean + std net(s), whose units follow the targets that it is fitted to."""
+    """A state value V(s) = mean + std net(s), scaled to the targets that it is fitted to."""
 
     learner: Learner
     mean: jax.Array  # []
     std: jax.Array  # []
-    seen: jax.Array  # [] bool, whether there were targets at all
+    seen: jax.Array  # [] bool, whether there were any targets yet
 
 
 def init_value(key: Key, net: nn.Network, optimizer: Optimizer) -> Value:
@@ -117,7 +117,7 @@ def value_of(net: nn.Network, value: Value, obs: jax.Array) -> jax.Array:
 
 
 def rescale(value: Value, targets: jax.Array, weight: jax.Array, rate: float = 0.1) -> Value:
-    """Moves the units towards the mean and deviation of targets [N] of weight [N] 0 or 1; at first, all the way."""
+    """Moves mean and std towards those of targets [N] with weights [N] of 0 or 1; the first call sets them."""
     stats = normalize.measure(targets[:, None], weight > 0)
     mean, std = stats.mean[0], stats.std[0] + 1e-4 * jnp.abs(stats.mean[0])
     good = jnp.isfinite(mean) & jnp.isfinite(std) & (weight.sum() > 0)
@@ -136,7 +136,7 @@ def fit_value(
     weight: jax.Array,
     learning_rate: jax.Array,
 ) -> tuple[Value, jax.Array]:
-    """One step on 1/2 mean ((V(s) - target) / std)^2 over rows [N] with weights [N]; the value, and that loss []."""
+    """One step on 1/2 mean ((V(s) - target) / std)^2 over rows [N] with weights [N]; returns value and loss []."""
 
     def loss(params: Params) -> jax.Array:
         error = net.apply(params, obs)[..., 0] - (targets - value.mean) / value.std

@@ -1,4 +1,4 @@
-"""Gradients back through the model and the policy, with or without a critic.
+"""Policy gradients through the model, with or without a critic.
 
     J(theta) = E[ sum_{t < H} discount^t r_t + discount^H V(s_H) ],   differentiated through model and policy
 
@@ -7,9 +7,9 @@
     APG            the simulator itself as the model, no critic                 (Freeman et al. 2021, arXiv:2106.13281)
     SHAC           the simulator, short H, a critic with a slow target          (Xu et al. 2022, arXiv:2204.07137)
 
-The critic V is fitted to lambda-returns of the same rollouts, G_t = A_t + V(s_t) with `returns.gae`, by its slow copy.
-A gradient that is not finite is counted and skipped; the metric `policy/nonfinite_horizon_max` is then the first step
-whose reward, or its derivative along a random direction of theta, was not finite (0: none).
+The critic V is fitted to lambda-returns of the same rollouts, G_t = A_t + V(s_t) with `returns.gae` and V's slow copy.
+Non-finite gradients are counted and skipped. The metric `policy/nonfinite_horizon_max` is then the first step whose
+reward is not finite, or its derivative along a random direction of theta (0: none).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Pathwise(NamedTuple):
 
     policy: Learner
     value: Value
-    target: Params  # of the value's network
+    target: Params  # the slow copy of the value's network
     knobs: Knobs
 
 
@@ -145,9 +145,9 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig, network: nn.MakeNetwo
 
 
 def first_nonfinite(rewards: Any, theta: Params, key: Key) -> jax.Array:
-    """The first step, from 1, at which rewards(theta) [H, B] or their slope along a random direction is not finite.
+    """The first step, counted from 1, with a non-finite reward or derivative along a random direction.
 
-    Forward mode gives the derivatives of all steps at once. [] int32; 0 when all are finite.
+    `rewards(theta)` is [H, B]. Forward mode gives the derivatives of all steps at once. [] int32; 0 if all are finite.
     """
     flat, unravel = ravel_pytree(theta)
     direction = unravel(jax.random.normal(key, flat.shape, flat.dtype))

@@ -1,21 +1,21 @@
-"""Planning in the model at every step, as a policy: model predictive control (PETS, Chua et al. 2018).
+"""Model predictive control: the policy plans in the model at every step (PETS, Chua et al. 2018).
 
 Plans a^n = (a^n_1 ... a^n_H), n = 1 ... N, are drawn and tried in the model; the next ones are drawn near the best K:
 
     a^n    = clip(mean + std eps^n, -1, 1)              R_n = return of a^n, mean over elite members and particles
-    w_n    = exp(R_n / temperature) / (the sum of these over the best K)                        0 for all but those
+    w_n    = exp(R_n / temperature) / (the sum of these over the best K)                     0 outside the best K
     mean  <- momentum mean + (1 - momentum) m                                                    m = sum_n w_n a^n
     std   <- std_momentum std + (1 - std_momentum) s                                   s^2 = sum_n w_n (a^n - m)^2
 
-    random shooting  one iteration of uniform eps, the best is taken           (Nagabandi et al. 2018, arXiv:1708.02596)
-    CEM              infinite temperature: the K elites weigh the same         (PETS, arXiv:1805.12114; Rubinstein 1999)
+    random shooting  one iteration with uniform eps, take the best plan        (Nagabandi et al. 2018, arXiv:1708.02596)
+    CEM              infinite temperature: the K elites have equal weights     (PETS, arXiv:1805.12114; Rubinstein 1999)
     iCEM             CEM with coloured eps, kept elites and shrinking N        (Pinneri et al. 2020, arXiv:2008.06389)
-    MPPI             K = N, a finite temperature, std held (std_momentum = 1)  (Williams et al. 2017, ICRA)
+    MPPI             K = N, finite temperature, fixed std (std_momentum = 1)   (Williams et al. 2017, ICRA)
 
-MPPI averages actions as clipped, and leaves out the term for the cost of control. iCEM's kept elites are among the N.
-Each elite member predicts its own rollouts to their end (TS-infinity). Within an iteration all plans meet the same
-noise, so that their returns differ by what they do (PEGASUS, Ng and Jordan 2000). A step that ends an imagined episode
-is the last to count; the clock never ends one.
+MPPI averages the clipped actions and omits the control cost term. iCEM's kept elites are among the N plans. Each elite
+member predicts its own rollouts to their end (TS-infinity). Within an iteration all plans use the same noise, so that
+only the actions make their returns differ (PEGASUS, Ng and Jordan 2000). Rewards after a termination do not count;
+imagined episodes are never truncated.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Score = Callable[[Key, jax.Array], jax.Array]  # (key, plans [N, H, A]) -> R [N]
 class Knobs(NamedTuple):
     """The floats, as leaves: `vmap` can sweep them without compiling again. All []."""
 
-    temperature: jax.Array  # infinite: all elites weigh the same
+    temperature: jax.Array  # infinite: equal weights for all elites
     momentum: jax.Array
     std_momentum: jax.Array
     init_std: jax.Array
@@ -52,13 +52,13 @@ class Knobs(NamedTuple):
 class Planner(NamedTuple):
     """The state of the agent."""
 
-    model: Any  # of the dynamics, as last fitted
-    key: Key  # [] of `mode`, which is given none
+    model: Any  # the latest state of the dynamics
+    key: Key  # [] for `mode`, which takes no key
     knobs: Knobs
 
 
 class Plan(NamedTuple):
-    """What one world's planner carries from step to step, shifted to the step to come."""
+    """The planner's memory between two steps of one environment, shifted to the next step."""
 
     mean: jax.Array  # [H, A]
     elites: jax.Array  # [keep K, H, A]
@@ -76,12 +76,12 @@ def make_planner(
     """The agent for a world with observations [D] and continuous actions [A] in [-1, 1].
 
     Args:
-      spec: of the world.
-      config: what to plan with.
-      init_model: `key -> M`, a model of the structure that `Sources.model` will have.
+      spec: the world's spec.
+      config: the planner's settings.
+      init_model: `key -> M`, a model with the structure of `Sources.model`.
       elites: `M -> [n] int32`, the members to plan with.
-      world: `(M, member []) -> World`, what one member imagines.
-      branch: `obs [D] ->` the state of such a world there.
+      world: `(M, member []) -> World`, the imagined world of one member.
+      branch: `obs [D] ->` the state of that world at an observation.
     """
 
     def init(key: Key) -> Planner:
@@ -123,14 +123,14 @@ def worth(
     key: Key,
     plans: jax.Array,
 ) -> jax.Array:
-    """What plans [N, H, A] return from the starts [particles, ...], on average under all members [n]: [N]."""
+    """The returns [N] of plans [N, H, A] from the starts [particles, ...], averaged over all members [n]."""
 
     def in_member(key: Key, member: jax.Array) -> jax.Array:
         def one(plan: jax.Array) -> jax.Array:
             actions = jnp.repeat(plan[:, None], len(start.obs), 1)  # [H, particles, A]
             return returns(rollout(key, world(member), None, start, len(plan), actions=actions)[1], discount).mean()
 
-        return jax.vmap(one)(plans)  # all with the same key
+        return jax.vmap(one)(plans)  # the same key for all plans
 
     return jax.vmap(in_member)(jax.random.split(key, len(members)), members).mean(0)
 
@@ -138,7 +138,7 @@ def worth(
 def search(
     key: Key, score: Score, plan: Plan, knobs: Knobs, config: PlannerConfig
 ) -> tuple[jax.Array, jax.Array, Plan]:
-    """The action [A] to take now, the best plan's score [], and what to carry on, from what the last step left."""
+    """Improves the last step's plan: returns the action [A], the best plan's score [] and the next memory."""
     kept, mixing = len(plan.elites), colour(config.horizon, config.noise_exponent)
 
     def iteration(
@@ -166,7 +166,7 @@ def search(
     keys, counts, sizes = jax.random.split(key, config.iterations), jnp.arange(config.iterations), populations(config)
     if min(sizes) == max(sizes):
         carry, _ = jax.lax.scan(functools.partial(iteration, sizes[0]), carry, (keys, counts))
-    else:  # arrays of one size each: the few iterations are written out
+    else:  # sizes differ, so the few iterations are unrolled
         for i, size in enumerate(sizes):
             carry, _ = iteration(size, carry, (keys[i], counts[i]))
     mean, _, elites, best, top = carry
@@ -175,7 +175,7 @@ def search(
 
 
 def populations(config: PlannerConfig) -> list[int]:
-    """N_i = max(N decay^-i, 2 K), and never more than N: how many plans each iteration tries, kept ones included."""
+    """Number of plans in each iteration, including kept ones: N_i = max(N decay^-i, 2 K), at most N."""
     least = min(2 * config.elites, config.candidates)
     return [max(round(config.candidates * config.decay**-i), least) for i in range(config.iterations)]
 
@@ -183,9 +183,9 @@ def populations(config: PlannerConfig) -> list[int]:
 def refit(
     plans: jax.Array, scores: jax.Array, elites: int, temperature: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    """The best plans [K, H, A], best first, their scores [K], and their weighted mean m and deviation s [H, A].
+    """The best plans [K, H, A], best first, their scores [K], their weighted mean m and standard deviation s [H, A].
 
-    Plans [N, H, A] whose score [N] is not finite come last and weigh nothing, unless all are such.
+    Plans [N, H, A] with a non-finite score [N] come last and get no weight, unless all scores are non-finite.
     """
     top, order = jax.lax.top_k(jnp.where(jnp.isfinite(scores), scores, -jnp.inf), elites)
     best = plans[order]
@@ -195,15 +195,15 @@ def refit(
 
 
 def shift(plans: jax.Array) -> jax.Array:
-    """Plans [..., H, A] one step later; what was not planned yet is zero, as in PETS."""
+    """Plans [..., H, A] one step later; the new last action is zero, as in PETS."""
     return jnp.concatenate([plans[..., 1:, :], jnp.zeros_like(plans[..., :1, :])], -2)
 
 
 def colour(horizon: int, exponent: float) -> np.ndarray:
-    """C [H, H], such that C eps is noise of unit variance whose power falls as 1 / f^exponent, for eps ~ N(0, I).
+    """C [H, H]: for eps ~ N(0, I), C eps is noise with unit variance and power proportional to 1 / f^exponent.
 
-    Each frequency of white noise, scaled by f^(-exponent / 2) (Timmer and Koenig 1995, whose random Fourier
-    coefficients are those of eps); frequency 0 is treated as the lowest other one. An exponent of 0 gives C = I.
+    Each frequency of white noise is scaled by f^(-exponent / 2) (Timmer and Koenig 1995, whose random Fourier
+    coefficients are those of eps). Frequency 0 counts as the lowest other one. An exponent of 0 gives C = I.
     """
     frequencies = np.maximum(np.fft.rfftfreq(horizon), 1 / horizon)
     spectrum = np.fft.rfft(np.eye(horizon), axis=0) * frequencies[:, None] ** (-exponent / 2)

@@ -1,19 +1,19 @@
-"""REINFORCE, advantage actor-critic and PPO: one on-policy update, of which they are values.
+"""REINFORCE, advantage actor-critic and PPO: one on-policy update with different settings.
 
     L(theta) = E_t[ w_t A_t ] - kl_weight KL(old || theta) + entropy_weight H(theta)
     w_t      = pi(a_t | s_t; theta) / pi(a_t | s_t; old)
 
-A_t is the reward to go (REINFORCE, Williams 1992), less a learned value, or the generalised advantage estimate (A2C,
-Mnih et al. 2016; `returns.gae`). At theta = old, w_t = 1 and the gradient is the likelihood-ratio one, E[score A_t].
-For more steps than one on the same rollouts, PPO (Schulman et al. 2017, arXiv:1707.06347) bounds how far the policy
-moves:
+A_t is the reward to go (REINFORCE, Williams 1992), optionally minus a learned value, or the generalised advantage
+estimate (A2C, Mnih et al. 2016; `returns.gae`). At theta = old, w_t = 1, and the gradient is the likelihood-ratio
+gradient E[score A_t]. PPO (Schulman et al. 2017, arXiv:1707.06347) takes several steps on the same rollouts and bounds
+how far the policy moves:
 
     clip        E_t[ min(w_t A_t, clip(w_t, 1 - clip, 1 + clip) A_t) ]                               (eq. 7)
     penalty     kl_weight doubles when KL > 1.5 kl_target and halves when KL < kl_target / 1.5        (section 4)
     early stop  no further step in this update once KL > kl_stop
 
 KL is estimated by the mean of w - 1 - log w over the rows, which is never negative and has mean KL(old || theta).
-As all these methods do, the states are weighted alike: the factor discount^t of the exact gradient is left out.
+As usual for these methods, all states have equal weight: the factor discount^t of the exact gradient is omitted.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Rows(NamedTuple):
 
     obs: jax.Array
     action: jax.Array
-    log_prob: jax.Array  # under the policy that took them
+    log_prob: jax.Array  # under the policy that took the actions
     advantage: jax.Array
-    target: jax.Array  # of the value
-    weight: jax.Array  # 1 for a valid step, 0 for a blank one
+    target: jax.Array  # for the value
+    weight: jax.Array  # 1 for a valid step, else 0
 
 
 def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig, network: nn.MakeNetwork = nn.mlp) -> Agent:  # noqa: C901, PLR0915 (closures)
@@ -160,7 +160,7 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig, network:
         if config.kl_penalty > 0:
             doubled = jnp.where(last_kl > 1.5 * config.kl_target, 2.0, 1.0)
             factor = jnp.where(last_kl < config.kl_target / 1.5, 0.5, doubled)
-            bounds = 1e-3 * config.kl_penalty, 1e3 * config.kl_penalty  # or it would stick at zero or infinity
+            bounds = 1e-3 * config.kl_penalty, 1e3 * config.kl_penalty  # so that it cannot get stuck at 0 or infinity
             agent = agent._replace(kl_weight=jnp.clip(agent.kl_weight * factor, *bounds))
         steps = trajectory.valid.sum().astype(jnp.float32)
         mean = jax.tree.map(jnp.mean, told)
@@ -196,11 +196,11 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig, network:
 
 
 def standardise(x: jax.Array, weight: jax.Array) -> jax.Array:
-    """x less its mean, over its deviation, both over the entries of weight 1 (of 0 or 1; same shape)."""
+    """(x - mean) / standard deviation, both over the entries with weight 1 (weights 0 or 1; same shape)."""
     stats = normalize.measure(x.reshape(-1, 1), weight.reshape(-1) > 0)
     return (x - stats.mean[0]) / stats.std[0]
 
 
 def rows_mean(x: jax.Array, keep: jax.Array) -> jax.Array:
-    """The mean of x where `keep` holds (same shape) -> []."""
+    """The mean of x over the entries where `keep` is true (same shape) -> []."""
     return jnp.where(keep, x, 0.0).sum() / jnp.maximum(keep.sum(), 1)

@@ -1,9 +1,9 @@
-"""Q-learning with a table (Watkins 1989), on one transition after the other; with a model it is Dyna-Q (Sutton 1990).
+"""Q-learning with a table (Watkins 1989), one transition at a time; with a model it is Dyna-Q (Sutton 1990).
 
     Q(s, a) <- Q(s, a) + alpha (r + gamma (1 - terminated) max_a' Q(s', a') - Q(s, a))
 
-Dyna-Q (Sutton and Barto 2018, section 8.2): an update learns on what was just collected, in order, and then on a batch
-of imagined transitions ("planning"). States and actions are one-hot vectors, so the table is read by a product.
+Dyna-Q (Sutton and Barto 2018, section 8.2): an update learns on the steps just collected, in order, then on a batch of
+imagined transitions ("planning"). States and actions are one-hot vectors, so a product reads the table.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class QLearning(NamedTuple):
 
 
 def make_q_learning(spec: WorldSpec, config: QLearningConfig) -> Agent:
-    """The agent for a tabular world of S states and A actions. The table starts at zero; ties are broken at random."""
+    """The agent for a tabular world with S states and A actions. The table starts at zero; ties are broken randomly."""
 
     def init(key: Key) -> QLearning:
         del key
@@ -71,7 +71,7 @@ def make_q_learning(spec: WorldSpec, config: QLearningConfig) -> Agent:
 
     valuation = Valuation(lambda agent, obs, action: (obs @ agent.table @ action)[None], True)
 
-    def layers(agent: QLearning) -> Layers:  # obs is one-hot: a linear layer reads the table
+    def layers(agent: QLearning) -> Layers:  # obs is one-hot, so a linear layer reads the table
         return Layers([nn.Layer(agent.table, jnp.zeros(spec.action_size))], "relu", "argmax")
 
     return Agent(init, act, mode, update, valuation=valuation, layers=layers)

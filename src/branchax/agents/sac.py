@@ -8,14 +8,14 @@ With discrete actions the expectations over a are exact (Christodoulou 2019, arX
 
     V(s)    = min_c sum_a pi(a | s) (Qbar_c(s, a) - alpha log pi(a | s))        J_pi = E [ -V(s), with Q for Qbar ]
 
-(there with the least inside the sum). Of more than two critics, J_pi takes the mean instead of the least, as REDQ and
-STEVE do.
+(Christodoulou has the minimum inside the sum). With more than two critics, J_pi uses their mean instead of the minimum,
+as REDQ and STEVE do.
 
-`through_model` lets the model take part in the actor's gradient (Amos et al. 2021, arXiv:2008.12775, eq. 5):
+With `through_model`, the actor's gradient goes through the model (Amos et al. 2021, arXiv:2008.12775, eq. 5):
 
     J_pi    = -E [ sum_{i < H} gamma^i (r_i - alpha log pi(a_i | s_i)) + gamma^H V(s_H) ],   differentiated through it
 
-With `critic.expand` "fresh" one rollout serves critics and actor: `double_horizon`.
+With `critic.expand` "fresh", critics and actor share one rollout: `double_horizon`.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def make_sac(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork = nn.ml
         stack = policy.layers(agent.actor.params)
         if spec.discrete:
             return Layers(stack, config.activation, "argmax")
-        return Layers(stack, config.activation, "tanh", slice(spec.action_size))  # what follows are deviations
+        return Layers(stack, config.activation, "tanh", slice(spec.action_size))  # the other outputs are deviations
 
     def values(agent: SAC, obs: jax.Array, action: jax.Array) -> jax.Array:
         return values_of(pieces, agent, agent.critics.params)(obs, action)
@@ -95,7 +95,7 @@ def make_sac(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork = nn.ml
 
 
 def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:
-    """A step of the critics and one of the actor on a batch of replayed and imagined rows."""
+    """One step of the critics and one of the actor, on a batch of replayed and imagined rows."""
     key_batch, key_targets, key_actor = jax.random.split(key, 3)
     row = sources.replay(key_batch)
     agent, told = learn_critics(pieces, key_targets, key_actor, agent, row, sources)
@@ -110,7 +110,7 @@ def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC,
 
 
 def warm_up(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:
-    """A step of the critics alone."""
+    """One step of only the critics."""
     key_batch, key_targets, key_critics = jax.random.split(key, 3)
     return learn_critics(pieces, key_targets, key_critics, agent, sources.replay(key_batch), sources)
 
@@ -118,7 +118,7 @@ def warm_up(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC
 def learn_critics(
     pieces: Pieces, key: Key, key_step: Key, agent: SAC, row: Row, sources: Sources
 ) -> tuple[SAC, Outcome]:
-    """A step of the critics on a batch of rows [B]."""
+    """One step of the critics on a batch of rows [B]."""
     if isinstance(agent.range, ValueRange):
         act = soft_act(pieces, agent.actor.params, agent.alpha)
         bonus = jax.vmap(act)(jax.random.split(key, row.transition.reward.shape[0]), row.transition.obs)[1]
@@ -127,7 +127,7 @@ def learn_critics(
 
 
 def replayed_targets(pieces: Pieces, key: Key, agent: SAC, row: Row, sources: Sources) -> Targets:
-    """What the critics learn of replayed actions."""
+    """The critics' targets for replayed actions."""
     actor, alpha, targets = agent.actor.params, agent.alpha, values_of(pieces, agent, agent.targets)
 
     def value(key: Key, obs: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ def replayed_targets(pieces: Pieces, key: Key, agent: SAC, row: Row, sources: So
 def climb(
     pieces: Pieces, key: Key, agent: SAC, actor: Params, values: Values, row: Row, sources: Sources
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """-J_pi of these actor's parameters, the entropy at the rows' states, and the model steps that were taken, []."""
+    """-J_pi for these actor parameters, the entropy at the rows' states, and the number of model steps; all []."""
     key_here, key_ahead, key_last = jax.random.split(key, 3)
     here, entropy = pieces.value(key_here, actor, values, row.transition.obs, agent.alpha)
     if not pieces.config.through_model:

@@ -1,4 +1,4 @@
-"""What soft actor-critics are made of, and the steps that all of their updates end with (`sac`, `double_horizon`)."""
+"""Parts of soft actor-critics, and the steps shared by their updates (`sac`, `double_horizon`)."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class SAC(NamedTuple):
     targets: Params
     log_alpha: Learner  # of []
     knobs: Knobs
-    range: ValueRange | tuple[()] = ()  # of values, where they are scaled by it
+    range: ValueRange | tuple[()] = ()  # the range of values; (): values are not scaled
 
     @property
     def alpha(self) -> jax.Array:
@@ -62,18 +62,18 @@ Valued = tuple[jax.Array, jax.Array]  # V_c [C, ...], entropy [...]
 
 
 class Pieces(NamedTuple):
-    """What the agent's functions work with, and take first; what continuous and discrete actions do differently."""
+    """The parts that the agent's functions take as first argument; they differ for continuous and discrete actions."""
 
     config: SACConfig
     distribution: Distribution
     policy: nn.Network
     critic: Critic
     value: Callable[..., Valued]  # (key, actor, values, obs [..., D], alpha); differentiable
-    target_entropy: float  # unless the config has one
+    target_entropy: float  # used unless the config sets one
     optimizer: Optimizer = adam()
 
     def settle(self, values: jax.Array) -> jax.Array:
-        """What the actor climbs, of the critics' values [C, ...] -> [...]: the least of two, of more the mean."""
+        """The value that the actor maximises, from critics' values [C, ...] -> [...]: minimum of two, mean of more."""
         return lowest(values) if self.config.critic.members <= 2 else values.mean(0)
 
 
@@ -83,7 +83,7 @@ def make_pieces(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork) -> 
 
 
 def continuous(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork) -> Pieces:
-    """Actions in [-1, 1]^A by a squashed Gaussian; V is one sample's."""
+    """Actions in [-1, 1]^A from a squashed Gaussian; V is estimated from one sample."""
     activation = nn.ACTIVATIONS[config.activation]
     policy = network(spec.obs_size, config.hidden, tanh_normal.size(spec.action_size), activation=activation)
     policy = nn.standardise(policy, spec.obs_size) if config.normalise_obs else policy
@@ -100,7 +100,7 @@ def continuous(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork) -> P
 
 
 def discrete(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork) -> Pieces:
-    """One of A actions; V is exact. The least is that of the critics' expectations, not of each action's values."""
+    """One of A actions; V is exact. The minimum is over the critics' expectations, not over each action's values."""
     activation = nn.ACTIVATIONS[config.activation]
     policy = network(spec.obs_size, config.hidden, spec.action_size, activation=activation)
     policy = nn.standardise(policy, spec.obs_size) if config.normalise_obs else policy
@@ -123,21 +123,21 @@ def discrete(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork) -> Pie
 
 
 def init(pieces: Pieces, key: Key) -> SAC:
-    """The state at the start."""
+    """The initial state."""
     config, optimizer = pieces.config, pieces.optimizer
     key_actor, key_critics = jax.random.split(key)
     actor, critics = pieces.policy.init(key_actor), pieces.critic.init(key_critics)
     log_alpha = optimizer.init(jnp.log(jnp.float32(config.init_temperature)))
     entropy = pieces.target_entropy if config.target_entropy is None else config.target_entropy
     knobs = fill_knobs(Knobs, config, target_entropy=entropy)
-    # A copy, because the epoch's buffers are donated and no array may be donated twice.
+    # A copy: the epoch's buffers are donated, and no array may be donated twice.
     targets = jax.tree.map(jnp.copy, critics)
     range_ = init_range() if config.critic.scale == "quantile" else ()
     return SAC(optimizer.init(actor), optimizer.init(critics), targets, log_alpha, knobs, range_)
 
 
 def soft_act(pieces: Pieces, actor: Params, weight: jax.Array | float) -> Act:
-    """The policy, whose extras are -weight log pi(a | s), []."""
+    """The policy, with extras -weight log pi(a | s), []."""
 
     def act(key: Key, obs: jax.Array) -> tuple[jax.Array, jax.Array]:
         action, log_prob = pieces.distribution.sample(key, pieces.policy.apply(actor, obs))
@@ -147,20 +147,20 @@ def soft_act(pieces: Pieces, actor: Params, weight: jax.Array | float) -> Act:
 
 
 def values_of(pieces: Pieces, agent: SAC, critics: Params) -> Values:
-    """The critics of these parameters, in the agent's units."""
+    """The critics with these parameters, scaled to the agent's range of values."""
     mine = in_range(pieces.critic, agent.range)
     return lambda obs, action: mine.values(critics, obs, action)
 
 
 def see_rewards(pieces: Pieces, agent: SAC, soft: jax.Array) -> SAC:
-    """The agent with its range of values moved towards soft rewards [...], if it has one."""
+    """Updates the agent's range of values, if it has one, from soft rewards [...]."""
     if not isinstance(agent.range, ValueRange):
         return agent
     return agent._replace(range=track_range(agent.range, soft, agent.knobs.discount, pieces.config.critic.scale_rate))
 
 
 def step_critics(pieces: Pieces, key: Key, agent: SAC, goal: Targets) -> tuple[SAC, Outcome]:
-    """One step of the critics, and the targets after them."""
+    """One step of the critics, then of the target critics."""
     values = in_range(pieces.critic, agent.range).values
     dropped = key if pieces.config.critic.dropout else None
     critics, told = regress(values, agent.critics, goal, pieces.optimizer, agent.knobs.learning_rate, dropped)
@@ -171,7 +171,7 @@ def step_critics(pieces: Pieces, key: Key, agent: SAC, goal: Targets) -> tuple[S
 def step_actor(
     pieces: Pieces, agent: SAC, gradient: Params, j_pi: jax.Array, entropy: jax.Array, told: Outcome
 ) -> tuple[SAC, Outcome]:
-    """One step of the actor and of the temperature; `told` is the critics' outcome, with all model steps."""
+    """One step of the actor and the temperature; `told` is the critics' outcome and counts all model steps."""
     knobs, step = agent.knobs, pieces.optimizer.step
     actor, log_alpha = step(agent.actor, gradient, knobs.learning_rate), agent.log_alpha
     if pieces.config.learn_temperature:  # d J_alpha / d log_alpha

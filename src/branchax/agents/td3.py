@@ -1,9 +1,9 @@
 """Twin delayed deterministic policy gradients (TD3: Fujimoto et al. 2018, arXiv:1802.09477).
 
     V(s') = min_c Qbar_c(s', clip(mubar(s') + clip(e, -c, c), -1, 1)),  e ~ N(0, target_noise^2)          (their eq. 14)
-    J_mu  = -E [ Q_1(s, mu(s)) ],  a step after every `policy_delay` of the critics', and the same for the targets
+    J_mu  = -E [ Q_1(s, mu(s)) ],  one step of actor and targets per `policy_delay` steps of the critics
 
-The policy adds noise of deviation `exploration` to its tanh-squashed mean wherever it acts, imagined worlds included.
+The policy adds noise with standard deviation `exploration` to its tanh-squashed mean, also in imagined rollouts.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class TD3(NamedTuple):
 def make_td3(spec: WorldSpec, config: TD3Config, network: nn.MakeNetwork = nn.mlp) -> Agent:
     """TD3 for a world with observations [D] and continuous actions [A] in [-1, 1].
 
-    An `update` is `policy_delay` steps of the critics, then one of the actor: structure, where a counter would cost a
-    gradient at every step (under `vmap` both branches of a condition are run).
+    An `update` is `policy_delay` steps of the critics, then one of the actor. A counter instead of this structure would
+    compute the actor's gradient at every step, because `vmap` runs both branches of a condition.
     """
     net, optimizer = network(spec.obs_size, config.hidden, spec.action_size), adam()
     critic = make_critic(spec.obs_size + spec.action_size, config.hidden, config.critic, network=network)

@@ -1,9 +1,9 @@
-"""A policy to take away: what a run has learned, in files that need no branchax.
+"""Exports a run's policy to files that do not need branchax.
 
-policy.jaxexport  the policy as a compiled-for-anything program, for `jax.export.deserialize`, on a CPU or a GPU
-policy.npz        its arrays, and
-policy.py         the same policy in NumPy alone (`numpy_policy.py`), where it is a stack of dense layers
-spec.json         what goes in and what comes out
+policy.jaxexport  the policy as a portable program, for `jax.export.deserialize`, on a CPU or a GPU
+policy.npz        its arrays, for policy.py
+policy.py         the same policy in pure NumPy (`numpy_policy.py`); both only if it is a stack of dense layers
+spec.json         the meaning of inputs and outputs
 
 All compute the policy's mode, the action that `branchax evaluate` takes.
 """
@@ -39,11 +39,11 @@ def export(directory: str | Path, seed: int | None = None) -> Path:
 
     Args:
       directory: a run's directory.
-      seed: which of the run's seeds; the first by default.
+      seed: one of the run's seeds; the first by default.
 
     Raises:
-      ConfigError: the directory holds no run or no checkpoint, the seed is none of its own, or the agent has no policy
-        but plans in its model.
+      ConfigError: the directory holds no run or no checkpoint, the run does not have this seed, or the agent plans in
+        its model and has no policy.
       CheckpointError: when the checkpoint cannot be read.
     """
     directory = Path(directory)
@@ -57,23 +57,23 @@ def export(directory: str | Path, seed: int | None = None) -> Path:
 
 
 def check(config: Config, seed: int | None) -> None:
-    """Raises `ConfigError` unless a run of these settings has a policy of this seed."""
+    """Raises `ConfigError` unless a run with these settings has a policy for this seed."""
     last = config.seed + config.seeds - 1
     if seed is not None and not config.seed <= seed <= last:
         raise ConfigError(f"seed: {seed} is not in this run; allowed: {config.seed} to {last}")
     if config.plans:
         raise ConfigError(
-            f"export: an agent of kind {config.agent.kind} has no policy to take away: it searches in its model at"
-            " every step, and would need all of it; `branchax evaluate` runs it"
+            f"export: an agent of kind {config.agent.kind} has no policy to export: it searches in its model at every"
+            " step; `branchax evaluate` runs it"
         )
 
 
 def write(folder: Path, config: Config, agent: Any, origin: dict[str, Any]) -> Path:
-    """Writes the policy of an agent's state (of one seed) into `folder`; `origin` says where it comes from."""
+    """Writes the policy of an agent's state (of one seed) into `folder`; `origin` is added to spec.json."""
     world = build.make_world(config)
     made = build.build_agent(config, world)
     if made.memory is not None:
-        raise ConfigError("export: this agent's policy carries a memory from step to step, which no file here can hold")
+        raise ConfigError("export: this agent's policy has a memory, which the exported files do not support")
     folder.mkdir(parents=True, exist_ok=True)
     (folder / JAX).write_bytes(serialised(lambda obs: made.mode(agent, obs), world.spec.obs_size, config.precision))
     layers = None if made.layers is None else made.layers(agent)
@@ -95,7 +95,7 @@ def serialised(mode: Callable[[jax.Array], jax.Array], obs_size: int, precision:
 
 
 def arrays_of(layers: Layers) -> dict[str, np.ndarray]:
-    """What `numpy_policy.load` reads."""
+    """The arrays that `numpy_policy.load` reads."""
     arrays = {"activation": np.array(layers.activation), "head": np.array(layers.head)}
     for i, layer in enumerate(layers.layers):
         outputs = layers.outputs if i + 1 == len(layers.layers) else slice(None)
@@ -117,7 +117,7 @@ def spec_of(config: Config, spec: WorldSpec, layers: Layers | None, origin: dict
     else:
         bounds, meaning = [-1.0, 1.0], "each entry in units of half its actuator's range, around the range's middle"
         if layers is None or layers.head == "identity":
-            meaning += "; entries may lie outside the bounds, and are to be clipped to them"
+            meaning += "; clip entries outside the bounds"
     files: dict[str, Any] = {
         JAX: {"reads": "jax.export.deserialize", "shapes": "[b, D] -> [b, A], any b", "platforms": list(PLATFORMS)}
     }

@@ -1,6 +1,6 @@
-"""The policy of a run, in NumPy alone: `action = load()(obs)`. `branchax export` writes this file beside `policy.npz`.
+"""A run's policy in pure NumPy: `action = load()(obs)`. `branchax export` writes this file next to `policy.npz`.
 
-`spec.json`, beside it too, says what the observations and the actions are.
+`spec.json` in the same folder describes the observations and the actions.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import numpy as np
 
 
 def load(file: str | Path | None = None) -> Callable[[np.ndarray], np.ndarray]:
-    """The policy saved in `file` (policy.npz beside this one): observations [..., D] -> actions [..., A], float32."""
+    """The policy saved in `file` (default: policy.npz next to this file): obs [..., D] -> actions [..., A], float32."""
     with np.load(file or Path(__file__).with_name("policy.npz"), allow_pickle=False) as saved:
-        p = dict(saved)  # kernel_i [C, in, out] and bias_i [C, 1, out] of C networks, of which the mean is taken
+        p = dict(saved)  # kernel_i [C, in, out] and bias_i [C, 1, out] of C networks, whose outputs are averaged
     depth = sum(name.startswith("kernel_") for name in p)
 
     activation = {"tanh": np.tanh, "relu": lambda x: np.maximum(x, 0), "silu": silu}[str(p["activation"])]

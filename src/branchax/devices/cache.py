@@ -1,6 +1,6 @@
 """The persistent compilation cache: the second run of a configuration skips most of its compilation.
 
-Entries made for another CPU or another jaxlib can crash a process, so each combination has a directory of its own.
+Entries made for another CPU or jaxlib can crash a process, so each combination has its own directory.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 VARIABLE = "BRANCHAX_CACHE"  # another directory, or "off"
-# A run explores once and evaluates seldom, so of these two compiling takes longer than running: `ready_sooner`.
+# A run explores once and evaluates rarely: compiling these two takes longer than running them (`ready_sooner`).
 SOONER = {"init": 0, "evaluate": 1}
 
 
 def enable() -> Path | None:
-    """Switches the cache on and returns its directory; `None` when it is off or cannot be written.
+    """Enables the cache and returns its directory; `None` if it is off or cannot be written.
 
-    A cache that was already configured (`JAX_COMPILATION_CACHE_DIR`) is left as it is.
+    An already configured cache (`JAX_COMPILATION_CACHE_DIR`) is used unchanged.
     """
     import importlib.metadata
 
-    import jax  # not above: the command line loads this module before it knows that JAX is needed
+    import jax  # not above: the command line loads this module before it needs JAX
 
     chosen = os.environ.get(VARIABLE, "")
     if chosen.lower() == "off":
@@ -45,10 +45,10 @@ def enable() -> Path | None:
 
 
 def ready_sooner(level: int) -> dict[str, Any]:
-    """XLA's options, by name, for programs that are compiled in half to a fifth of the time and run slower.
+    """XLA options that reduce compile time to between a half and a fifth; the programs run slower.
 
-    `level` is that of LLVM's optimisation, 0 or 1. Fusions are emitted the older way where XLA still has it: jaxlib
-    0.12 has not, and refuses the option.
+    `level` is LLVM's optimisation level, 0 or 1. The older way of emitting fusions is used where XLA has it; jaxlib
+    0.12 refuses that option.
     """
     import importlib.metadata
 
@@ -57,23 +57,23 @@ def ready_sooner(level: int) -> dict[str, Any]:
 
 
 def compiled(lowered: Any, level: int | None = None) -> Any:
-    """A `jax.stages.Lowered` compiled, `ready_sooner` on a CPU if there is a level and `XLA_FLAGS` names no other."""
+    """Compiles a `jax.stages.Lowered`: with `ready_sooner` on a CPU, if `level` is given and `XLA_FLAGS` sets none."""
     import jax
 
     chosen = "xla_backend_optimization_level" in os.environ.get("XLA_FLAGS", "")
     if level is not None and not chosen and jax.default_backend() == "cpu":
-        with contextlib.suppress(jax.errors.JaxRuntimeError):  # another version may not know these options
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # other versions may not have these options
             return lowered.compile(compiler_options=ready_sooner(level))
     return lowered.compile()
 
 
 def as_flags(options: dict[str, Any]) -> str:
-    """Such options as `XLA_FLAGS` has them."""
+    """Compiler options in the format of `XLA_FLAGS`."""
     return " ".join(f"--{name}={str(value).lower()}" for name, value in options.items())
 
 
 def cpu_model() -> str:
-    """The processor's name, as far as the system tells it."""
+    """The processor's name, or its architecture if the system does not report a name."""
     return next((v for k, v in _cpu_lines() if k == "model name"), platform.processor() or platform.machine())
 
 

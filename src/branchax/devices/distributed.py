@@ -1,8 +1,8 @@
-"""One run by several processes, on one host or many, over `jax.distributed`.
+"""One run with several processes, on one host or many, over `jax.distributed`.
 
-Every process runs the same command and computes its share of the same programs; all of them see one file system. All
-write checkpoints, through Orbax; the first alone writes everything else and talks. When one dies the others cannot go
-on: they stop within two minutes and say why, and the whole run is started again.
+Every process runs the same command, computes its part of the same programs, and sees the same file system. All write
+checkpoints, through Orbax; only the first writes other files and prints. If one dies, the others cannot continue: they
+stop within two minutes with a message, and the whole run must be started again.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from typing import Literal
 
 from branchax.errors import ConfigError, RunError
 
-SILENCE = 60  # seconds without a sign of life after which a process counts as dead
-START = 300  # seconds in which all processes have to have come up
+SILENCE = 60  # seconds without a heartbeat after which a process counts as dead
+START = 300  # seconds in which all processes must have joined
 
 
 class PeerLost(RunError):
-    """A computation that all processes share could not be finished: one of them is gone."""
+    """A computation shared by all processes failed, because one of them is gone."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """Which processes take part in a run; by default this one alone."""
+    """The processes of a run; by default only this one."""
 
     distributed: Literal["off", "auto"] = "off"
-    """`auto`: several processes, as Slurm, Open MPI or a TPU pod says. Elsewhere, give the next three."""
+    """`auto`: use the processes of Slurm, Open MPI or a TPU pod. Without these, give the next three options."""
     coordinator: str | None = None
-    """`host:port` of the first process, which the others can reach."""
+    """`host:port` of the first process; the others must be able to reach it."""
     process_id: int | None = None
-    """Which of them this is, from 0."""
+    """Number of this process, from 0."""
     processes: int | None = None
-    """How many there are."""
+    """Number of processes."""
 
 
 def check(options: Processes, named: bool) -> None:
@@ -44,15 +44,15 @@ def check(options: Processes, named: bool) -> None:
     explicit = {"coordinator": options.coordinator, "process-id": options.process_id, "processes": options.processes}
     given = [name for name, value in explicit.items() if value is not None]
     if options.distributed == "auto" and given:
-        raise ConfigError(f"distributed: auto finds out {given[0]} by itself; give one of the two")
+        raise ConfigError(f"distributed: auto already sets {given[0]}; give only one of them")
     if not given and options.distributed == "off":
         return
     if not named:
-        raise ConfigError("run: missing; several processes need one directory that all of them see: --run DIR")
+        raise ConfigError("run: missing; several processes need a directory that all of them can see: --run DIR")
     if options.distributed == "auto":
         return
     if missing := sorted(explicit.keys() - set(given)):
-        raise ConfigError(f"{missing[0]}: missing; --coordinator, --process-id and --processes go together")
+        raise ConfigError(f"{missing[0]}: missing; --coordinator, --process-id and --processes are needed together")
     host, _, port = str(options.coordinator).rpartition(":")
     if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
         raise ConfigError(f"coordinator: {options.coordinator!r} is not possible; allowed: host:port")
@@ -69,7 +69,7 @@ def start(options: Processes) -> None:
 
     Raises:
       ConfigError: when `auto` finds no scheduler.
-      RunError: when the others do not come up in time.
+      RunError: when the others do not join in time.
     """
     if options.distributed == "off" and options.coordinator is None:
         return
@@ -87,27 +87,27 @@ def start(options: Processes) -> None:
             shutdown_timeout_seconds=SILENCE,
         )
     except ValueError as error:
-        raise ConfigError(f"distributed: no scheduler says how many processes there are ({error})") from error
+        raise ConfigError(f"distributed: auto found no scheduler (Slurm, Open MPI or TPU pod): {error}") from error
     except RuntimeError as error:
         raise RunError(f"cannot join the other processes within {START} s: {_first_line(error)}") from error
 
 
 def count() -> int:
-    """How many processes take part."""
+    """The number of processes."""
     import jax
 
     return jax.process_count()
 
 
 def leads() -> bool:
-    """Whether this is the process that writes and talks for all."""
+    """Whether this is the first process, which writes files and prints for all."""
     import jax
 
     return jax.process_index() == 0
 
 
 def wait_for_all(where: str) -> None:
-    """Returns once every process is at the same place, `where`. Raises `PeerLost` when one never will be."""
+    """Waits until every process has reached the same place, `where`. Raises `PeerLost` if one is gone."""
     if count() > 1:
         from jax.experimental import multihost_utils
 
@@ -116,7 +116,7 @@ def wait_for_all(where: str) -> None:
 
 
 def any_of(flag: bool) -> bool:
-    """Whether `flag` holds in any process, the same answer in all: so that all stop after the same epoch."""
+    """Whether `flag` is true in any process. The answer is the same in all, so that all stop after the same epoch."""
     if count() == 1:
         return flag
     import numpy as np
@@ -127,7 +127,7 @@ def any_of(flag: bool) -> bool:
 
 
 def from_first(number: int | None) -> int | None:
-    """What the first process has found, in all of them."""
+    """The first process's `number`, returned in all processes."""
     if count() == 1:
         return number
     import numpy as np
@@ -140,28 +140,28 @@ def from_first(number: int | None) -> int | None:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """Around what processes compute together: what the runtime raises when one of them is gone becomes `PeerLost`."""
+    """Turns the runtime's errors about a lost process into `PeerLost`."""
     import jax
 
     try:
         yield
     except Exception as error:
-        cause: BaseException | None = error  # Orbax raises its own from the runtime's
+        cause: BaseException | None = error  # Orbax raises its own error from the runtime's
         while cause is not None and not _of_runtime(cause):
             cause = cause.__cause__
         if count() == 1 or cause is None or isinstance(error, PeerLost):
             raise
         raise PeerLost(
             f"process {jax.process_index()} of {count()} cannot go on without the others: {_first_line(cause)}."
-            " Start all of them again: they go on from the last checkpoint"
+            " Start all of them again: they resume from the last checkpoint"
         ) from error
 
 
 def _of_runtime(error: BaseException) -> bool:
-    """Whether the runtime lost a process: where an array is read, that is a `ValueError` that begins with a status."""
+    """Whether the runtime lost a process. Reading an array then raises a `ValueError` that begins with a status."""
     import jax
 
-    if isinstance(error, jax.errors.JaxRuntimeError):  # these two are a process' own
+    if isinstance(error, jax.errors.JaxRuntimeError):  # these two statuses do not mean a lost process
         return not str(error).startswith(("RESOURCE_EXHAUSTED", "INVALID_ARGUMENT"))
     return (
         isinstance(error, ValueError) and re.match("(UNKNOWN|UNAVAILABLE|ABORTED|INTERNAL): ", str(error)) is not None
@@ -169,7 +169,7 @@ def _of_runtime(error: BaseException) -> bool:
 
 
 def leave(code: int) -> None:
-    """Ends a process whose run failed, at once when there are others: they may never come to a common goodbye."""
+    """Ends a failed process, at once if there are others: they might never reach the shutdown barrier."""
     jax = sys.modules.get("jax")
     if code and jax is not None and jax.distributed.is_initialized():
         sys.stdout.flush()

@@ -1,8 +1,8 @@
-"""Memory: the bytes of a run's state on a device, exactly and before anything is compiled, and those that an epoch
-takes beside it, as the compiler says afterwards.
+"""Memory: the exact bytes of a run's state per device, before compilation; and the bytes that an epoch also needs, as
+reported by the compiler.
 
-The state is counted more than twice where seeds take turns: the loop over them reads one state, writes another, and
-works on a copy of one seed's.
+If seeds are computed one after the other, the state counts more than twice: the loop reads one state, writes another,
+and works on a copy of one seed's state.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from branchax.sharding import SEED, in_turn
 
 
 class Part(NamedTuple):
-    """What takes memory on each device."""
+    """A part of the memory on each device."""
 
     name: str
     size: int  # bytes per device
-    knobs: str  # the fields that it follows from, the most telling one first
+    knobs: str  # the settings that determine the size, the most important one first
 
 
 def plan(template: TrainState, mesh: Mesh) -> list[Part]:
-    """The parts of the state of all lanes of a program, the seeds of one run or of several; `template` is what
-    `mesh.placed` returns."""
+    """The parts of the state of all lanes of a program (seeds of one run or several); `template` is from
+    `mesh.placed`."""
     seeds = template.key.shape[0] // mesh.shape[SEED]
     turns = seeds > 1 and in_turn(mesh.shape[SEED])
 
@@ -48,13 +48,13 @@ def plan(template: TrainState, mesh: Mesh) -> list[Part]:
 
 
 def says(parts: list[Part]) -> str:
-    """The plan in a line."""
+    """The plan in one line."""
     each = ", ".join(f"{part.name} {_short(part.size)}" for part in parts)
     return f"state per device: {_short(sum(part.size for part in parts))} ({each})"
 
 
 def says_reserved(compiled: Any) -> str:
-    """In a line what the compiler reserves for a function that is donated its state; `""` where it does not say."""
+    """One line about the memory that the compiler reserves for a function with donated state; `""` if unknown."""
     found = compiled.memory_analysis()
     if found is None:
         return ""
@@ -63,9 +63,9 @@ def says_reserved(compiled: Any) -> str:
 
 
 def check(config: Config, parts: list[Part], limit: int | None, device: str, runs: int = 1) -> None:
-    """Raises `ConfigError`, which names the knob of the largest part, when the plan exceeds `limit` bytes.
+    """Raises `ConfigError`, which names the setting of the largest part, if the plan exceeds `limit` bytes.
 
-    `config` is that of each of the `runs` in one program, as the user set it.
+    `config` has the user's settings of each of the `runs` in one program.
     """
     total = sum(part.size for part in parts)
     if limit is None or total <= limit:
@@ -75,17 +75,17 @@ def check(config: Config, parts: list[Part], limit: int | None, device: str, run
     value: Any = config
     for name in knob.split("."):
         value = getattr(value, name)
-    others = ", ".join([*worst.knobs.split(", ")[1:], *(["values in --grid"] if runs > 1 else [])])
+    others = [f"a smaller {name}" for name in worst.knobs.split(", ")[1:]] + ["fewer values in --grid"] * (runs > 1)
     said = "its default" if value is None else f"{value:,}"
     group = f" in each of {runs} runs in one program" if runs > 1 else ""
     raise ConfigError(
-        f"{knob}: {said}{group} is not possible; allowed: less of it{f', or of {others}' if others else ''}: of"
-        f" {_short(total)} per device, where {device} has {_short(limit)}, {worst.name} takes {_short(worst.size)}"
+        f"{knob}: {said}{group} is not possible; allowed: {' or '.join(['a smaller value', *others])}. The state needs"
+        f" {_short(total)} per device ({worst.name}: {_short(worst.size)}), but {device} has {_short(limit)}"
     )
 
 
 def limit_of(mesh: Mesh) -> int | None:
-    """The bytes that a device of this process may hold; on a CPU its share of the machine's. `None`: nobody says."""
+    """Memory of a device of this process, in bytes; on a CPU, its share of the machine's. `None`: unknown."""
     mine = [device for device in mesh.devices.flat if device.process_index == jax.process_index()]
     stats = [device.memory_stats() or {} for device in mine]
     if all("bytes_limit" in found for found in stats):
@@ -96,7 +96,7 @@ def limit_of(mesh: Mesh) -> int | None:
 
 
 def bytes_of(tree: Any, per_device: bool = True) -> int:
-    """The bytes of a tree of arrays or `ShapeDtypeStruct`s: what lies on each device, or the whole."""
+    """The bytes of a tree of arrays or `ShapeDtypeStruct`s, per device or in total."""
     shape = lambda x: x.sharding.shard_shape(x.shape) if per_device else x.shape  # noqa: E731
     return sum(math.prod(shape(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 

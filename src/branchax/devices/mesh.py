@@ -1,12 +1,12 @@
-"""The mesh of devices that a run is laid out on, and where each part of its state lies.
+"""The mesh of devices of a run, and the layout of its state.
 
-    axis     what is spread over it                                          what it costs
-    seed     the seeds, each with all that is its own                        nothing: seeds never meet
+    axis     spread over it                                                  cost
+    seed     the seeds, each with its complete state                         none: seeds are independent
     batch    of each seed: imagined rollouts, the model buffer's rows, the   a reduction per gradient, and one to draw
              rows of gradient batches                                        a batch from the model buffer
 
-Networks and the real replay buffer are whole on every device along `batch`: every part reads them at random places.
-One device is the mesh of size one; only what JAX has to know of a mesh is left out there (`entered`).
+Every device along `batch` has all networks and the whole real replay buffer, because every part reads them at random
+places. One device is a mesh of size one; JAX is not told about that mesh (`entered`).
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from branchax.sharding import BATCH, SEED
 
 
 def make(config: Config) -> Mesh:
-    """The mesh that `config` asks for, over the devices of all processes.
+    """The mesh of `config`, over the devices of all processes.
 
-    By itself it spreads only the seeds, over as many devices as they divide over: that is free. The axis `batch` has to
-    be asked for, because small batches lose more to the reductions than they gain.
+    By default it spreads only the seeds, over the largest number of devices that divides them: that is free. The axis
+    `batch` must be requested, because for small batches the reductions cost more than they gain.
 
     Raises:
-      ConfigError: when there are fewer devices, or a process would be left without one in the mesh.
+      ConfigError: when there are too few devices, or a process would have no device in the mesh.
     """
     there = jax.devices()
     shape = config.mesh_shape or (max(n for n in range(1, len(there) + 1) if config.seeds % n == 0), 1)
     size, knob = math.prod(shape), "devices" if config.mesh is None else "mesh"
     if size > len(there):
         value = getattr(config, knob)
-        raise ConfigError(f"{knob}: {value} needs {size} devices; allowed: up to {len(there)}, those that are there")
+        raise ConfigError(f"{knob}: {value} needs {size} devices; allowed: up to {len(there)}, the available ones")
     idle = {d.process_index for d in there} - {d.process_index for d in there[:size]}
     if idle:
         raise ConfigError(
@@ -51,7 +51,7 @@ def make(config: Config) -> Mesh:
 
 
 def says(mesh: Mesh) -> str:
-    """The mesh in words, such as `4 of 8 x H100 (seed 2, batch 2)`."""
+    """Describes the mesh, such as `4 of 8 x H100 (seed 2, batch 2)`."""
     count, there = mesh.devices.size, jax.device_count()
     kind = mesh.devices.flat[0].device_kind
     if there == 1:
@@ -61,30 +61,30 @@ def says(mesh: Mesh) -> str:
 
 
 def everywhere(mesh: Mesh) -> Sharding:
-    """Of what is whole on every device, as the host must be able to read it in every process."""
+    """The sharding of arrays that are whole on every device, so that the host can read them in every process."""
     return _over(mesh)
 
 
 def by_seed(mesh: Mesh) -> Sharding:
-    """Of arrays whose leading axis [K] is the seeds'."""
+    """The sharding of arrays with a leading seed axis [K]."""
     return _over(mesh, SEED)
 
 
 def _over(mesh: Mesh, *axes: str) -> Sharding:
-    """Leading axes spread over those of the mesh. One device is itself, as for arrays that never saw a mesh: JAX tells
-    the two apart, and what was traced for the one (a world, as it was built) would be traced again for the other."""
+    """Spreads leading axes over these axes of the mesh. For one device, the sharding is the same as without a mesh: JAX
+    treats the two as different, and would trace a world again that was built without one."""
     if mesh.devices.size == 1:
         return SingleDeviceSharding(mesh.devices.flat[0])
     return NamedSharding(mesh, PartitionSpec(*axes))
 
 
 def entered(mesh: Mesh) -> contextlib.AbstractContextManager[Any]:
-    """The context in which a program for `mesh` is traced; for one device none, as in `_over`."""
+    """The context in which a program for `mesh` is traced; empty for one device, as in `_over`."""
     return jax.set_mesh(mesh) if mesh.devices.size > 1 else contextlib.nullcontext()
 
 
 def placed(template: TrainState, mesh: Mesh) -> TrainState:
-    """The template [K, ...] as `ShapeDtypeStruct`s that say where each leaf lies."""
+    """The template [K, ...] as `ShapeDtypeStruct`s with the sharding of each leaf."""
 
     def put(tree: Any, sharding: Sharding) -> Any:
         return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding), tree)
@@ -98,5 +98,5 @@ def placed(template: TrainState, mesh: Mesh) -> TrainState:
 
 
 def shardings(tree: Any) -> Any:
-    """Where each leaf lies: of arrays, or of what `placed` returns."""
+    """The sharding of each leaf, of arrays or of the result of `placed`."""
     return jax.tree.map(lambda x: x.sharding, tree)

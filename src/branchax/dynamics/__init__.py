@@ -1,4 +1,4 @@
-"""Models of a world: learned ensembles, tables, and the world itself."""
+"""Models of a world (an environment): learned ensembles, tables, and the simulator itself."""
 
 from __future__ import annotations
 

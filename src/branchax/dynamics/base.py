@@ -1,4 +1,4 @@
-"""The dynamics protocol: whatever rollouts can be imagined in."""
+"""The dynamics protocol: a model in which rollouts are imagined."""
 
 from __future__ import annotations
 
@@ -15,40 +15,40 @@ Member = jax.Array | None  # [] int32: which member predicts; None: the mean of 
 
 
 class MemberFaults(NamedTuple):
-    """What was not finite in a fit. All []."""
+    """Non-finite numbers in a fit. All []."""
 
-    rolled_back: jax.Array | int = 0  # members that are what they were before
-    left_out: jax.Array | int = 0  # gradient steps that were left out
-    which: jax.Array | int = 0  # uint32; bit i: member i
+    rolled_back: jax.Array | int = 0  # number of members that were rolled back
+    left_out: jax.Array | int = 0  # number of skipped gradient steps
+    which: jax.Array | int = 0  # uint32; bit i: member i is affected
 
 
 class FitReport(NamedTuple):
-    """What a fit tells beside the new model."""
+    """What a fit reports, besides the new model."""
 
     metrics: Metrics
     faults: MemberFaults = MemberFaults()
 
 
 class Dynamics(NamedTuple):
-    """A model `M` of a world, as pure functions. What it imagines in is again a `World`."""
+    """A model `M` of a world, as pure functions. An imagined world is again a `World`."""
 
     init: Callable[[Key], Any]  # -> M
-    fit: Callable[[Key, Any, Ring], tuple[Any, FitReport]]  # (key, M, ring of `Row`s) -> M, what it tells
-    elites: Callable[[Any], jax.Array]  # M -> [n] int32, the members worth imagining with
-    world: Callable[[Any, Member], World]  # the world in which one member predicts
+    fit: Callable[[Key, Any, Ring], tuple[Any, FitReport]]  # (key, M, ring of `Row`s) -> M, report
+    elites: Callable[[Any], jax.Array]  # M -> [n] int32, the members to imagine with
+    world: Callable[[Any, Member], World]  # the imagined world of one member
     branch: Callable[[Row], WorldState]  # the state of that world at a stored row (unbatched)
-    after: Callable[[Key, Row], WorldState]  # its state at what followed, `row.transition.next_obs`
-    doubt: Callable[[Any, jax.Array, jax.Array], jax.Array]  # (M, obs [D], action [A]) -> [], 0 where it is certain
+    after: Callable[[Key, Row], WorldState]  # its state after that row, at `row.transition.next_obs`
+    doubt: Callable[[Any, jax.Array, jax.Array], jax.Array]  # (M, obs [D], action [A]) -> uncertainty []; 0: certain
     needs_state: bool  # whether `branch` reads `row.state`, which is then stored with every row
-    learned: bool = True  # whether it is made from data, so that its error is worth measuring
+    learned: bool = True  # whether the model is fitted to data, so that its error is worth measuring
 
 
 def assign_members(key: Key, elites: jax.Array, groups: int, horizon: int, propagation: str) -> Member:
     """Which elite predicts each group of rollouts at each step: [groups, horizon] int32 (PETS, Chua et al. 2018).
 
-    `ts1` draws anew at every step, `tsinf` once per rollout, `mean` passes no member at all. The draws are stratified:
-    at each step the groups go round the elites from a random first one, so each group's member is uniform, independent
-    over time (`ts1`), and all elites get their share.
+    `ts1` draws at every step, `tsinf` once per rollout, `mean` returns `None`. The draws are stratified: at each step
+    the groups cycle through the elites from a random first one. So each group's member is uniform and (`ts1`)
+    independent over time, and all elites are used equally often.
     """
     if propagation == "mean":
         return None

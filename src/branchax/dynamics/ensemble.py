@@ -4,8 +4,8 @@ Chua et al. 2018 (PETS, arXiv:1805.12114), section 4; Lakshminarayanan et al. 20
 
     -log p(y | x) = 1/2 sum_i [ (y_i - mean_i(x))^2 exp(-logvar_i(x)) + logvar_i(x) + log 2 pi ]
 
-Inputs, state targets and reward target are each standardised by the data's own mean and deviation, entry by entry, so
-that no scale drowns another in the loss.
+Each entry of the inputs, the state targets and the reward target is standardised by its own mean and standard
+deviation, so that no entry dominates the loss.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from branchax.dynamics.uncertainty import Measure
 from branchax.types import Key, Params, Transition
 from branchax.worlds.base import Predicate, World, WorldSpec, WorldState
 
-LOG_VAR_BOUNDS = (-10.0, 0.5)  # where the learned bounds start (PETS), in standardised units
-BOUND_WEIGHT = 0.01  # how strongly the bounds are drawn together (PETS)
+LOG_VAR_BOUNDS = (-10.0, 0.5)  # initial values of the learned bounds (PETS), in standardised units
+BOUND_WEIGHT = 0.01  # weight of the loss that draws the bounds together (PETS)
 
 
 class Scales(NamedTuple):
-    """How raw numbers and the network's units relate; measured anew at each fit."""
+    """Statistics that convert between raw numbers and the network's units; computed again at each fit."""
 
     inputs: normalize.Stats  # [D + A]
-    targets: normalize.Stats  # [D + 1], the state's and then the reward's
-    obs: normalize.Stats  # [D], for its range
+    targets: normalize.Stats  # [D + 1], state then reward
+    obs: normalize.Stats  # [D], only its range is used
 
 
 class Ensemble(NamedTuple):
@@ -45,15 +45,15 @@ class Ensemble(NamedTuple):
 
 
 class Prediction(NamedTuple):
-    """What one member says of one (obs, action), in standardised units."""
+    """One member's prediction for one (obs, action), in standardised units."""
 
     mean: jax.Array  # [D + 1]
     log_var: jax.Array  # [D + 1]
-    logit: jax.Array  # [] of termination; only trained when termination is learned
+    logit: jax.Array  # [] of termination; trained only if termination is learned
 
 
 class ModelStep(NamedTuple):
-    """One imagined step, in the world's units."""
+    """One imagined step, in the environment's units."""
 
     next_obs: jax.Array  # [D]
     reward: jax.Array  # []
@@ -74,7 +74,7 @@ def network(spec: WorldSpec, config: ModelConfig, make: nn.MakeNetwork = nn.mlp)
 
 
 def init_member(key: Key, net: nn.Network, spec: WorldSpec, config: ModelConfig) -> Params:
-    """The parameters of one member; its log-variance [D + 1], or the bounds of it, are learned with it."""
+    """The parameters of one member, including its log-variance [D + 1] or the bounds of it."""
     if config.noise == "constant":
         return {"net": net.init(key), "log_var": jnp.zeros(spec.obs_size + 1)}
     low, high = (jnp.full(spec.obs_size + 1, bound, jnp.float32) for bound in LOG_VAR_BOUNDS)
@@ -84,7 +84,7 @@ def init_member(key: Key, net: nn.Network, spec: WorldSpec, config: ModelConfig)
 def inputs(obs: jax.Array, action: jax.Array) -> jax.Array:
     """[..., D], [..., A] -> [..., D + A].
 
-    Actions are clipped to [-1, 1], as worlds clip them: outside, a model has nothing to learn and would be exploited.
+    Actions are clipped to [-1, 1], as worlds do. Otherwise a policy could exploit the model where it has no data.
     """
     return jnp.concatenate([obs, jnp.clip(action, -1.0, 1.0)], -1)
 
@@ -96,10 +96,10 @@ def targets(transition: Transition, target: str) -> jax.Array:
 
 
 def predict(net: nn.Network, params: Params, x: jax.Array, key: Key | None = None) -> Prediction:
-    """One member's Gaussian at standardised inputs x [..., D + A]; `key` is for a network that drops units.
+    """One member's Gaussian at standardised inputs x [..., D + A]; `key` is for a network with dropout.
 
-    The raw log-variance is bounded softly: l <- high - softplus(high - l), then l <- low + softplus(l - low). With
-    constant noise it is one parameter, no smaller than `LOG_VAR_BOUNDS` says.
+    The raw log-variance is bounded softly: l <- high - softplus(high - l), then l <- low + softplus(l - low). Constant
+    noise is one parameter, at least `LOG_VAR_BOUNDS[0]`.
     """
     out = net.apply(params["net"], x) if key is None else net.apply(params["net"], x, key)
     size = (out.shape[-1] - 1) // 2
@@ -119,7 +119,7 @@ def predict_all(net: nn.Network, model: Ensemble, x: jax.Array) -> Prediction:
 
 
 def doubt(model: Ensemble, net: nn.Network, measure: Measure, obs: jax.Array, action: jax.Array) -> jax.Array:
-    """A measure of `uncertainty` at obs [D], action [A] -> []."""
+    """The elites' uncertainty, a measure of `dynamics.uncertainty`, at obs [D] and action [A] -> []."""
     each = predict_all(net, model, normalize.apply(model.scales.inputs, inputs(obs, action)))
     return measure(each.mean, each.log_var)
 
@@ -131,7 +131,7 @@ def negative_log_likelihood(prediction: Prediction, y: jax.Array) -> jax.Array:
 
 
 def weight_penalty(kernels: Sequence[jax.Array], decay: Sequence[float]) -> jax.Array:
-    """1/2 sum over layers of decay_l |W_l|^2; the last decay serves the remaining layers. []."""
+    """1/2 sum over layers of decay_l |W_l|^2; further layers use the last decay. []."""
     rates = [*decay, *[decay[-1]] * len(kernels)]
     return 0.5 * jnp.stack([rate * jnp.sum(w**2) for rate, w in zip(rates, kernels, strict=False)]).sum()
 
@@ -146,10 +146,10 @@ def sample(
     action: jax.Array,
     member: Member,
 ) -> ModelStep:
-    """One imagined step from obs [D] under action [A]: unbatched, reparameterised, differentiable.
+    """One imagined step from obs [D] with action [A]: unbatched, reparameterised, differentiable.
 
-    With a member, y = mean_e + exp(log_var_e / 2) noise; with `None`, the mean of the elites' means and no noise
-    (expectation propagation). Predictions stay inside the range of the data, widened by `bound_margin`.
+    With a member, y = mean_e + exp(log_var_e / 2) noise; with `None`, y is the mean of the elites' means, without noise
+    (expectation propagation). Predictions are clipped to the range of the data, widened by `bound_margin`.
     """
     x = normalize.apply(model.scales.inputs, inputs(obs, action))
     key_noise, key_end = jax.random.split(key)
@@ -176,9 +176,9 @@ def as_world(
     real: World,
     termination: Predicate | None,
 ) -> World:
-    """The world that one member (or the elites' mean) imagines. It starts where the real one does and has no clock.
+    """The imagined world of one member (or of the elites' mean). It starts like the real one and never truncates.
 
-    It is differentiable, whatever the real one is.
+    It is differentiable even if the real one is not.
     """
 
     def reset(key: Key) -> WorldState:

@@ -1,10 +1,10 @@
-"""Fitting the ensemble inside `jit`: bootstraps, a holdout for life, and early stopping member by member.
+"""Fits the ensemble inside `jit`: bootstrap samples, a permanent holdout, and early stopping for each member.
 
-As MBPO (Janner et al. 2019, and its code): minibatches of maximum likelihood until no member's holdout error falls by
-another 1 % within 5 looks at it; the 5 of 7 members with the lowest error are the elites. A look is taken after a
-fixed number of minibatches instead of after each pass over the data: a pass over the few rows of an early fit is too
-short for an error to fall by 1 %, and static lengths compile to plain loops. A member whose error is at `good_error`
-stops at once, which MBPO does not do.
+As in MBPO (Janner et al. 2019, and its code), maximum-likelihood minibatches run until no member's holdout error has
+fallen by another 1 % within 5 checks; the 5 of 7 members with the lowest error are the elites. Unlike MBPO, a check
+follows a fixed number of minibatches, not a pass over the data: in an early fit, a pass has too few rows for the error
+to fall by 1 %, and static lengths compile to plain loops. Also unlike MBPO, a member whose error reaches `good_error`
+stops at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HOLDOUT_CHUNK = 500  # holdout rows evaluated at a time
 
 
 class Networks(NamedTuple):
-    """The members in training, each leaf with a leading member axis [E, ...]."""
+    """The members being trained; each leaf has a leading member axis [E, ...]."""
 
     params: Params
     optimizer: Any  # optax.ApplyIfFiniteState
@@ -40,18 +40,18 @@ class Progress(NamedTuple):
     """The state of a fit between two rounds."""
 
     latest: Networks
-    best: Networks  # each member's own, from its own best round
+    best: Networks  # each member from its own best round
     best_error: jax.Array  # [E]
-    mark: jax.Array  # [E], the error when it last counted as a gain
-    stale: jax.Array  # [E] int32, rounds since then
+    mark: jax.Array  # [E], the error at the last gain
+    stale: jax.Array  # [E] int32, rounds since the last gain
     round: jax.Array  # [] int32
 
 
 def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = nn.mlp) -> Dynamics:  # noqa: C901, PLR0915 (closures)
     """A probabilistic ensemble of `world` as `Dynamics`, each member a `network`.
 
-    Termination is the world's own predicate when `config.termination` is "known" and the world has one; "known" without
-    a predicate, and "learned", train a Bernoulli head; "none" never terminates.
+    `config.termination` "known" uses the world's predicate; without a predicate, and for "learned", a Bernoulli head is
+    trained; "none" never terminates.
     """
     spec = world.spec
     net = ensemble.network(spec, config, network)
@@ -63,7 +63,7 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
     measure_of = uncertainty.MEASURES[config.uncertainty]
 
     def init(key: Key) -> Ensemble:
-        # One after the other: the vectorised program takes several times as long to compile.
+        # A loop, because the vectorised program takes several times as long to compile.
         params = jax.lax.map(
             lambda k: ensemble.init_member(k, net, spec, config), jax.random.split(key, config.members)
         )
@@ -76,7 +76,7 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
 
     def loss(params: Params, x: jax.Array, y: jax.Array, ended: jax.Array, key: Key | None) -> jax.Array:
         prediction = ensemble.predict(net, params, x, key)
-        # Twice the mean over entries instead of the sum: the proportion to the two penalties that MBPO's rates are for.
+        # Twice the mean over entries, not the sum: MBPO's weights of the two penalties are relative to this.
         value = 2 * ensemble.negative_log_likelihood(prediction, y).mean() / y.shape[-1]
         if config.noise == "state":
             bounds = jnp.sum(params["log_var_high"]) - jnp.sum(params["log_var_low"])
@@ -97,7 +97,7 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
         return x, y, rows.terminated.astype(x.dtype)
 
     def errors(params: Params, scales: Scales, ring: Ring) -> jax.Array:
-        """[E] holdout error: mean square in variances of the targets (plus cross entropy if ends are learned)."""
+        """[E] holdout error: mean square in variances of the targets (plus cross entropy of a learned termination)."""
         _, count = replay.split_sizes(ring, config.holdout_every)
 
         def chunk(i: jax.Array, total: jax.Array) -> jax.Array:
@@ -118,7 +118,7 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
         return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros(config.members)) / count
 
     def calibrated(model: Ensemble, ring: Ring) -> Metrics:
-        """`uncertainty.calibration` on held-out rows, at most so many, spread over all of them."""
+        """`uncertainty.calibration` on at most `HOLDOUT_CHUNK` holdout rows, spread over all of them."""
         _, count = replay.split_sizes(ring, config.holdout_every)
         block = jnp.arange(HOLDOUT_CHUNK)
         spread = block * jnp.maximum(count // HOLDOUT_CHUNK, 1)
@@ -130,8 +130,8 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
     def fit(key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble, FitReport]:
         scales, key_dropout = measure(ring, config.target), jax.random.fold_in(key, 1)
         train, _ = replay.split_sizes(ring, config.holdout_every)
-        # Each member's own bootstrap of the training rows, read round and round: its order is random already. A key per
-        # member, because the draws must not depend on the capacity (a resumed run may have a larger one).
+        # Each member cycles through its own bootstrap sample of the training rows, which is in random order already.
+        # One key per member: the draws must not depend on the capacity, which may be larger in a resumed run.
         draw = lambda k: jax.random.randint(k, (replay.capacity(ring),), 0, train)  # noqa: E731
         bootstrap = jax.vmap(draw)(jax.random.split(key, config.members))
 
@@ -154,13 +154,13 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
             return active(progress, config).any() & (progress.round < config.max_rounds)
 
         start = Networks(model.params, model.optimizer)
-        # The parameters of the last fit are where training starts, but not a score to beat: on the data that came
-        # since, an error may have to rise before it can fall.
+        # Training starts from the last fit's parameters but ignores their error: with new data, the error may have to
+        # rise before it can fall.
         unbeaten, stale = jnp.full(config.members, jnp.inf), jnp.zeros(config.members, jnp.int32)
         progress = Progress(start, start, unbeaten, unbeaten, stale, jnp.zeros((), jnp.int32))
         progress = jax.lax.while_loop(improving, one_round, progress)
         elites = jnp.argsort(progress.best_error)[: config.elites].astype(jnp.int32)
-        # Such members are rolled back alone: each keeps what it had at its own best round, or before the fit.
+        # Only these members are rolled back: each keeps the parameters of its best round, or those before the fit.
         lost = ~finite(progress.latest.params) | ~jnp.isfinite(progress.best_error)
         left_out = progress.latest.optimizer.total_notfinite - model.optimizer.total_notfinite  # [E]
         bits = jnp.left_shift(jnp.uint32(1), jnp.arange(config.members, dtype=jnp.uint32))
@@ -193,7 +193,7 @@ def measure(ring: Ring, target: str) -> Scales:
     rows = ring.data.transition
     stored = jnp.arange(replay.capacity(ring)) < ring.size
     obs = _union(normalize.measure(rows.obs, stored), normalize.measure(rows.next_obs, stored))
-    nothing = normalize.Stats(*(jnp.zeros(1) for _ in obs))  # what a reward is the change of
+    nothing = normalize.Stats(*(jnp.zeros(1) for _ in obs))  # a reward is not the change of anything
     changed = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), obs, nothing) if target == "delta" else None
     return Scales(
         normalize.measure(ensemble.inputs(rows.obs, rows.action), stored),
@@ -203,21 +203,21 @@ def measure(ring: Ring, target: str) -> Scales:
 
 
 def _union(first: normalize.Stats, second: normalize.Stats) -> normalize.Stats:
-    """`first`, with a range that holds both."""
+    """`first`, with its range extended to include that of `second`."""
     return first._replace(low=jnp.minimum(first.low, second.low), high=jnp.maximum(first.high, second.high))
 
 
 def active(progress: Progress, config: ModelConfig) -> jax.Array:
-    """Which members go on [E]: those that have patience left and are not good enough yet."""
+    """Which members [E] continue: those with patience left and an error above `good_error`."""
     return (progress.stale < config.patience) & (progress.best_error > config.good_error)
 
 
 def keep_best(progress: Progress, latest: Networks, error: jax.Array, config: ModelConfig) -> Progress:
-    """The next `Progress` after a round that left the members `latest` with holdout errors [E].
+    """The next `Progress` after a round with the members `latest` and their holdout errors [E].
 
-    Each member keeps its own best parameters (and the optimiser's state that belongs to them) until its own patience
-    is over; what the others do never reaches it. An error that fell by less than the fraction `min_gain` is stale, and
-    NaN is never better. A gain is counted from the last error that was one, so that slow gains add up.
+    Each member keeps its own best parameters, with their optimiser state, until its own patience is used up,
+    independently of the others. A decrease smaller than the fraction `min_gain` is no gain, and NaN is never better.
+    Decreases are measured from the error at the last gain, so that slow decreases add up.
     """
     better = (error < progress.best_error) & active(progress, config)
     gained = better & (error < progress.mark * (1 - config.min_gain))

@@ -1,4 +1,4 @@
-"""The simulator itself as the dynamics: what is left of a method's error is then not the model's."""
+"""The simulator itself as the dynamics. A method's remaining error is then not due to the model."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from branchax.worlds.base import World, endless
 
 
 def oracle(world: World) -> Dynamics:
-    """A `Dynamics` that imagines in `world`, without its clock as any model.
+    """A `Dynamics` that imagines in `world` itself, without truncation.
 
-    It has nothing to fit, and branches at the stored simulator states.
+    Nothing is fitted, and rollouts branch off the stored simulator states.
     """
     return Dynamics(
         init=lambda key: (),
@@ -19,7 +19,7 @@ def oracle(world: World) -> Dynamics:
         elites=lambda model: jnp.zeros(1, jnp.int32),
         world=lambda model, member: endless(world),
         branch=lambda row: row.state,
-        # In a noisy world another draw of what followed, from the same distribution.
+        # In a noisy world this is another sample of the next state, from the same distribution.
         after=lambda key, row: world.step(key, row.state, row.transition.action)[0],
         doubt=lambda model, obs, action: jnp.zeros(()),
         needs_state=True,

@@ -1,9 +1,9 @@
-"""A table of what happened: the maximum-likelihood model of a world of few states (Sutton and Barto 2018, section 8.2).
+"""A table of counts: the maximum-likelihood model of a world with few states (Sutton and Barto 2018, section 8.2).
 
     p(s' | s, a) = n(s, a, s') / n(s, a)         r(s, a, s') = the mean reward seen          terminated likewise
 
-In a deterministic world that is the last transition seen, as in the book's Dyna-Q. A pair that never occurred is
-predicted to stay where it is without reward (the book's convention for Dyna-Q+), and its doubt is 1.
+In a deterministic world this is the last transition seen, as in the book's Dyna-Q. For a pair never seen, the model
+predicts the same state again, without reward (the book's convention for Dyna-Q+), and its uncertainty is 1.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Table(NamedTuple):
 
 
 def make_table(world: World) -> Dynamics:
-    """The model of a tabular `world`, counted afresh from the replay buffer at each fit."""
+    """The model of a tabular `world`; each fit counts the replay buffer again."""
     states, actions = world.spec.obs_size, world.spec.action_size
 
     def init(key: Key) -> Table:

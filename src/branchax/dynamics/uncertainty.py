@@ -1,6 +1,6 @@
-"""How doubtful an ensemble's prediction is, whether its doubt is calibrated, and which imagined steps it rules out.
+"""The uncertainty of an ensemble's predictions, its calibration, and the gates that drop uncertain imagined steps.
 
-The measures read the elites' Gaussians N(mean_e, std_e^2), e = 1 .. n, over F standardised entries (the state's change
+The measures use the elites' Gaussians N(mean_e, std_e^2), e = 1 .. n, over F standardised entries (the state's change
 and the reward):
 
     disagreement     sqrt mean_i var_e mean_e,i                                         spread of the means, epistemic
@@ -26,17 +26,17 @@ Measure = Callable[[jax.Array, jax.Array], jax.Array]  # (mean [n, F], log_var [
 
 
 def disagreement(mean: jax.Array, log_var: jax.Array) -> jax.Array:
-    """Root mean square over entries of the elites' spread."""
+    """Root mean square, over the entries, of the standard deviation of the elites' means."""
     del log_var
     return jnp.sqrt(mean.var(0).mean())
 
 
 def jensen_shannon(mean: jax.Array, log_var: jax.Array) -> jax.Array:
-    """The mean geometric Jensen-Shannon divergence over pairs of elites; 0 for a single one."""
+    """The mean geometric Jensen-Shannon divergence over pairs of elites; 0 for one elite."""
     count, log_std = mean.shape[0], 0.5 * log_var
 
     def pair(first: jax.Array, second: jax.Array) -> jax.Array:
-        """The geometric mean's precision is the mean of the two; its mean is theirs, weighted by precision."""
+        """The geometric mean has the mean of the two precisions, and the precision-weighted mean of the two means."""
         weight = jax.nn.softmax(-jnp.stack([log_var[first], log_var[second]]), axis=0)  # precision shares
         middle = weight[0] * mean[first] + weight[1] * mean[second]
         log_precision = jnp.logaddexp(-log_var[first], -log_var[second]) - jnp.log(2.0)
@@ -48,7 +48,7 @@ def jensen_shannon(mean: jax.Array, log_var: jax.Array) -> jax.Array:
 
 
 def one_vs_rest(mean: jax.Array, log_var: jax.Array) -> jax.Array:
-    """The largest divergence of one elite from all others; 0 for a single one."""
+    """The largest divergence of one elite from all others; 0 for one elite."""
     count, variance = mean.shape[0], jnp.exp(log_var)
     if count == 1:
         return jnp.zeros(())
@@ -59,7 +59,7 @@ def one_vs_rest(mean: jax.Array, log_var: jax.Array) -> jax.Array:
 
 
 def max_std(mean: jax.Array, log_var: jax.Array) -> jax.Array:
-    """The largest Euclidean norm of the deviations that an elite predicts."""
+    """The largest Euclidean norm of an elite's predicted standard deviations."""
     del mean
     return jnp.sqrt(jnp.exp(log_var).sum(-1)).max()
 
@@ -73,19 +73,19 @@ MEASURES: dict[str, Measure] = {
 
 
 def gate(trajectory: Trajectory, doubt: jax.Array, horizon: jax.Array, config: RolloutConfig) -> Trajectory:
-    """`trajectory` [G, H, B, ...] with the steps ruled out that are too doubtful, and rewards lowered.
+    """Drops too uncertain steps of `trajectory` [G, H, B, ...] (they become invalid), and lowers rewards.
 
-        rank        of step h = 0 .. H - 1, the share w (H - h) / (H + 1) of the valid rows with the least doubt counts;
-                    the rest goes on, so a later step of the same rollout may count again      (M2AC, algorithm 2)
-        threshold   a rollout ends before the first step whose doubt exceeds gate_scale times the quantile of the doubt
-                    at first steps, which start from real states                              (MACURA, algorithm 1)
-        penalty     r <- r - penalty doubt                                                    (MOPO, M2AC)
+        rank        at step h = 0 .. H - 1, keep the fraction w (H - h) / (H + 1) of the valid rows, the least uncertain
+                    ones; rollouts go on, so a later step of the same rollout may be kept      (M2AC, algorithm 2)
+        threshold   end a rollout before the first step whose uncertainty exceeds gate_scale times the quantile at
+                    first steps, which start from real states                                 (MACURA, algorithm 1)
+        penalty     r <- r - penalty uncertainty                                              (MOPO, M2AC)
 
     Args:
-      trajectory: what was imagined.
-      doubt: [G, H, B].
-      horizon: [] int, steps that were taken.
-      config: which gate, and its numbers.
+      trajectory: the imagined rollouts.
+      doubt: their uncertainty [G, H, B].
+      horizon: [] int, the number of steps taken.
+      config: the gate and its settings.
     """
     valid, reward = trajectory.valid, trajectory.transition.reward - config.penalty * doubt
     if config.gate == "rank":
@@ -103,20 +103,20 @@ def gate(trajectory: Trajectory, doubt: jax.Array, horizon: jax.Array, config: R
 
 
 def calibration(mean: jax.Array, log_var: jax.Array, y: jax.Array, keep: jax.Array) -> Metrics:
-    """How well the elites' equal mixture predicts targets it has not seen.
+    """How well the elites' equal mixture predicts held-out targets.
 
-    With F_i the mixture's cumulative distribution of entry i, z = F_i(y_i) is uniform if it is calibrated, so
+    F_i is the mixture's cumulative distribution of entry i. If the model is calibrated, z = F_i(y_i) is uniform:
 
-        ece          mean over p = 0.05 .. 0.95 and over entries of |share of z below p  -  p|
-                     (Kuleshov et al. 2018, arXiv:1807.00263, section 3.5, there the squares)
-        coverage_90  share of z within [0.05, 0.95]
-        nll          -mean log p(y), in nats per standardised entry (epochs, standardised anew, do not quite compare)
+        ece          mean over p = 0.05 .. 0.95 and over entries of |fraction of z below p  -  p|
+                     (Kuleshov et al. 2018, arXiv:1807.00263, section 3.5, who use squares)
+        coverage_90  fraction of z within [0.05, 0.95]
+        nll          -mean log p(y), in nats per standardised entry (units change at each fit: compare epochs with care)
 
     Args:
       mean: [n, N, F].
       log_var: [n, N, F].
       y: [N, F].
-      keep: [N] bool, the rows that count.
+      keep: [N] bool, the rows to use.
     """
     std = jnp.exp(0.5 * log_var)
     z = jax.scipy.stats.norm.cdf(y, mean, std).mean(0)

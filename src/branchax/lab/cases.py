@@ -1,13 +1,13 @@
-"""Worlds by name as problems that gradient estimators can be compared on, and the estimators by name.
+"""Problems for comparing gradient estimators, by the name of the world (environment), and the estimators by name.
 
-What `--dynamics` means:
+The options of `--dynamics`:
 
     known     the world's own equations, from its own initial states
-    oracle    the same equations, branched at states that uniformly random actions have visited
-    learned   the best member of an ensemble fitted to those very steps, branched at the same states
+    oracle    the same equations, branched at states visited under uniformly random actions
+    learned   the best member of an ensemble fitted to those same steps, branched at the same states
 
-so that oracle and learned differ by the model alone. No clock cuts the rollouts: they end by their horizon, or where
-the world terminates.
+So oracle and learned differ only in the model. Rollouts end at their horizon or at a termination; there is no
+truncation.
 """
 
 from __future__ import annotations
@@ -39,26 +39,26 @@ from branchax.types import Key, Params, Row, finite
 from branchax.worlds.base import World, endless, never
 from branchax.worlds.lqr import LinearSystem, double_integrator, lqr, lqr_gain, lqr_gradient
 
-HIDDEN = (16,)  # of the policy's network
-REACTION = 100.0  # what its last layer is multiplied by, which starts 100 times too small to react to anything
-PARALLEL = 10  # real worlds side by side
+HIDDEN = (16,)  # widths of the policy network's hidden layers
+REACTION = 100.0  # factor of its last layer, which `gaussian_policy` initialises 100 times smaller
+PARALLEL = 10  # number of real worlds stepped in parallel
 
 
 class Critic(NamedTuple):
-    """What follows under the policy, for a horizon: V(obs, time) and Q(obs, action, time)."""
+    """The policy's values for a horizon: V(obs, time) and Q(obs, action, time)."""
 
     value: Value
     q: Callable[[jax.Array, jax.Array, jax.Array], jax.Array]
 
 
 class Case(NamedTuple):
-    """A problem with all that is known about it."""
+    """A problem and the exact solutions known for it."""
 
     problem: Problem  # its horizon is a placeholder
     params: Params  # theta
-    exact: Callable[[int], Params] | None  # horizon -> the gradient, where there is a closed form
-    critic: Callable[[int], Critic] | None  # horizon -> exact critic, where there is one
-    about: dict[str, Any]  # what the results say of it
+    exact: Callable[[int], Params] | None  # horizon -> the gradient in closed form, if known
+    critic: Callable[[int], Critic] | None  # horizon -> the exact critic, if known
+    about: dict[str, Any]  # facts for the results file
 
 
 def make_case(
@@ -71,18 +71,18 @@ def make_case(
     seed: int = 0,
     model: ModelConfig = PRESETS["mbpo"].model,
 ) -> Case:
-    """The case of a world by its name.
+    """The case for a world.
 
-    The policy of `classic/lqr` is linear, with half the optimal gain. Elsewhere it is a network with one hidden layer
-    of 16 tanh units, drawn at random, whose last layer is large enough for the policy to react to what it sees.
+    The policy of `classic/lqr` is linear, with half the optimal gain. Other policies are random networks with one
+    hidden layer of 16 tanh units; their last layer is large enough for actions to depend on observations.
 
     Args:
-      name: of the world.
+      name: the world's name.
       dynamics: see the module.
-      policy_std: of the policy's noise; 0 is deterministic.
+      policy_std: standard deviation of the policy's noise; 0 is deterministic.
       discount: gamma.
       steps: real steps, for oracle and learned; rounded up to a multiple of 10 times `model.holdout_every`.
-      seed: of policy, real steps and model.
+      seed: for policy, real steps and model.
       model: the ensemble's settings.
 
     Raises:
@@ -113,10 +113,10 @@ def lqr_case(
     seed: int = 0,
     model: ModelConfig = PRESETS["mbpo"].model,
 ) -> Case:
-    """The case of a linear system under u = -K x + policy_std e, with `gain` = K [A, D]; arguments as in `make_case`.
+    """The case of a linear system with u = -K x + policy_std e and `gain` = K [A, D]; arguments as in `make_case`.
 
-    Known and oracle have the gradient and an exact critic in closed form. The oracle's start has the second moment of
-    the states that were visited, which is all that the return depends on.
+    For known and oracle, gradient and critic have closed forms. For the oracle they use the second moment of the
+    visited states, the only property of the start states that the expected return depends on.
     """
     world = lqr(system)
     policy = linear_policy(world.spec, policy_std)
@@ -133,7 +133,7 @@ def lqr_case(
 
 
 def lqr_critic(system: LinearSystem, gain: jax.Array, horizon: int, discount: float) -> Critic:
-    """The exact critic of u = -K x + noise over a horizon H, but for a constant per time that no gradient sees.
+    """The exact critic of u = -K x + noise over a horizon H, up to a constant per time that affects no gradient.
 
     V_t(x) = -x' P_t x      P_H = 0      P_t = Q + K' R K + discount (A - B K)' P_{t+1} (A - B K)
     Q_t(x, u) = -(x' Q x + u' R u) + discount V_{t+1}(A x + B u)
@@ -159,7 +159,7 @@ def lqr_critic(system: LinearSystem, gain: jax.Array, horizon: int, discount: fl
 def _place(
     world: World, dynamics: str, steps: int, key: Key, config: ModelConfig
 ) -> tuple[World, Callable[[Key, int], Any], dict[str, Any], Ring | None]:
-    """The world to imagine in, where its rollouts start, facts about them, and the real steps if any were taken."""
+    """The world to imagine in, its start states, facts about them, and the real steps if any were taken."""
     about: dict[str, Any] = {"world": world.spec.name, "dynamics": dynamics}
     if dynamics == "known":
         return endless(world), initial(world), about, None
@@ -183,7 +183,7 @@ def _place(
 
 
 def collect(key: Key, world: World, steps: int) -> Ring:
-    """`steps` real steps of 10 worlds under uniformly random actions, with the states they were taken from."""
+    """`steps` real steps of 10 worlds with uniformly random actions, including the states before each step."""
 
     @jax.jit
     def run(key: Key) -> Ring:
@@ -230,7 +230,7 @@ def makers(case: Case) -> dict[str, Maker]:
 
 
 def possible(case: Case, names: Sequence[str], samples: int) -> tuple[dict[str, Maker], dict[str, str]]:
-    """Which of the named estimators the case can give; and why it cannot give the others."""
+    """The named estimators that the case supports, and the reasons why it does not support the others."""
     able, refused, known = {}, {}, makers(case)
     for name in names:
         try:
@@ -242,9 +242,9 @@ def possible(case: Case, names: Sequence[str], samples: int) -> tuple[dict[str, 
 
 
 def references(case: Case, samples: int) -> dict[str, Maker]:
-    """The unbiased estimators that a truth may come from, the most trusted one last.
+    """The unbiased estimators for computing the truth, the most trusted one last.
 
-    The pathwise gradient is not among them where episodes may terminate, because it does not see that they do.
+    The pathwise gradient is excluded if episodes may terminate, because it ignores how actions affect terminations.
     """
     names = ["pathwise"] * (case.problem.world.spec.termination is never) + ["likelihood_baseline"]
     return possible(case, names, samples)[0]

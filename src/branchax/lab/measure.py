@@ -1,18 +1,17 @@
-"""What gradient estimators are worth on one problem: bias, variance, direction and cost, horizon by horizon.
+"""Compares gradient estimators on one problem: bias, variance, direction and cost at each horizon.
 
-Every estimator is treated alike: M independent estimates g_1 .. g_M, each the mean over the same number of samples,
-from the same keys; compared with the truth g, a closed form or the mean of a very large sample of an unbiased
-estimator.
+Every estimator gives M independent estimates g_1 .. g_M, each the mean over the same number of samples, from the same
+keys. They are compared with the truth g: a closed form, or the mean of a very large sample of an unbiased estimator.
 
     variance of an estimate   v = trace of the covariance of g_m;  per sample: samples x v
-    bias                      |mean of g_m - g|, of which noise alone would make about sqrt(v / M + se(g)^2)
+    bias                      |mean of g_m - g|; without bias, noise makes it about sqrt(v / M + se(g)^2)
     cosine                    mean over m of g_m' g / (|g_m| |g|)
     signal to noise           |g|^2 / v
-    seconds to 10 %           seconds per estimate x v / (0.1 |g|)^2: what a mean of many estimates takes to a relative
-                              error of 10 %; infinite if a bias beyond noise exceeds that
+    seconds to 10 %           seconds per estimate x v / (0.1 |g|)^2: the time until the mean of many estimates has a
+                              relative error of 10 %; infinite if a significant bias exceeds that
 
-All sums are made in float64 on the host. A chaotic problem's pathwise gradient has moments that no sample shows in
-full: `tail` says how much of the variance is a single estimate's.
+Sums use float64 on the host. In a chaotic problem, pathwise gradients are so heavy-tailed that a sample underestimates
+their moments: `tail` is the share of the variance due to the largest estimate.
 """
 
 from __future__ import annotations
@@ -33,40 +32,40 @@ from branchax.gradients.base import Estimator, EstimatorError, Problem
 from branchax.gradients.pathwise import pathwise
 from branchax.types import Key, Params
 
-Maker = Callable[[Problem, int], Estimator]  # (problem, samples); raises EstimatorError where it cannot be had
+Maker = Callable[[Problem, int], Estimator]  # (problem, samples); raises EstimatorError if it is not supported
 Program = Callable[[Key, Params], jax.Array]  # a compiled estimator: keys [C], theta -> [C, P]
 
-TARGET = 0.1  # the relative error that the cost is given for
+TARGET = 0.1  # the relative error for which the cost is reported
 SIGNIFICANT = 3.0  # standard errors
-CLEAR = 0.25  # a truth with a larger relative standard error is none
-WARM = 5  # timed calls at least, after the first
-HEAVY = 0.5  # a share of the variance in one estimate that makes the variance itself unreliable
+CLEAR = 0.25  # largest relative standard error of a truth; above it, the truth is unknown
+WARM = 5  # smallest number of timed calls, after the first
+HEAVY = 0.5  # if one estimate has this share of the variance, the variance is unreliable
 
 
 class Settings(NamedTuple):
-    """How much is measured."""
+    """The amount of sampling, and limits of time."""
 
-    samples: int = 32  # in an estimate
+    samples: int = 32  # per estimate
     estimates: int = 64  # M
-    chunk: int = 8  # estimates computed side by side
+    chunk: int = 8  # estimates computed in parallel
     seed: int = 0
-    truth_seconds: float = 10.0  # spent on a truth at most
-    truth_error: float = 0.03  # the relative standard error at which a truth is good enough
-    limit_seconds: float = 60.0  # M estimates that would take longer are not made
+    truth_seconds: float = 10.0  # time limit of a truth
+    truth_error: float = 0.03  # target relative standard error of a truth
+    limit_seconds: float = 60.0  # an estimator is skipped if M estimates would take longer
 
 
 class Truth(NamedTuple):
-    """The gradient itself."""
+    """The true gradient."""
 
     gradient: np.ndarray  # [P]
-    error: float  # standard error of its norm's size: sqrt of the trace of the covariance of the mean
+    error: float  # its standard error: sqrt of the trace of the covariance of the mean
     source: str  # "closed form", or the estimator's name
     samples: int  # 0 for a closed form
     note: str = ""
 
     @property
     def norm(self) -> float:
-        """|g|, without what noise adds to it."""
+        """|g|, corrected for noise."""
         return float(np.sqrt(max(self.gradient @ self.gradient - self.error**2, 0.0)))
 
     @property
@@ -76,26 +75,26 @@ class Truth(NamedTuple):
 
     @property
     def known(self) -> bool:
-        """Whether there is enough of it to compare with."""
+        """Whether it is accurate enough for comparisons."""
         return self.relative_error <= CLEAR
 
 
 class Score(NamedTuple):
-    """One estimator at one horizon. NaN is unknown, infinity never."""
+    """One estimator at one horizon. NaN means unknown, infinity means never."""
 
     variance: float  # per sample
     norm: float  # |mean of the estimates|
     bias: float
-    bias_error: float  # what noise alone makes of it
-    biased: bool  # the bias is more than 3 such errors
+    bias_error: float  # the bias expected from noise alone
+    biased: bool  # whether the bias exceeds 3 such errors
     bias_relative: float  # bias / |g|
-    cosine: float  # of an estimate to the truth
-    cosine_error: float  # standard error of that
+    cosine: float  # mean cosine between an estimate and the truth
+    cosine_error: float  # its standard error
     cosine_of_mean: float
     snr: float
-    seconds: float  # per estimate, when many are made side by side
+    seconds: float  # per estimate, with many computed in parallel
     seconds_to_target: float
-    nonfinite: float  # share of the estimates, left out of all the rest
+    nonfinite: float  # share of non-finite estimates; all other fields ignore them
     tail: float  # the largest estimate's share of the variance
     estimates: int  # M
 
@@ -106,9 +105,9 @@ class Level(NamedTuple):
     horizon: int
     truth: Truth
     scores: dict[str, Score]
-    left_out: dict[str, str]  # estimators that take too long from here on, and how long
+    left_out: dict[str, str]  # estimators that take too long from this horizon on, and how long
     seconds: float  # spent on this horizon
-    compile_seconds: float  # of which compiling
+    compile_seconds: float  # part of `seconds` spent compiling
 
 
 class Draw(NamedTuple):
@@ -119,7 +118,7 @@ class Draw(NamedTuple):
 
 
 def compiled(estimator: Estimator, params: Params, settings: Settings) -> Program:
-    """The estimator, `settings.chunk` estimates side by side."""
+    """Compiles the estimator, for `settings.chunk` estimates in parallel."""
 
     def run(keys: Key, params: Params) -> jax.Array:
         with jax.default_matmul_precision("highest"):
@@ -130,9 +129,9 @@ def compiled(estimator: Estimator, params: Params, settings: Settings) -> Progra
 
 
 def draw(program: Program, key: Key, params: Params, settings: Settings) -> Draw | float:
-    """M estimates; or, after one call, how many seconds they would take where that is beyond `limit_seconds`.
+    """M estimates; or, if they would take longer than `limit_seconds`, the predicted seconds, after one call.
 
-    The first call is not timed. When M needs few calls, more are made for their times.
+    The first call is not timed. If M needs only few calls, there are more for the timing.
     """
     calls = -(-settings.estimates // settings.chunk)
     estimates, times = [], []
@@ -152,7 +151,7 @@ def spread(estimates: np.ndarray) -> float:
 
 
 def score(found: Draw, truth: Truth, samples: int) -> Score:
-    """The measures of the module's docstring, of estimates that are each the mean over `samples`."""
+    """The measures in the module's docstring, for estimates that are means over `samples` each."""
     finite = np.asarray(np.isfinite(found.estimates).all(1))
     kept = found.estimates[finite]
     if len(kept) < 2:
@@ -187,25 +186,26 @@ def score(found: Draw, truth: Truth, samples: int) -> Score:
 
 
 def cosines(estimates: np.ndarray, gradient: np.ndarray) -> np.ndarray:
-    """Of each estimate [M, P] to the gradient [P]: [M], 0 for an estimate that is zero."""
+    """Cosine of each estimate [M, P] with the gradient [P]: [M]; 0 for a zero estimate."""
     sizes = np.linalg.norm(estimates, axis=1) * np.linalg.norm(gradient)
     return estimates @ gradient / np.where(sizes > 0, sizes, 1.0)
 
 
 def sampled_truth(references: dict[str, Program], key: Key, params: Params, settings: Settings) -> Truth:
-    """The mean of as many estimates as it takes, of whichever unbiased estimator gets there first.
+    """The truth as the mean of many estimates, from the cheapest unbiased estimator.
 
-    Each gives M estimates. Of those that are finite and whose variance is not one estimate's alone, the one with the
-    smallest variance times cost goes on until the standard error of its mean is `truth_error` of its norm or the time
-    is up. One that differs from the last by more than 3 standard errors is not what it is thought to be (a derivative
-    that does not see a jump) and is out; the last has to be the one that asks least of the world.
+    Each estimator first gives M estimates. Candidates are those with only finite estimates and no dominating estimate
+    (`HEAVY`). The candidate with the smallest variance times cost continues until the standard error of its mean is
+    `truth_error` of its norm, or the time is up. An estimator that differs from the last one by more than 3 standard
+    errors is excluded: it is biased after all, such as a derivative that misses a jump. The last one must be the one
+    with the weakest assumptions about the world.
     """
     start = time.perf_counter()
     pilots = {name: draw(program, key, params, settings) for name, program in references.items()}
     able = {name: d for name, d in pilots.items() if isinstance(d, Draw) and np.isfinite(d.estimates).all()}
     if not able:
         size = ravel_pytree(params)[0].size
-        return Truth(np.full(size, np.nan), np.inf, "none", 0, "no unbiased estimator is finite and quick enough")
+        return Truth(np.full(size, np.nan), np.inf, "none", 0, "no unbiased estimator is finite and fast enough")
     light = {name: d for name, d in able.items() if _tail(d.estimates) < HEAVY} or able
     last = next(reversed(light))
     off = [n for n in light if n != last and _differ(light[n].estimates, light[last].estimates)]
@@ -213,7 +213,7 @@ def sampled_truth(references: dict[str, Program], key: Key, params: Params, sett
     name = min(light.keys() - off, key=lambda n: spread(light[n].estimates) * light[n].seconds)
     chunks = [light[name].estimates]
     total, squares, count = chunks[0].sum(0), (chunks[0] ** 2).sum(0), len(chunks[0])
-    call = settings.estimates  # beyond the pilot's
+    call = settings.estimates  # keys after those of the pilot
     while True:
         mean = total / count
         error = float(np.sqrt(max((squares - count * mean**2).sum(), 0.0) / (count - 1) / count))
@@ -247,24 +247,24 @@ def survey(
     exact: Callable[[int], Any] | None = None,
     references: dict[str, Maker] | None = None,
 ) -> Iterator[Level]:
-    """Scores all estimators at each horizon, shortest first, and yields a horizon when it is done.
+    """Scores all estimators at each horizon, shortest first, and yields each horizon when it is done.
 
     Args:
       problem: its own horizon is not used.
       params: theta, at which gradients are taken.
       makers: the estimators by name.
       horizons: in rising order.
-      settings: see there.
-      exact: horizon -> the gradient (a pytree like theta), where there is a closed form.
-      references: without `exact`, the unbiased estimators that the truth may come from; the last one is the most
-        trusted. One that is also in `makers` under the same name is compiled once.
+      settings: samples and time limits.
+      exact: horizon -> the gradient (a pytree like theta), if there is a closed form.
+      references: without `exact`, the unbiased estimators for the truth; the last one is the most trusted. If one is
+        also in `makers` under the same name, it is compiled once.
 
     Raises:
-      EstimatorError: when the problem cannot give one of the estimators, before anything is compiled.
+      EstimatorError: when the problem does not support one of the estimators, before anything is compiled.
     """
     references = {} if exact is not None else references or {}
     if exact is None and not references:
-        raise EstimatorError(f"{problem.world.spec.name}: without a closed form a truth needs an unbiased estimator")
+        raise EstimatorError(f"{problem.world.spec.name}: without a closed form, the truth needs an unbiased estimator")
     all_makers = {**references, **makers}
     for make in all_makers.values():
         make(problem._replace(horizon=horizons[-1]), settings.samples)
@@ -287,7 +287,7 @@ def _levels(
         start = time.perf_counter()
         here = problem._replace(horizon=horizon)
         wanted = {name: make for name, make in all_makers.items() if name not in out or name in references}
-        # Compiled side by side, but nothing is timed meanwhile.
+        # Compile in parallel; nothing is timed meanwhile.
         with ThreadPoolExecutor(cores()) as pool:
             estimators = [make(here, settings.samples) for make in wanted.values()]
             made = pool.map(lambda estimator: compiled(estimator, params, settings), estimators)
@@ -312,9 +312,9 @@ def _levels(
 
 
 def crossing(levels: Sequence[Level], first: str, second: str) -> float | None:
-    """The horizon at which the variance of `first` passes that of `second`, between the horizons measured; or None.
+    """The horizon at which the variance of `first` exceeds that of `second`, interpolated; None if it does not.
 
-    Between two horizons the logarithm of their ratio is taken to be linear in the logarithm of the horizon.
+    The logarithm of their ratio is interpolated linearly in the logarithm of the horizon.
     """
     ratios = [
         (level.horizon, level.scores[first].variance / level.scores[second].variance)
@@ -329,7 +329,7 @@ def crossing(levels: Sequence[Level], first: str, second: str) -> float | None:
 
 
 def memory(problem: Problem, params: Params, horizons: tuple[int, ...], samples: int) -> list[dict[str, int]]:
-    """Bytes of temporary memory that the pathwise gradient's program needs: {"horizon", "plain", "remat"} of each.
+    """Bytes of temporary memory of the pathwise gradient's program: {"horizon", "plain", "remat"} per horizon.
 
     Raises:
       EstimatorError: when the world is not differentiable.
@@ -338,7 +338,7 @@ def memory(problem: Problem, params: Params, horizons: tuple[int, ...], samples:
     def needed(horizon: int, remat: bool) -> int:
         estimator = pathwise(problem._replace(horizon=horizon), samples, remat=remat)
         analysis = jax.jit(estimator).lower(jax.random.key(0), params).compile().memory_analysis()
-        assert analysis is not None, "this backend does not say what memory its programs need"
+        assert analysis is not None, "this backend does not report the memory of its programs"
         return int(analysis.temp_size_in_bytes)
 
     return [{"horizon": h, "plain": needed(h, False), "remat": needed(h, True)} for h in horizons]

@@ -1,4 +1,4 @@
-"""What `branchax lab` can be asked for. Imports no JAX, so that `--help` and every refusal are instant."""
+"""The options of `branchax lab`. Imports no JAX, so that `--help` and every refusal are instant."""
 
 from __future__ import annotations
 
@@ -16,40 +16,40 @@ from branchax.worlds.catalog import WORLDS
 
 WINDOW = 5  # steps between the cuts of `pathwise_window` and `pathwise_critic`
 
-# Where an estimator needs a critic, the exact value and Q-function of the policy are meant: only LQR has them.
+# "needs a critic": the policy's exact value and Q-function, which only LQR has.
 ESTIMATORS: dict[str, str] = {
-    "pathwise": "back through world and policy",
+    "pathwise": "derivatives through world and policy",
     "pathwise_window": f"the same, cut every {WINDOW} steps",
-    "pathwise_critic": f"the same, cut every {WINDOW} steps, with a critic in place of what is cut (needs a critic)",
+    "pathwise_critic": f"the same, cut every {WINDOW} steps, with a critic's slope at the cuts (needs a critic)",
     "deterministic": "the deterministic policy gradient (needs a critic)",
     "likelihood_total": "likelihood ratio weighted by the whole return: REINFORCE",
     "likelihood_to_go": "likelihood ratio weighted by the rewards to go",
-    "likelihood_baseline": "the same, less the mean of the other samples",
+    "likelihood_baseline": "the same, minus the mean of the other samples",
     "likelihood_gae": "likelihood ratio weighted by generalised advantages (needs a critic)",
     "finite_differences": "central differences, parameter by parameter",
     "evolution_strategies": "differences along random directions in parameter space",
-    "inverse_variance": "pathwise and likelihood ratio, mixed once by their variances",
-    "total_propagation": "the same, mixed at every step",
+    "inverse_variance": "pathwise and likelihood ratio, weighted once by inverse variance",
+    "total_propagation": "the same, weighted at every step",
 }
 
 
 @dataclass(frozen=True)
 class LabOptions:
-    """What `branchax lab gradients` takes."""
+    """The options of `branchax lab gradients`."""
 
     world: str = "classic/pendulum"
-    """Where the policy acts: see `branchax list`."""
+    """The environment, a name from `branchax list`."""
     dynamics: Literal["known", "oracle", "learned"] = "known"
-    """`known`: the world's own equations from its own initial states. `oracle`: the same, branched off replayed states.
-    `learned`: the best member of an ensemble fitted to those states, branched off them."""
+    """`known`: the environment's own equations and initial states. `oracle`: the same equations, from replayed states.
+    `learned`: the best member of an ensemble fitted to those states, from the same states."""
     horizons: str = "1,5,20,50,100,200"
     """Numbers of steps, separated by commas."""
     estimators: str = "all"
-    """Names separated by commas; `all` leaves out what this world cannot give."""
+    """Names separated by commas; `all` skips those that this environment does not support."""
     samples: Annotated[int, Range(2, 1_000_000)] = 32
-    """Rollouts in an estimate (pairs of them for evolution_strategies, 2 per parameter for finite_differences)."""
+    """Rollouts per estimate (evolution_strategies: pairs of rollouts; finite_differences: 2 rollouts per parameter)."""
     estimates: Annotated[int, Range(8, 1_000_000)] = 64
-    """Independent estimates, over which mean and variance are taken."""
+    """Number of independent estimates, for mean and variance."""
     policy_std: NonNegative = 0.3
     """Standard deviation of the policy's noise; 0 is deterministic, which has no likelihood ratio."""
     discount: Annotated[float, Range(0, 1, above=True)] = 1.0
@@ -57,13 +57,13 @@ class LabOptions:
     steps: Annotated[int, Range(100, 10_000_000)] = 2_000
     """Real steps with uniformly random actions, for `oracle` and `learned`."""
     seed: Annotated[int, Range(0, 2**31 - 1)] = 0
-    """Of everything: policy, real steps, model, samples."""
+    """Seed of policy, real steps, model and samples."""
     truth_seconds: Positive = 10.0
-    """Spent on the truth of each horizon at most, where there is no closed form."""
+    """Time limit for the truth at each horizon, if there is no closed form."""
     limit_seconds: Positive = 20.0
-    """An estimator that would need longer at a horizon is left out there and at longer ones."""
+    """Skip an estimator that would take longer at a horizon, there and at longer horizons."""
     out: Path | None = None
-    """Directory for the results, new or empty; by default a new one under runs/."""
+    """Directory for the results, new or empty. Default: a new one in runs/."""
 
 
 def check(options: LabOptions) -> None:
@@ -113,7 +113,7 @@ def estimators_of(options: LabOptions) -> tuple[str, ...]:
 
 
 def directory_of(options: LabOptions) -> contextlib.AbstractContextManager[Path]:
-    """`--out`, or `runs/lab-gradients_<world>_<dynamics>_<n>` with the first free `n`, gone if it stays empty."""
+    """`--out`, or `runs/lab-gradients_<world>_<dynamics>_<n>` with the first free `n`; removed if it stays empty."""
     if options.out is not None:
         return prepared(options.out)
     return rundir.claimed(Path("runs") / f"lab-gradients_{options.world.replace('/', '-')}_{options.dynamics}")
@@ -121,7 +121,7 @@ def directory_of(options: LabOptions) -> contextlib.AbstractContextManager[Path]
 
 @contextlib.contextmanager
 def prepared(directory: Path) -> Iterator[Path]:
-    """Makes the directory, which must be new or empty, and takes it away again if it stays empty.
+    """Makes the directory, which must be new or empty, and removes it if it stays empty.
 
     Raises:
       ConfigError: when it is not empty or cannot be written.

@@ -1,4 +1,4 @@
-"""The laboratory's results: a table in the terminal, a JSON file, a figure that shows where the curves cross."""
+"""Results of `branchax lab`: a table in the terminal, a JSON file, and a figure that shows where the curves cross."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from rich.table import Table
 from branchax.lab.measure import TARGET, Level, Score, Truth, crossing
 from branchax.runs import rundir, runlog
 
-# Okabe and Ito's colours; a family of estimators shares one and differs in its dashes. Lines of which several often
-# coincide differ in their width and are drawn widest first.
+# Okabe and Ito's colours. Estimators of a family share a colour and differ in their dashes. Lines that often coincide
+# have different widths; the widest is drawn first.
 LOOKS: dict[str, tuple[str, str, float]] = {
     "pathwise": ("#0072B2", "-", 4.0),
     "pathwise_window": ("#56B4E9", "--", 1.6),
@@ -42,7 +42,7 @@ OTHER = ("0.4", "-.", 1.6)
 
 
 def table(level: Level) -> Table:
-    """One horizon, a row per estimator, the cheapest first; 80 columns. `!` marks a bias beyond 3 standard errors."""
+    """One horizon, one row per estimator, cheapest first; 80 columns. `!` marks a bias above 3 standard errors."""
     made = Table(box=None, padding=(0, 1, 0, 0))
     made.add_column("estimator", no_wrap=True)
     for name in ("variance", "|bias| ± SE, %", "cosine", "SNR", "s/estimate", f"s to {TARGET:.0%}"):
@@ -60,7 +60,7 @@ def table(level: Level) -> Table:
 
 
 def heading(level: Level) -> str:
-    """What is known of the truth at a horizon."""
+    """Describes the truth at a horizon."""
     truth = level.truth
     if truth.samples == 0 and truth.known:
         found = f"|truth| {number(truth.norm)}, in closed form"
@@ -75,7 +75,7 @@ def heading(level: Level) -> str:
 
 
 def number(value: float) -> str:
-    """Two digits; `?` for what is unknown, `never` for infinity."""
+    """Two digits; `?` for NaN (unknown), `never` for infinity."""
     if not math.isfinite(value):
         return "?" if math.isnan(value) else "never"
     mantissa, _, exponent = f"{value:.2g}".partition("e")
@@ -83,7 +83,7 @@ def number(value: float) -> str:
 
 
 def summary(levels: Sequence[Level]) -> list[str]:
-    """Where pathwise and likelihood ratio change places, and the cheapest estimator at each horizon."""
+    """Where the variances of pathwise and likelihood ratio cross, and the cheapest estimator at each horizon."""
     lines = []
     if all({"pathwise", "likelihood_baseline"} <= level.scores.keys() for level in levels):
         at = crossing(levels, "pathwise", "likelihood_baseline")
@@ -104,7 +104,7 @@ def summary(levels: Sequence[Level]) -> list[str]:
 
 
 def write(path: Path, levels: Sequence[Level], facts: dict[str, Any]) -> None:
-    """Writes the levels and whatever else is known. NaN is written as null, infinity as "inf" or "-inf"."""
+    """Writes the levels and further facts. NaN is written as null, infinity as "inf" or "-inf"."""
     rows = [
         {
             "horizon": level.horizon,
@@ -120,7 +120,7 @@ def write(path: Path, levels: Sequence[Level], facts: dict[str, Any]) -> None:
 
 
 def read(path: Path) -> tuple[list[Level], dict[str, Any]]:
-    """What `write` was given."""
+    """The inverse of `write`."""
     facts = _back(json.loads(path.read_text(encoding="utf-8")))
     levels = []
     for row in facts.pop("levels"):
@@ -142,10 +142,10 @@ def _back(data: Any) -> Any:
 
 
 def draw(path: Path, levels: Sequence[Level], title: str) -> None:
-    """Four panels over the horizon, one look per estimator; writes a PNG.
+    """Four panels over the horizon, one line style per estimator; writes a PNG.
 
-    In the panel of the bias a hollow marker is one that noise alone explains. Horizons without a truth have a variance
-    only.
+    In the bias panel, a hollow marker means that noise alone explains the bias. Horizons without a truth show only the
+    variance.
     """
     figure = Figure(figsize=(10.5, 7.2), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
@@ -174,8 +174,8 @@ def draw(path: Path, levels: Sequence[Level], title: str) -> None:
         panel.set_xticks([], minor=True)
     axes[0, 1].axhline(TARGET, color="0.6", linewidth=0.8)
     dot = {"color": "0.4", "marker": "o", "linestyle": "", "markersize": 4}
-    kinds = [Line2D([], [], **dot, label="beyond 3 standard errors")]
-    kinds += [Line2D([], [], **dot, fillstyle="none", label="no more than noise makes")]
+    kinds = [Line2D([], [], **dot, label="above 3 standard errors")]
+    kinds += [Line2D([], [], **dot, fillstyle="none", label="explained by noise")]
     axes[0, 1].legend(handles=kinds, frameon=False, fontsize=8, loc="best")
     axes[1, 0].axhline(0.0, color="0.6", linewidth=0.8)
     axes[1, 0].set_ylim(top=1.05)
@@ -195,7 +195,7 @@ def draw(path: Path, levels: Sequence[Level], title: str) -> None:
 
 
 def _line(panel: Axes, levels: Sequence[Level], name: str, field: str) -> bool:
-    """One estimator in one panel; what is unknown or infinite leaves a gap. Returns whether there is anything else."""
+    """Draws one estimator in one panel; unknown or infinite values leave a gap. Returns whether there are others."""
     colour, dashes, width = LOOKS.get(name, OTHER)
     found = [(level.horizon, level.scores[name]) for level in levels if name in level.scores]
     x = np.array([horizon for horizon, _ in found])

@@ -1,4 +1,4 @@
-"""`branchax lab gradients`: from the options to the table, the JSON file and the figure."""
+"""Runs `branchax lab gradients` and writes the table, the JSON file and the figure."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ RESULTS, FIGURE = "gradients.json", "gradients.png"
 
 
 def gradients(options: LabOptions, directory: Path, command: str, console: Console | None = None) -> None:
-    """Measures and writes; the file is written after each horizon, so that an interruption leaves what was measured.
+    """Measures and writes. The file is written after each horizon, so that an interruption loses no results.
 
     Raises:
-      ConfigError: for a named estimator that the world cannot give, or a world that cannot be built.
+      ConfigError: if the world does not support a named estimator, or cannot be built.
     """
     start = time.perf_counter()
     console = console or Console(highlight=False, soft_wrap=True)
@@ -92,6 +92,6 @@ def gradients(options: LabOptions, directory: Path, command: str, console: Conso
 
 
 def _grouped(reasons: dict[str, str]) -> list[str]:
-    """A line per reason, with the estimators it holds for."""
+    """One line per reason, with its estimators."""
     names = {reason: [name for name in reasons if reasons[name] == reason] for reason in reasons.values()}
     return [f"{', '.join(group)}: {reason}" for reason, group in names.items()]

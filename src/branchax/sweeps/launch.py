@@ -1,8 +1,8 @@
-"""Where the processes of a sweep run: on this machine, or as jobs of a cluster's scheduler.
+"""Runs the processes of a sweep, on this machine or as jobs of a cluster's scheduler.
 
-Each command is a group of runs, each in a directory of its own, and the same command again goes on where they stopped.
-So nothing is kept about jobs: a sweep whose launcher was stopped, or whose jobs were preempted, is launched again. A
-launcher that is stopped stops what it has started, and waits until that has saved.
+A command trains a group of runs; the same command again resumes them. So no state of jobs is stored: if the launcher is
+stopped or jobs are preempted, launch the sweep again. A launcher that is stopped also stops its processes, and waits
+until they have saved.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ from branchax.errors import ConfigError, nearest
 from branchax.runs.signals import Preempted, Stop
 
 LAUNCHERS = ("local", "submitit")
-POLL = 0.5  # seconds between two looks at what runs
-AGAIN = 5.0  # seconds after which what was asked to end, and still runs, is asked again: it may not have listened yet
-PATIENCE = 120.0  # seconds that jobs have to end in
+POLL = 0.5  # seconds between checks for finished processes
+AGAIN = 5.0  # seconds until a process that still runs is asked to end again (it may have started just now)
+PATIENCE = 120.0  # seconds in which cancelled jobs must end
 
 
 class Launcher(NamedTuple):
-    """Who runs commands: what he does, with what `start` returns."""
+    """How commands are run. `over`, `end` and `code` take the handle that `start` returns."""
 
     start: Callable[[Command], Any]
     over: Callable[[Any], bool]
-    end: Callable[[Any], Any]  # asks it to end well
-    code: Callable[[Any], int]  # the exit code of one that is over
-    patience: float = math.inf  # seconds that it has to end in
+    end: Callable[[Any], Any]  # asks the command to save and exit
+    code: Callable[[Any], int]  # the exit code after the end
+    patience: float = math.inf  # seconds to wait for the end
 
 
 @dataclass
 class Command:
-    """A command as submitit wants it: something to call, and what to do when the job is preempted or timed out."""
+    """A command in the form that submitit needs: `__call__` runs it, `checkpoint` handles preemption and timeouts."""
 
     words: tuple[str, ...]
     process: subprocess.Popen[bytes] | None = field(default=None, compare=False)
 
     def __call__(self) -> int:
-        """Runs the command and returns its exit code. SIGTERM and Ctrl-C are passed on, and its end is waited for."""
+        """Runs the command and returns its exit code. Passes SIGTERM and Ctrl-C on to it, and waits for its end."""
         stop = Stop(math.inf)
         with stop.handled(), stop.deferred():
             _all([self], 1, HERE, stop)
@@ -58,7 +58,7 @@ class Command:
         return self.process
 
     def checkpoint(self) -> Any:
-        """The same command again, once its run has saved what it needs to go on."""
+        """Stops the command, waits until its run has saved, and submits the command again."""
         from submitit.helpers import DelayedSubmission  # pyright: ignore[reportMissingImports]
 
         if self.process is not None:
@@ -71,7 +71,7 @@ HERE = Launcher(Command.start, lambda x: x.poll() is not None, subprocess.Popen.
 
 
 def check(launcher: str, settings: dict[str, str]) -> None:
-    """Raises `ConfigError` for a launcher that is unknown or not installed, or settings that it does not take."""
+    """Raises `ConfigError` if the launcher is unknown or not installed, or does not take these settings."""
     if launcher not in LAUNCHERS:
         known = ", ".join(LAUNCHERS)
         raise ConfigError(f"launcher: {launcher!r} is unknown{nearest(launcher, LAUNCHERS)}; allowed: {known}")
@@ -91,16 +91,15 @@ def launch(
     """Runs the commands, at most `jobs` at a time, and returns their exit codes.
 
     Args:
-      commands: what to run, word by word.
-      jobs: how many may run at once.
-      launcher: one of `LAUNCHERS`; submitit uses Slurm where there is one, else processes of this machine.
-      folder: where submitit keeps what it submits and what the jobs print.
+      commands: the commands, each as a list of words.
+      jobs: largest number of commands running at once.
+      launcher: one of `LAUNCHERS`; submitit uses Slurm if available, else processes of this machine.
+      folder: submitit's folder for submissions and output of the jobs.
       settings: of submitit's executor, such as `{"timeout_min": "240", "gpus_per_node": "1"}`.
 
     Raises:
       ConfigError: as `check` does, and for settings that the executor refuses.
-      Preempted: when SIGTERM or Ctrl-C asked it to end, once what it had started is over. The second Ctrl-C ends it at
-        once.
+      Preempted: after SIGTERM or Ctrl-C, when the started commands have ended. A second Ctrl-C stops at once.
     """
     settings = settings or {}
     check(launcher, settings)
@@ -110,15 +109,15 @@ def launch(
         started = _all([Command(tuple(words)) for words in commands], jobs, there, stop)
     if not stop.asked:
         return [there.code(x) for x in started]
-    left = [str(x.job_id) for x in started if not there.over(x)]  # jobs: processes were waited for
+    left = [str(x.job_id) for x in started if not there.over(x)]  # only jobs: processes have ended
     still = f"; these jobs were cancelled and still run: {', '.join(left)}" if left else ""
     raise Preempted(f"stopped by {stop.asked}{still}")
 
 
 def _all(commands: Sequence[Command], jobs: int, there: Launcher, stop: Stop) -> list[Any]:
-    """Starts all commands, no more at a time than `jobs`, and returns when they are over.
+    """Runs all commands, at most `jobs` at a time, and returns their handles.
 
-    Once `stop` was asked, no more are started, and those that run are ended.
+    When `stop` is asked, it starts no more commands and ends those that run.
     """
     waiting, started = list(commands), []
     again, deadline = -math.inf, math.inf
@@ -144,7 +143,7 @@ def _all(commands: Sequence[Command], jobs: int, there: Launcher, stop: Stop) ->
 
 
 def _submitit(folder: Path, settings: dict[str, str]) -> Launcher:
-    """Jobs of the cluster's scheduler. Raises `ConfigError` for settings that the executor refuses."""
+    """A launcher for jobs of the cluster's scheduler. Raises `ConfigError` for settings that the executor refuses."""
     import submitit  # pyright: ignore[reportMissingImports]  # an extra
 
     settings = dict(settings)
@@ -152,11 +151,11 @@ def _submitit(folder: Path, settings: dict[str, str]) -> Launcher:
     numbers = {name: int(value) if value.isdecimal() else value for name, value in settings.items()}
     try:
         executor.update_parameters(**({"name": "branchax", "timeout_min": 24 * 60} | numbers))
-    except (NameError, TypeError, ValueError) as error:  # whatever the executor makes of them
+    except (NameError, TypeError, ValueError) as error:  # the executor's ways of refusing settings
         raise ConfigError(f"launch: {str(error).strip()}") from error
 
     def end(job: Any) -> None:
-        if executor.cluster == "local":  # whose own way kills what has not ended within a second
+        if executor.cluster == "local":  # its own `cancel` kills the process after one second
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(job.job_id), signal.SIGTERM)
         else:
@@ -166,7 +165,7 @@ def _submitit(folder: Path, settings: dict[str, str]) -> Launcher:
 
 
 def _code(job: Any) -> int:
-    """The exit code of a job's command; 1 when the job itself came to nothing, which it then says."""
+    """The exit code of a job's command; if the job itself failed, prints why and returns 1."""
     error = job.exception()
     if error is None:
         return job.result()

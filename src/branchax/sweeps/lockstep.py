@@ -1,8 +1,9 @@
-"""A group of a sweep: runs that differ in floats alone, in one compiled program.
+"""A group of a sweep: runs that differ only in floats, in one compiled program.
 
-The lanes of the program are the runs' seeds, run after run (`run.train_together`). A float that is swept is an array
-with one entry to a lane, and the program is put together inside the map over lanes from settings that hold its traced
-entry (`build.assemble`); so whatever a float does, it does there as well. Which floats can be traced is found out here.
+The lanes of the program are the seeds of all runs, one run after the other (`runs.train.train_together`). A swept float
+is an array with one entry per lane. The program is assembled inside the map over lanes, from settings with the traced
+entry (`build.assemble`), so a float has the same effect as in a run on its own. This file finds which floats can be
+traced.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from branchax.worlds.base import World
 
 
 def run_group(directory: Path, points: list[sweep.Point]) -> None:
-    """Trains the points of a group, each in its directory, together as far as their floats allow.
+    """Trains the points of a group, each in its directory, in as few programs as their floats allow.
 
-    One that comes to nothing is left out (`sweep.FAILED` says why) and not tried again; the others go on.
+    A point that fails is dropped (`sweep.FAILED` has the reason) and not tried again; the others continue.
 
-    Raises as `run.train` does.
+    Raises as `runs.train.train` does.
     """
     cache.enable()
     points = [point for point in points if not sweep.is_over(directory / point.name, point.config)]
@@ -43,14 +44,14 @@ def run_group(directory: Path, points: list[sweep.Point]) -> None:
     for point in points:
         parts.setdefault(tuple(value_at(point.config, f) for f in fields if f not in swept), []).append(point)
     for part in parts.values():
-        for runs in abreast([Run(p.config, directory / p.name, f"branchax sweep ({p.name})") for p in part]):
+        for runs in split_by_progress([Run(p.config, directory / p.name, f"branchax sweep ({p.name})") for p in part]):
             train_together(runs, swept if len(runs) > 1 else (), give_up=_note)
 
 
-def abreast(runs: list[Run]) -> list[list[Run]]:
-    """The runs, apart by how far they are where no step was saved in all of them: none has to begin again.
+def split_by_progress(runs: list[Run]) -> list[list[Run]]:
+    """Groups runs that can resume from a common checkpoint, so that none restarts.
 
-    Nor are more of them together than one program can count the rows of (`Config.most_seeds`).
+    Groups are capped at `Config.most_seeds`, because row counters are 32-bit.
     """
     saved = [checkpoint.steps(run.checkpoints) for run in runs]
     common = bool(set.intersection(*map(set, saved)))
@@ -62,12 +63,12 @@ def abreast(runs: list[Run]) -> list[list[Run]]:
 
 
 def _note(run: Run, error: NonFinite) -> None:
-    """A signal or a full disk is no verdict on the settings; this is."""
+    """Records that these settings failed. Signals or a full disk are not recorded: the settings may still work."""
     (run.directory / sweep.FAILED).write_text(f"{error.brief}\n{error}\n", encoding="utf-8")
 
 
 def traceable(config: Config, world: World, fields: list[str]) -> list[str]:
-    """Those of the float fields that an epoch can be traced with, as arguments of the program."""
+    """The float fields that can be traced, as arguments of an epoch's program."""
 
     def traces(fields: list[str]) -> bool:
         of = program_of(config, fields, world)
@@ -79,7 +80,7 @@ def traceable(config: Config, world: World, fields: list[str]) -> list[str]:
 
         try:
             jax.eval_shape(both, floats, jax.random.key(0))
-        except TypeError:  # JAX's, for a tracer whose value is asked for
+        except TypeError:  # raised by JAX if the program needs a tracer's value
             return False
         return True
 

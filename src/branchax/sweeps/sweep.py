@@ -1,11 +1,11 @@
-"""Sweeps: a grid of settings, each point a run in a directory of its own, with a table at the end.
+"""Sweeps: a grid of settings. Each point is a run in its own directory; a table at the end compares them.
 
-sweep.json       the grid, the points and what came of them
-<point>/         the run of a point, as `branchax train` would have made it
-    failed.txt   why it came to nothing, in short and in full
+sweep.json       the grid, the points and their results
+<point>/         the run of a point, as made by `branchax train`
+    failed.txt   why it failed: one line, then the full message
 
-Points that differ in floats alone form a group, which is one process and, as far as the floats allow, one compiled
-program (`lockstep.py`). The same sweep again goes on where it stopped: a run that is finished stays as it is.
+Points that differ only in floats form a group: one process and, as far as the floats allow, one compiled program
+(`lockstep.py`). The same sweep again resumes; finished runs stay as they are.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from branchax.errors import ConfigError
 from branchax.runs import rundir
 
 SWEEP, FAILED = "sweep.json", "failed.txt"
-GROUP = "--group"  # `branchax sweep --group DIR N` is what the process of a group is started as
+GROUP = "--group"  # the process of a group is started as `branchax sweep --group DIR N`
 
 
 class Point(NamedTuple):
     """One run of a sweep."""
 
     name: str  # of its directory
-    settings: dict[str, str]  # what the grid says, field by field
+    settings: dict[str, str]  # its values in the grid, by field
     config: Config
     group: int  # points of the same group run in one process
 
 
 def plan(grid: dict[str, list[str]], configs: list[Config]) -> list[Point]:
-    """The points of a grid, whose last field varies fastest, with their checked configs in that order."""
+    """The points of a grid, whose last field varies fastest; `configs` are their checked settings in that order."""
     groups: dict[Config, int] = {}
     points = []
     for values, config in zip(itertools.product(*grid.values()), configs, strict=True):
@@ -50,10 +50,10 @@ def plan(grid: dict[str, list[str]], configs: list[Config]) -> list[Point]:
 
 
 def directory_of(points: list[Point], stem: str, chosen: Path | None) -> Path:
-    """Where the sweep belongs: `chosen`, or `<stem>_<n>` with the first `n` that is free or holds this very sweep.
+    """The sweep's directory: `chosen`, or `<stem>_<n>` with the first `n` that is free or holds the same sweep.
 
     Raises:
-      ConfigError: when `chosen` holds another sweep, or anything else.
+      ConfigError: when `chosen` holds another sweep or other files.
     """
     for number in itertools.count(1):
         directory = chosen or Path(f"{stem}_{number}")
@@ -63,8 +63,8 @@ def directory_of(points: list[Point], stem: str, chosen: Path | None) -> Path:
         if found is not None and list(map(_lasting, found)) == list(map(_lasting, points)):
             return directory
         if chosen is not None:
-            what = "another sweep" if found else "something else"
-            raise ConfigError(f"run: {directory} holds {what}; name another directory, or give the same sweep again")
+            what = "another sweep" if found else "other files"
+            raise ConfigError(f"run: {directory} holds {what}; name another directory, or repeat the same sweep")
     raise AssertionError("unreachable")
 
 
@@ -73,7 +73,7 @@ def _lasting(point: Point) -> dict[str, Any]:
 
 
 def save(directory: Path, points: list[Point], command: str) -> None:
-    """Writes sweep.json, with what has come of the points so far."""
+    """Writes sweep.json, with the results of the points so far."""
     rows = [point._asdict() | {"config": to_dict(point.config)} for point in points]
     results = [{"result": result(directory / point.name)} for point in points]
     found = {"command": command, "points": [row | outcome for row, outcome in zip(rows, results, strict=True)]}
@@ -90,21 +90,21 @@ def load(directory: Path) -> list[Point]:
 
 
 def commands(directory: Path, points: list[Point]) -> list[list[str]]:
-    """One command for each group that is not done."""
+    """One command for each unfinished group."""
     open_groups = sorted({point.group for point in points if not is_over(directory / point.name, point.config)})
     return [[sys.executable, "-m", "branchax", "sweep", GROUP, str(directory), str(group)] for group in open_groups]
 
 
 def is_over(directory: Path, config: Config) -> bool:
-    """Whether the run is done, or came to nothing."""
+    """Whether the run is finished or has failed."""
     found = result(directory)
     return "failed" in found or (found.get("finished", 0) >= config.env_steps and rundir.is_done(directory))
 
 
 def result(directory: Path) -> dict[str, Any]:
-    """What came of a run so far: the mean and the spread (SD) of its seeds' last evaluations, and when that was.
+    """The result of a run so far: mean and standard deviation of its seeds' last evaluations, and their time.
 
-    `failed` says why it came to nothing, `stopped` why it ended before it was done, for a reason that is not its own.
+    `failed` is the reason why it failed; `stopped` is an outside reason why it ended early.
     """
     from branchax.runs import checkpoint, runlog  # not above: the command line loads this module before it needs JAX
 
@@ -130,7 +130,7 @@ def result(directory: Path) -> dict[str, Any]:
 
 
 def show(directory: Path, points: list[Point]) -> None:
-    """Prints the table, and below it why runs are not done."""
+    """Prints the table, and below it the reasons of unfinished runs."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -157,7 +157,7 @@ def show(directory: Path, points: list[Point]) -> None:
 
 
 def _score(found: dict[str, Any], config: Config) -> str:
-    """The cell of the return, in short lines."""
+    """The table's cell of the return, in short lines."""
     if "failed" in found:
         return "failed:\n" + found["failed"].splitlines()[0].replace(", ", ",\n", 1)
     score = ""
