@@ -347,7 +347,7 @@ def test_the_command_from_end_to_end(capsys, here, tmp_path):
     assert cli.main([*argv, "--estimators", "pathwise,likelihood_baseline,total_propagation"]) == 0
     output = capsys.readouterr().out
     directory = tmp_path / "runs" / "lab-gradients_classic-lqr_known_1"
-    for part in ("horizon 3   |truth|", "total_propagation", "s in all", "gradients.png"):
+    for part in ("horizon 3   |truth|", "total_propagation", "s in total", "gradients.png"):
         assert part in output
     assert (directory / "gradients.png").stat().st_size > 20_000
     levels, facts = report.read(directory / "gradients.json")

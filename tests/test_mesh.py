@@ -40,7 +40,7 @@ def test_shape(changes, shape):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"mesh": "sead=4"}, "'sead' is no axis (did you mean seed?)"),
+        ({"mesh": "sead=4"}, "'sead' is not an axis (did you mean seed?)"),
         ({"mesh": "seed=0"}, "seed=N with N >= 1"),
         ({"mesh": "seed=2", "seeds": 3}, "divides seeds = 3: 1, 3"),
         ({"mesh": "seed=2", "seeds": 2, "devices": 8}, "devices: 8 is not possible; allowed: 2, the product"),

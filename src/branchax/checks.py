@@ -41,7 +41,7 @@ def check(config: Config) -> None:
     repeats = config.first_updates is None or config.first_updates % config.updates_per_round == 0
     need(repeats, "first_updates", f"a multiple of the {config.updates_per_round} updates of a round")
     one_round = config.first_updates is None or config.collect_steps == config.epoch_steps
-    need(one_round, "first_updates", f"unset, but with collect_steps = epoch_steps = {config.epoch_steps}")
+    need(one_round, "first_updates", f"unset, unless collect_steps = epoch_steps = {config.epoch_steps}")
     _check_mesh(config, need)
 
 
@@ -92,8 +92,8 @@ def check_actions(config: Config, discrete: bool) -> None:
         return
     if hasattr(config.agent, "through_model"):  # the setting that excludes discrete actions
         raise ConfigError(
-            f"agent.through_model: True is not possible on {config.world}; allowed: False, as discrete actions have no"
-            " derivative"
+            f"agent.through_model: True is not possible on {config.world}; allowed: False, because discrete actions"
+            " have no derivative"
         )
     kind, others = ("discrete", "dqn, dyna, sac, mbpo, ppo") if discrete else ("continuous", "mbpo, sac, td3, ppo")
     raise ConfigError(

@@ -112,8 +112,8 @@ def mlp(  # noqa: PLR0913 (keyword-only choices of a network)
 
 
 class Standardised(NamedTuple):
-    """Parameters of a network that reads standardised inputs. `agents.learner.renew_statistics` sets the
-    statistics; no gradient moves them."""
+    """Parameters of a network with standardised inputs. `agents.learner.renew_statistics` sets the statistics;
+    gradients do not change them."""
 
     net: Params
     mean: jax.Array  # [in_size]

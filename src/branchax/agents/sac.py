@@ -145,7 +145,7 @@ def climb(
     here, entropy = pieces.value(key_here, actor, values, row.transition.obs, agent.alpha)
     if not pieces.config.through_model:
         return pieces.settle(here).mean(), entropy.mean(), jnp.zeros(())
-    assert sources.ahead is not None, "a gradient through the model needs one"
+    assert sources.ahead is not None, "a gradient through the model needs a model"
     act = soft_act(pieces, actor, agent.alpha)
     trajectory = in_one_elite(key_ahead, row, sources.ahead, act, after=False)
     last, _ = pieces.value(key_last, actor, values, trajectory.transition.next_obs, agent.alpha)

@@ -135,19 +135,19 @@ class DQNConfig:
     kind: Literal["dqn"] = "dqn"
     """Off-policy, for discrete actions."""
     hidden: tuple[Count, ...] = (64, 64)
-    """Widths of the hidden layers; without any, Q is linear (on a tabular environment: a table)."""
+    """Widths of the hidden layers; without hidden layers, Q is linear (on a tabular environment: a table)."""
     learning_rate: Positive = 1e-3
     """Adam's step size."""
     discount: Fraction = 0.99
     """Gamma."""
     tau: Annotated[float, Range(0, 1, above=True)] = 0.005
-    """Step of the Polyak average that the target critics follow."""
+    """Step size of the target critics' Polyak average."""
     epsilon: Fraction = 0.1
-    """Share of actions that are drawn uniformly."""
+    """Probability of a uniformly random action."""
     double: bool = True
-    """The online critics choose the next action, the target critics value it."""
+    """Double Q-learning: the online critics choose the next action, and the target critics give its value."""
     dueling: bool = False
-    """Q = V + A - mean A, from one trunk."""
+    """Dueling heads: Q = V + A - mean A, from one trunk."""
     critic: CriticConfig = field(default_factory=lambda: CriticConfig(members=1))
 
     @property
@@ -167,7 +167,7 @@ class QLearningConfig:
     discount: Fraction = 0.95
     """Gamma."""
     epsilon: Fraction = 0.1
-    """Share of actions that are drawn uniformly."""
+    """Probability of a uniformly random action."""
 
     @property
     def traits(self) -> Traits:
@@ -206,7 +206,7 @@ class PolicyGradientConfig:
     normalise: bool = True
     """Standardise the advantages of each update."""
     hidden: tuple[Count, ...] = (64, 64)
-    """Widths of the policy's hidden layers; none makes its mean linear."""
+    """Widths of the policy's hidden layers; without hidden layers, its mean is linear."""
     value_hidden: tuple[Count, ...] = (64, 64)
     """Widths of the value network's hidden layers."""
     init_std: Positive = 0.5
@@ -249,7 +249,7 @@ class PathwiseConfig:
     value_passes: Count = 8
     """Gradient steps of the value per update."""
     hidden: tuple[Count, ...] = (64, 64)
-    """Widths of the policy's hidden layers; none makes its mean linear."""
+    """Widths of the policy's hidden layers; without hidden layers, its mean is linear."""
     value_hidden: tuple[Count, ...] = (64, 64)
     """Widths of the value network's hidden layers."""
     init_std: Positive = 0.3

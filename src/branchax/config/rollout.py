@@ -1,4 +1,4 @@
-"""The knobs of imagined rollouts."""
+"""The settings of imagined rollouts."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ def _parse_mesh(text: str) -> tuple[int, int]:
     for part in text.split(","):
         name, _, size = part.strip().partition("=")
         if name not in sizes:
-            raise ConfigError(f"mesh: {name!r} is no axis{nearest(name, sizes)}; allowed: such as seed=4,batch=2")
+            raise ConfigError(f"mesh: {name!r} is not an axis{nearest(name, sizes)}; allowed: such as seed=4,batch=2")
         if not size.isdecimal() or not 1 <= int(size) <= LARGEST:
             raise ConfigError(f"mesh: {part.strip()!r} is not possible; allowed: {name}=N with N >= 1")
         sizes[name] = int(size)

@@ -44,7 +44,7 @@ def make(config: Config) -> Mesh:
     idle = {d.process_index for d in there} - {d.process_index for d in there[:size]}
     if idle:
         raise ConfigError(
-            f"{knob}: {size} of {len(there)} devices leave processes {sorted(idle)} without work; allowed: all, such as"
+            f"{knob}: {size} of {len(there)} devices leave processes {sorted(idle)} without work; allowed: all of them,"
             f" --devices {len(there)}"
         )
     return Mesh(np.asarray(there[:size]).reshape(shape), (SEED, BATCH), axis_types=(AxisType.Auto,) * 2)

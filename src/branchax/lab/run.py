@@ -87,7 +87,7 @@ def gradients(options: LabOptions, directory: Path, command: str, console: Conso
     console.print()
     for line in report.summary(done):
         console.print(f"  {line}")
-    console.print(f"  {time.perf_counter() - start:.0f} s in all, {compiling:.0f} s of it compiling", style="dim")
+    console.print(f"  {time.perf_counter() - start:.0f} s in total, {compiling:.0f} s of it compiling", style="dim")
     console.print(f"  figure     {directory / FIGURE}\n  numbers    {directory / RESULTS}")
 
 
