@@ -75,7 +75,9 @@ def check(config: Config, parts: list[Part], limit: int | None, device: str, run
     value: Any = config
     for name in knob.split("."):
         value = getattr(value, name)
-    others = [f"a smaller {name}" for name in worst.knobs.split(", ")[1:]] + ["fewer values in --grid"] * (runs > 1)
+    others = [f"a smaller value of {name}" for name in worst.knobs.split(", ")[1:]] + ["fewer values in --grid"] * (
+        runs > 1
+    )
     said = "its default" if value is None else f"{value:,}"
     group = f" in each of {runs} runs in one program" if runs > 1 else ""
     raise ConfigError(

@@ -7,7 +7,7 @@ and the reward):
     jensen_shannon   mean over pairs of GJS(e, f) (MACURA: Frauenknecht et al. 2024, arXiv:2405.19014, eq. 7), with
                      GJS = 1/2 KL(N_e || N_g) + 1/2 KL(N_f || N_g), N_g ~ sqrt(N_e N_f) their normalised geometric mean
     one_vs_rest      max_e KL(N_e || N_-e), N_-e the Gaussian of the mean and variance of the others' mixture
-                     (M2AC: Pan et al. 2020, arXiv:2010.04893, eq. 5, there of one member drawn at random)
+                     (M2AC: Pan et al. 2020, arXiv:2010.04893, eq. 5, who take one member drawn at random)
     max_std          max_e |std_e|                                aleatoric too (MOPO: Yu et al. 2020, arXiv:2005.13239)
 """
 
