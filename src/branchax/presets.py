@@ -19,6 +19,7 @@ from branchax.config import (
     TD3Config,
     with_field,
 )
+from branchax.config.fields import check_ranges, with_fields
 from branchax.errors import ConfigError, nearest
 
 # Sized for a laptop's processor: a small world needs no 4 x 200, and time goes into updates, not into a perfect fit.
@@ -354,10 +355,19 @@ WORLD_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-def preset(name: str, world: str | None = None, paper: bool = False) -> Config:
-    """The config of a preset, at the paper's sizes if `paper`, with the world's own settings applied.
+def preset(name: str, world: str | None = None, paper: bool = False, **fields: Any) -> Config:
+    """The config of a preset, with the world's own settings and then `fields` applied.
 
-    Raises `ConfigError` for an unknown name.
+        preset("mbpo", "classic/pendulum", env_steps=2_000, agent__tau=0.01, **{"model.hidden": (64, 64)})
+
+    Args:
+      name: of `branchax list`.
+      world: where to act; by default the preset's own.
+      paper: at the sizes of MBPO's paper.
+      **fields: further settings by their paths, where `__` may stand for a dot.
+
+    Raises:
+      ConfigError: for an unknown name of a preset or a setting, or a value that is out of its range.
     """
     if name not in PRESETS:
         raise ConfigError(f"preset: {name!r} is unknown{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
@@ -373,4 +383,8 @@ def preset(name: str, world: str | None = None, paper: bool = False) -> Config:
     for path, value in settings.items():
         if applies[path.partition(".")[0]]:
             config = with_field(config, path, value)
-    return config if world is None else replace(config, world=world)
+    config = config if world is None else replace(config, world=world)
+    if fields:
+        config = with_fields(config, {path.replace("__", "."): value for path, value in fields.items()})
+        check_ranges(config, "")
+    return config

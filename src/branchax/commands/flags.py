@@ -11,6 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
+from branchax.config.names import meant
 from branchax.errors import ConfigError, nearest
 
 Options = TypeVar("Options")
@@ -41,7 +42,9 @@ def parse(
       ConfigError: for an unknown flag; it names the nearest.
       SystemExit: when tyro has printed its help, or a value that it cannot read.
     """
-    check_flags(arguments, names_of(options) if known is None else known, command)
+    known = list(names_of(options) if known is None else known)
+    arguments = spelled_out(arguments, known)
+    check_flags(arguments, known, command)
     found = tyro.cli(
         options,
         default=default,
@@ -72,8 +75,33 @@ def check_flags(arguments: Sequence[str], known: Iterable[str], command: str) ->
         flag = argument.partition("=")[0].replace("_", "-")
         name = flag.removeprefix("--")
         if name not in names and re.sub(r"(^|\.)no-", r"\1", name) not in names:
-            near = nearest(name, names, most=1, prefix="--")
+            several = [f"--{other}" for other in _meant(name, names)]
+            near = f" (did you mean {' or '.join(several)}?)" if several else nearest(name, names, most=1, prefix="--")
             raise ConfigError(f"{flag}: unknown flag{near}; {command} --help shows all")
+
+
+def spelled_out(arguments: Sequence[str], known: Iterable[str]) -> list[str]:
+    """The arguments, with flags that mean one of the `known` (`model.members`) alone by that name: `--lr`, `--tau`."""
+    names = [name.replace("_", "-") for name in (*known, "help")]
+
+    def spell(argument: str) -> str:
+        flag, equals, value = argument.partition("=")
+        if not re.match("--[a-zA-Z]", flag):
+            return argument
+        name = flag.removeprefix("--").replace("_", "-")
+        no = "no-" if name.startswith("no-") and name not in names else ""
+        found = _meant(name.removeprefix(no), names)
+        if len(found) != 1 or found[0] == name:
+            return argument
+        group, dot, last = found[0].rpartition(".")
+        return f"--{group}{dot}{no}{last}{equals}{value}"
+
+    return [spell(argument) for argument in arguments]
+
+
+def _meant(name: str, flags: Sequence[str]) -> list[str]:
+    """`names.meant` for names as flags have them, with hyphens."""
+    return [x.replace("_", "-") for x in meant(name.replace("-", "_"), [flag.replace("-", "_") for flag in flags])]
 
 
 def read_early(options: type[Options], arguments: Sequence[str], command: str) -> tuple[Options, list[str]]:

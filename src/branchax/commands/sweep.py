@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import shlex
@@ -12,12 +13,13 @@ from typing import Annotated
 import tyro
 
 from branchax.commands.base import PREEMPTED, REFUSED, check_found
-from branchax.commands.flags import check_flags, names_of, parse, read_early
-from branchax.commands.train import Early, Own, TrainOptions, flags, read_own
+from branchax.commands.flags import check_flags, names_of, parse, read_early, spelled_out
+from branchax.commands.train import Early, Own, TrainOptions, base_of, flags, read_own
 from branchax.config import Config
+from branchax.config.names import meant
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError, RunError
-from branchax.presets import PRESETS, preset
+from branchax.presets import PRESETS
 from branchax.runs import door
 from branchax.runs.signals import Preempted
 from branchax.sweeps import launch, sweep
@@ -47,14 +49,14 @@ def run(arguments: list[str]) -> None:
     if arguments[:1] == [sweep.GROUP]:
         _train_group(Path(arguments[1]), int(arguments[2]))
         return
-    name, options, rest = _read(arguments)
+    name, options, rest, known = _read(arguments)
     if options.jobs < 1:
         raise ConfigError(f"jobs: {options.jobs} is not possible; allowed: >= 1")
     if wrong := [entry for entry in options.launch if "=" not in entry]:
         raise ConfigError(f"launch: {wrong[0]!r} is not possible; allowed: KEY=VALUE")
     settings = dict(entry.split("=", 1) for entry in options.launch)
     launch.check(options.launcher, settings)
-    grid = _grid([entry for entries in options.grid for entry in entries])
+    grid = _grid([entry for entries in options.grid for entry in entries], known)
     configs = [_config(name, rest, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())]
     configs = [door.prepare(config) for config in configs]
     for config in configs:
@@ -90,21 +92,22 @@ def run(arguments: list[str]) -> None:
         raise RunError(f"{len(bad)} of {len(codes)} processes of the sweep failed; see above")
 
 
-def _read(arguments: list[str]) -> tuple[str, SweepOptions, list[str]]:
-    """The preset, what is the sweep's own, and the flags that are each run's."""
+def _read(arguments: list[str]) -> tuple[str, SweepOptions, list[str], list[str]]:
+    """The preset, what is the sweep's own, the flags that are each run's, and the names of all settings."""
     if {"-h", "--help"} & set(arguments):
         parse(SweepOptions, ["--help"], "branchax sweep PRESET")
     name = arguments[0] if arguments and not arguments[0].startswith("-") else None
     own, _ = read_own(arguments, "branchax sweep PRESET")
     base = own.within(PRESETS.get(name or "", PRESETS["mbpo"]))
     known = [*names_of(SweepOptions), *names_of(Own), *flags(base)]
+    arguments = spelled_out(arguments, known)
     check_flags(arguments, known, "branchax sweep")
     if name is None:
         raise ConfigError(f"preset: missing; branchax sweep PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
     options, rest = read_early(SweepOptions, arguments[1:], "branchax sweep PRESET")
     if not options.grid:
         raise ConfigError("grid: missing; branchax sweep PRESET --grid FIELD=A,B")
-    return name, options, rest
+    return name, options, rest, known
 
 
 def _train_group(directory: Path, group: int) -> None:
@@ -117,14 +120,18 @@ def _train_group(directory: Path, group: int) -> None:
         raise RunError(f"cannot write to {directory}: {error}") from error
 
 
-def _grid(entries: list[str]) -> dict[str, list[str]]:
-    """`["a.b=1,2"]` -> `{"a.b": ["1", "2"]}`."""
+def _grid(entries: list[str], known: list[str]) -> dict[str, list[str]]:
+    """`["a.b=1,2"]` -> `{"a.b": ["1", "2"]}`; a short form stands for the one of the `known` settings that it means."""
     grid: dict[str, list[str]] = {}
     for entry in entries:
         field, _, values = entry.partition("=")
         field = field.removeprefix("--").replace("-", "_")
         if not field or not values or not all(values.split(",")):
             raise ConfigError(f"grid: {entry!r} is not possible; allowed: FIELD=A,B")
+        found = meant(field, known) or [field]  # tyro will say that one is unknown, and what is near
+        if len(found) > 1:
+            raise ConfigError(f"grid: {field} is more than one setting (did you mean {' or '.join(found)}?)")
+        (field,) = found
         if field in grid:
             raise ConfigError(f"grid: {field} is there twice")
         grid[field] = values.split(",")
@@ -137,7 +144,7 @@ def _config(name: str, rest: list[str], settings: dict[str, str]) -> Config:
     """The settings of a point, by way of the flags that `branchax train` would be given."""
     own, rest = read_own(rest, "branchax sweep PRESET")
     early, _ = read_early(Early, rest, "branchax sweep PRESET")
-    base = own.within(preset(name, settings.get("world", early.world), early.paper))
+    base = own.within(base_of(name, dataclasses.replace(early, world=settings.get("world", early.world))))
     added = []
     for field, value in settings.items():
         try:
@@ -152,6 +159,6 @@ def _config(name: str, rest: list[str], settings: dict[str, str]) -> Config:
         else:
             added += [f"--{field}", *value.split()]
     options = tyro.cli(TrainOptions, default=TrainOptions(base), args=[*rest, *added], prog="branchax sweep PRESET")
-    if options.file is not None or options.force or options.processes != Processes():
-        raise ConfigError("sweep: --config, --force and several processes to a run are not for a sweep; name a preset")
+    if options.force or options.processes != Processes():
+        raise ConfigError("sweep: --force and several processes to a run are not for a sweep")
     return options.config

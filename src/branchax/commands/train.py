@@ -11,10 +11,11 @@ from typing import Annotated
 
 import tyro
 
-from branchax.checks import read
-from branchax.commands.base import check_found
-from branchax.commands.flags import Switch, parse, read_early
+from branchax.checks import read, read_settings
+from branchax.commands.base import aside, check_found
+from branchax.commands.flags import Switch, parse, read_early, spelled_out
 from branchax.config import Config, OwnAgentConfig, flat, to_dict
+from branchax.config.fields import check_ranges, with_fields
 from branchax.devices import distributed
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError, RunError
@@ -29,7 +30,7 @@ class TrainOptions:
     # The preset decides which kind of agent it is; its fields are then flags like the others.
     config: Annotated[Config, tyro.conf.arg(name=""), tyro.conf.AvoidSubcommands]
     file: Annotated[Path | None, tyro.conf.arg(name="config", metavar="FILE")] = None
-    """Settings instead of a preset: a JSON file, such as the config.json of another run."""
+    """Settings from a JSON or YAML file: on top of a preset, or all of them, such as the config.json of another run."""
     paper: Switch = False
     """The preset at the sizes of MBPO's paper: 7 x (4 x 200), SAC 2 x 256, 400 rollouts per step."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
@@ -46,6 +47,9 @@ class Early:
     world: str | None = None
     paper: Switch = False
     file: Annotated[Path | None, tyro.conf.arg(name="config")] = None
+
+
+EARLY = ("world", "paper", "config")  # its flags
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,11 @@ class Own:
 def run(arguments: list[str]) -> None:
     """Checks the settings, then trains."""
     command = shlex.join(["branchax", "train", *arguments])
-    own, arguments = read_own(arguments, "branchax train")
+    own, arguments = read_own(spelled_out(arguments, EARLY), "branchax train")
     named = arguments[0] if arguments and not arguments[0].startswith("-") else None
     early, _ = read_early(Early, arguments, "branchax train")
-    if named is not None and early.file is not None:
-        raise ConfigError(f"config: name a preset ({named}) or a file ({early.file}), not both")
-    if named is not None:
-        base = preset(named, early.world, early.paper)
-    elif early.file is not None:
-        if early.paper:
-            raise ConfigError(f"paper: is for a preset, and {early.file} has its own sizes")
-        base = read(early.file)
+    if named is not None or early.file is not None:
+        base = base_of(named, early)
     elif "-h" in arguments or "--help" in arguments:
         base = PRESETS["mbpo"]
     else:
@@ -96,6 +94,28 @@ def run(arguments: list[str]) -> None:
     )
     new = options.run or _stem(named or Path(str(early.file)).stem, options.config)
     launch(options.config, new, options.force, command, options.processes, named=options.run is not None)
+
+
+def base_of(named: str | None, early: Early) -> Config:
+    """The settings that flags are applied to: those of a preset and then of a file on top of it, or of a file alone."""
+    if named is None:
+        assert early.file is not None
+        if early.paper:
+            raise ConfigError(f"paper: is for a preset, and {early.file} has its own sizes")
+        if left_out := set(flat(to_dict(base := read(early.file)))) - set(flat(read_settings(early.file))):
+            aside(
+                f"config: {early.file} leaves out {len(left_out)} settings, which have the library's defaults; to put"
+                f" it on top of a preset: branchax train PRESET --config {early.file}"
+            )
+        return base
+    settings = {} if early.file is None else flat(read_settings(early.file))
+    config = preset(named, early.world or settings.get("world"), early.paper)
+    try:
+        config = with_fields(config, settings)
+        check_ranges(config, "")
+    except ConfigError as error:
+        raise ConfigError(f"config: {early.file}: {error}") from error
+    return config
 
 
 def flags(config: Config) -> list[str]:

@@ -7,9 +7,11 @@ import functools
 import math
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from branchax.config.names import meant
 from branchax.errors import ConfigError, nearest
 
 
@@ -53,9 +55,34 @@ def value_at(config: Any, path: str) -> Any:
 
 
 def with_field(config: Any, path: str, value: Any) -> Any:
-    """`config` with the field at a dotted path replaced, such as `with_field(config, "agent.tau", 0.01)`."""
+    """`config` with the field at a dotted path replaced, such as `with_field(config, "agent.tau", 0.01)`.
+
+    Raises `ConfigError` for a path that there is not; it names the nearest.
+    """
+    node = config
+    for name in path.split("."):
+        if not dataclasses.is_dataclass(node) or name not in {f.name for f in dataclasses.fields(node)}:
+            known = flat(to_dict(config))
+            close = meant(path, known)
+            near = f" (did you mean {' or '.join(close)}?)" if close else nearest(path, known)
+            raise ConfigError(f"{path}: unknown field{near}")
+        node = getattr(node, name)
+    return _replaced(config, path, value)
+
+
+def with_fields(config: Any, changes: Mapping[str, Any]) -> Any:
+    """`config` with the fields at several dotted paths replaced; a list of values becomes a tuple.
+
+    Raises `ConfigError` for a path that there is not.
+    """
+    for path, value in changes.items():
+        config = with_field(config, path, tuple(value) if isinstance(value, list) else value)
+    return config
+
+
+def _replaced(config: Any, path: str, value: Any) -> Any:
     name, _, rest = path.partition(".")
-    return dataclasses.replace(config, **{name: with_field(getattr(config, name), rest, value) if rest else value})
+    return dataclasses.replace(config, **{name: _replaced(getattr(config, name), rest, value) if rest else value})
 
 
 def flat(settings: dict[str, Any], path: str = "") -> dict[str, Any]:
