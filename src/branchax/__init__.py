@@ -2,8 +2,9 @@
 
     import branchax
 
-    config = branchax.preset("mbpo", "brax/inverted_pendulum")
-    branchax.run(config, "runs/first")
+    config = branchax.preset("mbpo", "brax/inverted_pendulum", env_steps=5_000, agent__tau=0.01)
+    run = branchax.run(config, "runs/first")  # later: branchax.load("runs/first")
+    run.policy(obs), run.metrics, run.evaluate(100)
 
 The names below load their modules when they are first used, so that `import branchax` imports no JAX. To drive the
 functions yourself, `branchax.build.build(config)` returns them as a `Program`; `branchax.agents`, `branchax.dynamics`,
@@ -28,13 +29,13 @@ if TYPE_CHECKING:
     from branchax.errors import ConfigError as ConfigError
     from branchax.presets import preset as preset
     from branchax.runs.evaluate import evaluate as evaluate
-    from branchax.runs.train import train
     from branchax.types import Transition as Transition
+    from branchax.views.run import Run as Run
+    from branchax.views.run import load as load
+    from branchax.views.run import run as run
     from branchax.worlds.base import World as World
     from branchax.worlds.base import WorldSpec as WorldSpec
     from branchax.worlds.base import make_world as make_world
-
-    run = train
 else:
     from branchax.public import hand_on
 
@@ -45,6 +46,7 @@ else:
             "Config": "branchax.config",
             "ConfigError": "branchax.errors",
             "Dynamics": "branchax.dynamics.base",
+            "Run": "branchax.views.run",
             "Sources": "branchax.agents.base",
             "Transition": "branchax.types",
             "World": "branchax.worlds.base",
@@ -53,10 +55,11 @@ else:
             "check": "branchax.checks",
             "evaluate": "branchax.runs.evaluate",
             "export": "branchax.deploy.export",
+            "load": "branchax.views.run",
             "make_program": "branchax.epoch.program",
             "make_world": "branchax.worlds.base",
             "preset": "branchax.presets",
-            "run": "branchax.runs.train:train",
+            "run": "branchax.views.run",
             "with_field": "branchax.config",
         },
     )

@@ -401,7 +401,7 @@ def _read_yaml(text: str) -> Any:
     number = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"
     Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{number}$"), list("-+.0123456789"))
     try:
-        data = yaml.load(text, Loader)  # noqa: S506 (a safe one)
+        data = yaml.load(text, Loader)
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from error
     return {} if data is None else data

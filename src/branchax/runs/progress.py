@@ -9,9 +9,12 @@ led to it, from the lowest to the highest of them.
 
 from __future__ import annotations
 
+import shutil
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import numpy as np
@@ -118,7 +121,7 @@ class Progress:
         )
         return (
             f"  {self._env_steps:9,d}  {self._horizon:7d}  {number(mean):>10} ± {number(spread):<14}"
-            f"  {number(_mean(rows, LENGTH)):>6}  {number(self._model_error):>11}  {_clock(rows[0]['wall_s']):>7}"
+            f"  {number(_mean(rows, LENGTH)):>6}  {number(self._model_error):>11}  {elapsed(rows[0]['wall_s']):>7}"
         )
 
     def _lines(self) -> Table:
@@ -134,7 +137,7 @@ class Progress:
         now, total = self._now(), self._config.env_steps
         doing = f"compiling {', '.join(self._compiling)}" if self._compiling else self._phase
         if self._compiling or not self._env_steps:
-            doing = f"{doing} {_clock(now - self._since)}"
+            doing = f"{doing} {elapsed(now - self._since)}"
         if not self._env_steps:
             return [doing]
         full = round(min(self._env_steps / total, 1.0) * BAR)
@@ -143,7 +146,7 @@ class Progress:
             (first, begun), (last, ended) = self._recent[0], self._recent[-1]
             rate = (last - first) / (ended - begun)
             speed = f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"
-            parts += [f"{_clock(max(0.0, (total - last) / rate - (now - ended)))} left", f"{speed} steps/s"]
+            parts += [f"{elapsed(max(0.0, (total - last) / rate - (now - ended)))} left", f"{speed} steps/s"]
         return parts
 
     def _found(self) -> list[str]:
@@ -155,6 +158,17 @@ class Progress:
         if self._model_error is not None:
             parts.append(f"model error {number(self._model_error)}")
         return [*parts, f"horizon {self._horizon}"] if self._horizon else parts
+
+
+def called() -> str:
+    """How this command line is called from here, so that what is advised can be pasted: `branchax`, if it is found by
+    its name, or as it was called, such as `.venv/bin/branchax`."""
+    if shutil.which("branchax"):
+        return "branchax"
+    this = Path(sys.argv[0])
+    if this.name == "__main__.py":
+        return f"{sys.executable} -m branchax"
+    return str(this) if this.stem == "branchax" else "branchax"
 
 
 def sparkline(values: Sequence[float]) -> str:
@@ -183,7 +197,8 @@ def number(value: float | None) -> str:
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
-def _clock(seconds: float) -> str:
+def elapsed(seconds: float) -> str:
+    """Minutes and seconds, and hours where there are any: `1:05`."""
     whole = int(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

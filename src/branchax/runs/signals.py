@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import math
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
@@ -39,6 +40,8 @@ class Stop:
     def __init__(self, grace: float) -> None:
         self.asked = ""  # the name of the first signal
         self.grace = grace  # seconds
+        self.say: Callable[[str], Any] = lambda text: None  # hears, once, that a signal was heard and what follows
+        self._said = False
         self._since = 0.0
         self._deferring = False
 
@@ -68,6 +71,10 @@ class Stop:
     def wait(self, future: concurrent.futures.Future) -> Any:
         """The result of a future. Raises `Preempted` when a signal came and it is not there within the grace period."""
         while not concurrent.futures.wait([future], NAP).done:
+            if self.asked and not self._said:
+                self._said = True
+                within = f" (within {self.grace:g} s)" if math.isfinite(self.grace) else ""
+                self.say(f"  {self.asked}: stopping after this epoch{within}; Ctrl-C again stops at once")
             if self.asked and time.monotonic() - self._since > self.grace:
                 raise Preempted(f"stopped by {self.asked}: the epoch did not end within {self.grace:g} s")
         return future.result()

@@ -31,7 +31,7 @@ from branchax.own import try_out
 from branchax.runs import checkpoint, dataset, door, rundir, runlog
 from branchax.runs.compiling import Compiled, Floats, compile_program, finish, lanes_of, program_of
 from branchax.runs.loop import Callback, GiveUp, Run, Session, kept_of, note_status, run_epochs
-from branchax.runs.progress import Progress, number
+from branchax.runs.progress import Progress, called, number
 from branchax.runs.restoring import fill, load_all
 from branchax.runs.signals import Preempted, Stop
 from branchax.runs.trackers import Logger, open_curves
@@ -138,6 +138,7 @@ def train_together(
         resumes = all((run.directory / rundir.CONFIG).exists() for run in runs)
         held.enter_context(stop.handled())
         view = held.enter_context(Progress(config, None if leads else Console(quiet=True)))
+        stop.say = functools.partial(view.say, style="yellow")
         job = Job(runs, swept, force, stop, view, give_up, callbacks)
         try:
             saved = distributed.from_first(_find_saved(job) if leads else None)
@@ -308,5 +309,6 @@ def _summarise(directory: Path, view: Progress) -> None:
         )
     view.say(f"  curve      {directory / rundir.CURVE}")
     view.say(f"  metrics    {directory / rundir.METRICS}")
-    view.say(f"  evaluate   branchax evaluate {directory}")
-    view.say(f"  go on      branchax resume {directory} --env-steps N")
+    view.say(f"  evaluate   {called()} evaluate {directory}")
+    view.say(f"  watch      {called()} play {directory}")
+    view.say(f"  go on      {called()} resume {directory} --env-steps N")

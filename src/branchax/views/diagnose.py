@@ -85,7 +85,7 @@ def refusal(config: Any) -> str | None:
     return None
 
 
-def _unfit(player: Player) -> str | None:
+def unfit(player: Player) -> str | None:
     """Why a model of one's own cannot be measured, or need not."""
     dynamics = player.dynamics
     if dynamics is not None and not dynamics.learned:
@@ -131,7 +131,7 @@ def measure(player: Player, say: Callable[[str], Any] = lambda text: None) -> Fo
     plans = player.agent.memory is not None  # each of its steps costs thousands of the model's: a few have to do
     count = 2 if plans else EPISODES
     shown = min(spec.episode_length, 100 if plans else 1000)
-    why = refusal(config) or _unfit(player)
+    why = refusal(config) or unfit(player)
     tail = None if valuation is None else tail_of(config.agent.discount)
     length = max(shown, min(shown, 200) + tail) if tail is not None else shown
     keep = bodies.pose if bodies.has_bodies(spec.name) else lambda state: ()

@@ -13,7 +13,9 @@ from branchax.views.play import Player
 FRAMES = 300  # of an episode that is shown
 
 
-def collect_frames(player: Player, real: Trajectory, imagined: Trajectory | None, shown: int) -> Found:
+def collect_frames(
+    player: Player, real: Trajectory, imagined: Trajectory | None, shown: int, most: int = FRAMES
+) -> Found:
     """Up to three episodes, real and imagined (by the first elite) from the same starts, ready to be drawn."""
     spec, config = player.world.spec, player.config
     sides = {"real": real} | ({} if imagined is None else {"imagined": member_of(imagined, 0)})
@@ -28,7 +30,7 @@ def collect_frames(player: Player, real: Trajectory, imagined: Trajectory | None
     for b in range(min(3, real.valid.shape[1])):
         episode = {}
         for side, trajectory in sides.items():
-            steps = min(int(trajectory.valid[:, b].sum()), shown, FRAMES)
+            steps = min(int(trajectory.valid[:, b].sum()), shown, most)
             obs = np.asarray(trajectory.transition.obs[:steps, b])
             reward = np.cumsum(trajectory.transition.reward[:steps, b])
             drawn: Found = {"total": reward, "traces": obs[:, :SHOWN].T}

@@ -73,17 +73,18 @@ def policy(player: Player, agent: Any, greedy: jax.Array | bool) -> Act:
     return act
 
 
-def _memory(player: Player, agent: Any, count: int) -> Any:
+def memory_of(player: Player, agent: Any, count: int) -> Any:
+    """What the policy carries at the start of `count` episodes [count, ...]; None for one that remembers nothing."""
     return None if player.agent.memory is None else copies(player.agent.memory(agent), count)
 
 
 def episodes(
     player: Player, count: int, length: int, keep: Callable[[WorldState], Any]
-) -> Callable[[bool], tuple[Trajectory, Any]]:
+) -> Callable[..., tuple[Trajectory, Any]]:
     """A function `greedy -> (trajectory [H, B, ...], starts [B, ...])`, compiled at its first call.
 
     It runs `count` episodes side by side in the real world, from the starts that the run's own evaluation at this step
-    has when it is of as many. A termination ends an episode; the clock does not, so that a discounted return can be
+    has when it is of as many, or from those of another key: `(greedy, key)`. A termination ends an episode; the clock does not, so that a discounted return can be
     followed past it. The trajectory's `state` is what `keep` makes of it.
     """
 
@@ -91,14 +92,14 @@ def episodes(
         key_reset, key_run = jax.random.split(key)
         starts = jax.vmap(player.world.reset)(jax.random.split(key_reset, count))
         act = policy(player, agent, greedy)
-        trajectory = rollout(key_run, player.world, act, starts, length, memory=_memory(player, agent, count))[1]
+        trajectory = rollout(key_run, player.world, act, starts, length, memory=memory_of(player, agent, count))[1]
         return trajectory._replace(state=jax.vmap(jax.vmap(keep))(trajectory.state)), starts
 
     compiled = jax.jit(run)
 
-    def play(greedy: bool) -> tuple[Trajectory, Any]:
+    def play(greedy: bool, key: Key | None = None) -> tuple[Trajectory, Any]:
         with jax.default_matmul_precision(player.config.precision):
-            return compiled(player.key, player.state.agent, jnp.asarray(greedy))
+            return compiled(player.key if key is None else key, player.state.agent, jnp.asarray(greedy))
 
     return play
 
@@ -108,12 +109,17 @@ def imagine(player: Player, obs: np.ndarray, length: int, members: int | None = 
 
     A member predicts its rollouts to their end (TS-infinity); a predicted termination ends one.
     """
+    return imagination(player, length, members)(obs)
+
+
+def imagination(player: Player, length: int, members: int | None = None) -> Callable[[np.ndarray], Trajectory]:
+    """`imagine` from whatever observations [B, D] it is given, compiled at the first."""
     dynamics = player.dynamics
     assert dynamics is not None, "a model-free run imagines nothing"
 
     def run(key: Key, model: Any, agent: Any, obs: jax.Array) -> Trajectory:
-        act, carried = policy(player, agent, True), _memory(player, agent, obs.shape[0])
-        starts = jax.vmap(lambda x: dynamics.branch(_at(player, x)))(obs)
+        act, carried = policy(player, agent, True), memory_of(player, agent, obs.shape[0])
+        starts = jax.vmap(lambda x: dynamics.branch(row_at(player, x)))(obs)
 
         def one(key: Key, member: jax.Array) -> Trajectory:
             trajectory = rollout(key, dynamics.world(model, member), act, starts, length, memory=carried)[1]
@@ -122,13 +128,17 @@ def imagine(player: Player, obs: np.ndarray, length: int, members: int | None = 
         elites = dynamics.elites(model)[:members]
         return jax.vmap(one)(jax.random.split(key, elites.shape[0]), elites)
 
-    with jax.default_matmul_precision(player.config.precision):
-        key = jax.random.fold_in(player.key, 1)
-        found = jax.jit(run)(key, player.state.model, player.state.agent, jnp.asarray(obs))
-    return jax.tree.map(np.asarray, found)
+    compiled, key = jax.jit(run), jax.random.fold_in(player.key, 1)
+
+    def imagined(obs: np.ndarray) -> Trajectory:
+        with jax.default_matmul_precision(player.config.precision):
+            found = compiled(key, player.state.model, player.state.agent, jnp.asarray(obs))
+        return jax.tree.map(np.asarray, found)
+
+    return imagined
 
 
-def _at(player: Player, obs: jax.Array) -> Row:
+def row_at(player: Player, obs: jax.Array) -> Row:
     """A row that a learned model can branch from: it reads the observation alone."""
     zero, no = jnp.zeros(()), jnp.zeros((), bool)
     return Row(Transition(obs, jnp.zeros(player.world.spec.action_size), zero, obs, no, no))
@@ -145,7 +155,7 @@ def open_loop(player: Player, obs: np.ndarray, actions: np.ndarray) -> tuple[np.
     assert dynamics is not None, "a model-free run imagines nothing"
 
     def run(key: Key, model: Any, obs: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        starts = jax.vmap(lambda x: dynamics.branch(_at(player, x)))(obs)
+        starts = jax.vmap(lambda x: dynamics.branch(row_at(player, x)))(obs)
 
         def one(key: Key, member: jax.Array | None) -> jax.Array:
             world = dynamics.world(model, member)
@@ -174,7 +184,7 @@ def one_step(player: Player, obs: np.ndarray, actions: np.ndarray, draws: int) -
 
         def draw(key: Key, member: jax.Array) -> tuple[jax.Array, jax.Array]:
             step = dynamics.world(model, member).step
-            starts = jax.vmap(lambda x: dynamics.branch(_at(player, x)))(obs)
+            starts = jax.vmap(lambda x: dynamics.branch(row_at(player, x)))(obs)
             t = jax.vmap(step)(jax.random.split(key, obs.shape[0]), starts, actions)[1]
             return t.next_obs, t.reward
 

@@ -14,7 +14,7 @@ from branchax.runs import plots, rundir, runlog
 from branchax.runs.plots import Group, Line
 
 PAGE = Path(__file__).parent / "page"
-SCRIPTS = ("charts.js", "player.js", "page.js")
+SCRIPTS = ("charts.js", "player.js", "page.js", "theme.js")
 FIRST = (runlog.RETURN, runlog.MODEL_ERROR)  # of the metrics to choose from
 NO_CURVES = {"seed", "epoch", "env_steps", runlog.OFFLINE}  # what curves are drawn over, or by
 
@@ -55,16 +55,18 @@ def report(
     draft.replace(path)
 
 
-def page(title: str, data: dict[str, Any]) -> str:
-    """The page's HTML, with its style, scripts and data inside."""
+def page(title: str, data: dict[str, Any], scripts: Sequence[str] = SCRIPTS, asks: bool = False) -> str:
+    """The page's HTML, with its style, scripts and data inside. One that `asks` may load from where it came from."""
     parts = {
         "TITLE": html.escape(title),
         "STYLE": (PAGE / "style.css").read_text(encoding="utf-8"),
         # In a script element `</` would end it, whatever stands around it.
         "DATA": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
-        "SCRIPT": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "SCRIPT": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in scripts),
     }
     text = (PAGE / "report.html").read_text(encoding="utf-8")
+    if asks:
+        text = text.replace("default-src 'none';", "default-src 'none'; connect-src 'self';")
     head, rest = text.split("STYLE")
     between, tail = rest.split("DATA")
     before, after = tail.split("SCRIPT")

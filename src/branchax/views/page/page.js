@@ -145,17 +145,3 @@ section("Evaluations", evaluated.length ? table(["run", "seed", data.steps, "epi
 const folded = (name, node) => make("details", {}, make("summary", {}, name), node);
 section("How it was made", ...data.runs.map((run) => (run.command ? make("p", {}, make("code", { class: "lines" }, run.command)) : null)),
   folded("settings", settings()), folded("environment", environment()));
-
-const remembered = () => { try { return localStorage.getItem("theme"); } catch { return null; } };
-function theme(name) {
-  document.documentElement.dataset.theme = name;
-  for (const draw of redraws) draw();
-}
-document.getElementById("theme").addEventListener("click", () => {
-  const name = isDark() ? "light" : "dark";
-  try { localStorage.setItem("theme", name); } catch { /* a page from a file may not */ }
-  theme(name);
-});
-theme(remembered() || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light"));
-let wait = null;
-addEventListener("resize", () => { clearTimeout(wait); wait = setTimeout(() => redraws.forEach((draw) => draw()), 100); });

@@ -182,7 +182,8 @@ function drawTraces(canvas, side, sides, names, i) {
   });
 }
 
-function player(runs) {
+// `more(i)`, if there is one, promises the episode with index i, or null: then the first is shown again.
+function player(runs, more = null) {
   const able = runs.filter((run) => run.diagnosis && run.diagnosis.player.episodes.length);
   if (!able.length) return null;
   const canvases = { real: make("canvas"), imagined: make("canvas") };
@@ -200,13 +201,12 @@ function player(runs) {
   const note = make("p");
   const play = make("button", { type: "button", id: "player-play" }, "pause");
   let playing = !matchMedia("(prefers-reduced-motion: reduce)").matches, time = 0, last = null, view = null;
-  let current, sides, steps;
+  let current, sides, steps, next = null;
 
-  function choose() {
+  function choose(wanted = episode.value || "0") {
     const found = able[which.value].diagnosis;
-    const before = episode.value || "0";
     episode.replaceChildren(...found.player.episodes.map((_, i) => make("option", { value: String(i) }, `start ${i + 1}`)));
-    episode.value = found.player.episodes[before] ? before : "0";
+    episode.value = found.player.episodes[wanted] ? wanted : "0";
     current = found.player;
     sides = current.episodes[episode.value];
     steps = Math.max(...Object.values(sides).map((s) => s.total.length));
@@ -219,7 +219,16 @@ function player(runs) {
       view = { ...held, yaw: 0, pitch: held.flat ? 1.3 : 0.12 };
     }
     time = 0;
+    const i = Number(episode.value) + 1;
+    next = more && (current.episodes[i] ? Promise.resolve(current.episodes[i]) : more(i));
     draw();
+  }
+
+  async function advance() {  // while the next episode is on its way, this one is shown again
+    const before = next, i = Number(episode.value) + 1, found = await next;
+    if (before !== next) return;
+    if (found) current.episodes[i] = found;
+    choose(found ? String(i) : "0");
   }
 
   function draw() {
@@ -239,7 +248,10 @@ function player(runs) {
   function tick(now) {
     if (playing && last !== null) {
       time += (Math.min(now - last, 100) / 1000) * Number(speed.value);
-      if (time > steps * current.seconds + 0.8) time = 0;  // the last picture stays a moment
+      if (time > steps * current.seconds + 0.8) {  // the last picture stays a moment
+        time = 0;
+        if (next) advance();
+      }
       draw();
     }
     last = now;
@@ -249,8 +261,8 @@ function player(runs) {
   function toggle(on) { playing = on; play.textContent = playing ? "pause" : "play"; }
   play.addEventListener("click", () => toggle(!playing));
   slider.addEventListener("input", () => { toggle(false); time = (Number(slider.value) + 0.5) * current.seconds; draw(); });
-  which.addEventListener("change", choose);
-  episode.addEventListener("change", choose);
+  which.addEventListener("change", () => choose());
+  episode.addEventListener("change", () => choose());
   for (const canvas of Object.values(canvases)) {
     let from = null;
     canvas.addEventListener("pointerdown", (e) => { from = [e.clientX, e.clientY]; canvas.setPointerCapture(e.pointerId); });
