@@ -167,7 +167,7 @@ def test_commands_are_understood(words, documented, tmp_path, capsys):
     assert words[0] in USAGE
     if words[0] == "dataset":
         (tmp_path / "data.npz").unlink()
-    if words[0] in ("plot", "report", "render", "diagnose", "doctor", "check-world"):
+    if words[0] in ("play", "runs", "completion", "plot", "report", "render", "diagnose", "doctor", "check-world"):
         return  # their own tests run them
     words = ["classic/pendulum" if word == "NAME" or ":" in word else word for word in words]
     if words[0] != "train":

@@ -105,7 +105,7 @@ def test_one_run_looked_at_by_every_command(tmp_path, capsys):
     stamp = path.stat().st_mtime_ns
     assert cli.main(["plot", str(run), "--diagnose"]) == 0
     said, aside = capsys.readouterr()
-    assert aside == "run 1 of 1\n"  # it was kept
+    assert aside == "drawing the curves of 1 run\nrun 1 of 1\n"  # it was kept
     written = {line.rpartition("/")[2] for line in said.splitlines()}
     names = {"open_loop_error", "predicted_and_true", "calibration", "disagreement", "imagined_returns", "critic"}
     assert written == {f"{name}.png" for name in names | {"learning_curve", "learning_curve_seconds", "time"}}

@@ -8,9 +8,12 @@ USAGE = {
 PRESET [--world NAME] [--paper] [--seed N] [--seeds K] [--env-steps N] [--run DIR]
 PRESET --world NAME --dataset FILE
 PRESET --agent MODULE:FUNCTION [--model MODULE:FUNCTION] [--stages MODULE:NAME]
+PRESET --config FILE
 --config FILE""",
     "resume": "DIR [--env-steps N]",
     "evaluate": "DIR [--episodes N] [--step N]",
+    "play": "DIR [--seed N] [--out FILE.html]",
+    "runs": "[DIR...]",
     "plot": "DIR... [--out FOLDER] [--diagnose]",
     "report": "DIR... [--out FILE] [--diagnose]",
     "render": "DIR [--out FILE.gif|FILE.mp4] [--imagined]",
@@ -22,4 +25,5 @@ PRESET --agent MODULE:FUNCTION [--model MODULE:FUNCTION] [--stages MODULE:NAME]
     "dataset": "DIR FILE",
     "lab": "gradients [--world NAME] [--dynamics known|learned|oracle] [--horizons 1,2,5,10]",
     "list": "",
+    "completion": "bash|zsh",
 }

@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> None:
     options = parse(PlotOptions, arguments, "branchax plot")
     runs = chosen(options.runs, options.diagnose, options.seed, "branchax plot")
     out = options.out or place_for(runs)
-
+    aside(f"drawing the curves of {len(runs)} run{'s' * (len(runs) > 1)}")
     from branchax.runs import plots
 
     for name, seconds in (("learning_curve.png", False), ("learning_curve_seconds.png", True)):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from branchax.commands.base import check_run
+from branchax.commands.base import aside, check_run
 from branchax.commands.flags import Directory, Switch, parse
 from branchax.errors import ConfigError
 
@@ -33,9 +33,10 @@ def run(arguments: list[str]) -> None:
     if options.steps is not None and options.steps < 1:
         raise ConfigError(f"steps: {options.steps} is not possible; allowed: >= 1")
     check_run(options.run)
+    aside("loading JAX and the policy")
 
     from branchax.views import render
 
     path = options.out or options.run / "plots" / "policy.gif"
-    steps = render.render(options.run, path, options.steps, options.seed, options.imagined)
+    steps = render.render(options.run, path, options.steps, options.seed, options.imagined, say=aside)
     print(f"{path} ({steps:,} steps)")

@@ -123,23 +123,23 @@ def _labels(found: list[_Found]) -> list[str]:
     labels = []
     for group in found:
         others = [other for other in found if other.settings["world"] == group.settings["world"]]
-        told = _told(group, others)
+        told = told_apart(group.settings, [other.settings for other in others])
         if len(others) == 1 or told is None:
-            alike = [other for other in others if other.name == group.name]
-            told = f"{group.name} {_told(group, alike) or ''}".rstrip()
+            alike = [other.settings for other in others if other.name == group.name]
+            told = f"{group.name} {told_apart(group.settings, alike) or ''}".rstrip()
         labels.append(told)
     return labels
 
 
-def _told(group: _Found, others: list[_Found]) -> str | None:
-    """`tau=0.05`: the settings of a group in which the `others`, itself among them, differ; None if they are many."""
-    names = dict.fromkeys(name for other in others for name in other.settings)
-    differ = [name for name in names if len({repr(other.settings.get(name)) for other in others}) > 1]
+def told_apart(settings: dict[str, Any], others: Sequence[dict[str, Any]]) -> str | None:
+    """`tau=0.05`: those of the settings in which the `others`, these among them, differ; None if they are many."""
+    names = dict.fromkeys(name for other in others for name in other)
+    differ = [name for name in names if len({repr(other.get(name)) for other in others}) > 1]
     if len(differ) > TOLD_BY:
         return None
     short = [name.rpartition(".")[2] for name in differ]
     shown = [last if short.count(last) == 1 else name for name, last in zip(differ, short, strict=True)]
-    return ", ".join(f"{text}={_value(group.settings.get(name))}" for text, name in zip(shown, differ, strict=True))
+    return ", ".join(f"{text}={_value(settings.get(name))}" for text, name in zip(shown, differ, strict=True))
 
 
 def _value(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""A policy at play in a browser: a page on this machine that asks for one episode after the other, each from a new start.
+"""A policy at play in a browser: a page on this machine that asks for episode after episode, each from a new start.
 
 Each episode is stepped when it is asked for, in the real world and, from the same start, in the model if there is one.
 """
@@ -85,7 +85,7 @@ def server(html: str, episode: Callable[[int], Found], port: int = 0) -> http.se
     class Handler(http.server.BaseHTTPRequestHandler):
         """Answers what the page asks."""
 
-        def do_GET(self) -> None:  # noqa: N802 (http.server's name)
+        def do_GET(self) -> None:
             """The page, an episode, or nothing."""
             head, _, number = self.path.lstrip("/").partition("/")
             if not self.headers.get("Host", "").startswith((HOST, "localhost")):  # a page from elsewhere

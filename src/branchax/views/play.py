@@ -84,8 +84,8 @@ def episodes(
     """A function `greedy -> (trajectory [H, B, ...], starts [B, ...])`, compiled at its first call.
 
     It runs `count` episodes side by side in the real world, from the starts that the run's own evaluation at this step
-    has when it is of as many, or from those of another key: `(greedy, key)`. A termination ends an episode; the clock does not, so that a discounted return can be
-    followed past it. The trajectory's `state` is what `keep` makes of it.
+    has when it is of as many, or from those of another key: `(greedy, key)`. A termination ends an episode; the clock
+    does not, so that a discounted return can be followed past it. The trajectory's `state` is what `keep` makes of it.
     """
 
     def run(key: Key, agent: Any, greedy: jax.Array) -> tuple[Trajectory, Any]:

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def render(
     steps: int | None = None,
     seed: int | None = None,
     imagined: bool = False,
+    say: Callable[[str], Any] = lambda text: None,
 ) -> int:
     """Plays the mode of the saved policy for one episode and writes it to `path`; returns how many steps it shows.
 
@@ -47,6 +48,7 @@ def render(
       steps: at most so many; by default the whole episode.
       seed: by default the run's first.
       imagined: draws beside it what the first elite of the model imagines from the same start, under the same policy.
+      say: hears of what takes long.
 
     Raises:
       ConfigError: for a world that has no drawing, or a path of another kind; for `imagined` without a learned model,
@@ -72,6 +74,7 @@ def render(
     if imagined and (player.dynamics is None or not player.config.model.has_networks):
         raise ConfigError("imagined: this run has no learned model")
     length = min(spec.episode_length, steps or spec.episode_length)
+    say(f"playing an episode of at most {length:,} steps, which is compiled for it")
     keep = bodies.joints if is_brax else lambda state: ()
     trajectory = jax.tree.map(np.asarray, play.episodes(player, player.config.eval_episodes, length, keep)(True)[0])
     count = int(trajectory.valid[:, 0].sum())
@@ -93,8 +96,17 @@ def render(
             frames = (picture(other, min(i, alive - 1)) for i in range(count))  # where it has ended it stands still
             pictures = (put_beside(*both) for both in zip(pictures, frames, strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
-    write(path, pictures, seconds, colours=256 if is_brax else 32)
+    say(f"drawing {count:,} pictures")
+    write(path, _counted(pictures, count), seconds, colours=256 if is_brax else 32)
     return count
+
+
+def _counted(pictures: Iterator[Image.Image], count: int) -> Iterator[Image.Image]:
+    """The pictures, with a bar that says on a terminal how many are done."""
+    from rich.console import Console
+    from rich.progress import track
+
+    yield from track(pictures, "  drawing", total=count, console=Console(stderr=True), transient=True)
 
 
 def picture(scene: Scene, i: int, width: int = 400) -> Image.Image:
