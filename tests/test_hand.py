@@ -1,6 +1,8 @@
 """A run to hold: what `branchax.run` and `branchax.load` return, and the policy live in a browser."""
 
 import json
+import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -135,6 +137,33 @@ def test_what_a_run_has_not_is_said(held, tmp_path, monkeypatch):
         run.frame()
     monkeypatch.setitem(sys.modules, "pandas", SimpleNamespace(DataFrame=lambda rows: ("frame", rows)))
     assert run.frame() == ("frame", run.metrics)
+
+
+PAGE = (Path(__file__).parents[1] / "docs" / "how-to" / "python.md").read_text()
+HOLDING, LOGGING = re.findall(r"^``` { .python }\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE)
+
+
+def test_the_page_about_python_holds_a_run(held, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(held.directory, tmp_path / "runs" / "first")
+    found = {}
+    exec(compile(HOLDING, "documentation", "exec"), found)
+    assert found["imagined"].transition.obs.shape == (2, 20, 1, 3)
+    assert [record["episodes"] for record in found["records"]] == [4, 4]
+
+
+def test_the_page_about_python_logs_to_mlflow(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    calls = []
+    note = lambda name: lambda *a, **k: calls.append((name, a, k))  # noqa: E731
+    names = ("start_run", "log_metrics", "end_run")
+    monkeypatch.setitem(sys.modules, "mlflow", SimpleNamespace(**{name: note(name) for name in names}))
+    exec(compile(LOGGING, "documentation", "exec"), {})
+    (begun, *logged, ended) = calls
+    rows = branchax.load("runs/logged").metrics
+    assert begun == ("start_run", (), {"run_name": "logged"}) and ended[0] == "end_run"
+    assert [call[2]["step"] for call in logged] == [row["env_steps"] for row in rows]
+    assert logged[-1][1][0]["seed_0/eval/return_mean"] == rows[-1][runlog.RETURN]
 
 
 def asked(url, **headers):

@@ -162,5 +162,5 @@ def test_a_preset_takes_settings_by_their_paths():
     }.items():
         with pytest.raises(ConfigError, match=said):
             preset("sac", "classic/lqr", **dict([fields]))
-    with pytest.raises(ConfigError, match="^agent[.]lr: unknown field"):
+    with pytest.raises(ConfigError, match=r"^agent\.lr: unknown field"):
         with_field(PRESETS["sac"], "agent.lr", 1.0)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from branchax.errors import ConfigError as ConfigError
     from branchax.presets import preset as preset
     from branchax.runs.evaluate import evaluate as evaluate
+    from branchax.runs.trackers import Logger as Logger
     from branchax.types import Transition as Transition
     from branchax.views.run import Run as Run
     from branchax.views.run import load as load
@@ -46,6 +47,7 @@ else:
             "Config": "branchax.config",
             "ConfigError": "branchax.errors",
             "Dynamics": "branchax.dynamics.base",
+            "Logger": "branchax.runs.trackers",
             "Run": "branchax.views.run",
             "Sources": "branchax.agents.base",
             "Transition": "branchax.types",

@@ -2,7 +2,7 @@
 
 A place is a `Logger`. This one prints:
 
-    Logger(write=lambda rows: print(rows[0]["env_steps"]), close=lambda: None)
+    branchax.Logger(write=lambda rows: print(rows[0]["env_steps"]), close=lambda: None)
 
 A row is what `metrics.jsonl` holds (`runlog`): a dictionary of one seed's numbers after one epoch.
 """

@@ -97,7 +97,7 @@ def train(  # noqa: PLR0913 (whatever a run can be given)
       stages: of one's own: a `Stages` value, a function that returns one, or a name of either.
       callbacks: each is called `(rows, state)` after each epoch, with the rows that were written and the live state,
         which it must not keep; one that returns True ends the run there, saved.
-      loggers: further places for the rows (`runs.trackers.Logger`).
+      loggers: further places for the rows (`branchax.Logger`).
 
     Raises:
       ConfigError: for settings that cannot work, or a directory that is in use, full or cannot be written.
@@ -106,7 +106,7 @@ def train(  # noqa: PLR0913 (whatever a run can be given)
       CheckpointError: when a checkpoint cannot be written or read.
     """
     if wrong := [type(logger).__name__ for logger in loggers if not isinstance(logger, Logger)]:
-        raise ConfigError(f"loggers: {wrong[0]} is not possible; allowed: Logger (`runs.trackers`)")
+        raise ConfigError(f"loggers: {wrong[0]} is not possible; allowed: branchax.Logger")
     config, directory = door.prepare(build.with_parts(config, world, agent, dynamics, stages)), Path(directory)
     train_together([Run(config, directory, command, loggers=loggers)], force=force, callbacks=callbacks)
     return directory
