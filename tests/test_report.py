@@ -74,6 +74,9 @@ def test_the_page_is_complete_and_carries_what_was_logged(tmp_path):
     assert "b" not in page.tags  # nothing that a run says ends the element that holds it
     data = json.loads(page.data)
     assert [run["name"] for run in data["runs"]] == ["mbpo", "sac"]
+    summary = [(run["name"], run["steps"], run["return"], run["time"]) for run in data["summary"]]
+    assert summary == [("mbpo", 750, 30.5, "0:31"), ("sac", 750, 30.0, "0:30")]
+    assert data["names"][runlog.RETURN] == "return of an episode" and data["names"]["wall_s"].startswith("seconds")
     line = data["curves"][0]["metrics"][runlog.RETURN]["steps"]
     assert (line["x"], line["middle"], len(line["seeds"])) == ([0, 250, 750], [0.5, 10.5, 30.5], 2)
     assert data["curves"][1]["metrics"][runlog.RETURN]["seconds"]["x"] == [0, 10, 30]
@@ -119,7 +122,8 @@ def test_one_run_looked_at_by_every_command(tmp_path, capsys):
         dom, console = opened(run / "report.html")
         assert not console
         assert all(
-            f"<h2>{title}" in dom for title in ("Curves", "Real and imagined", "Model and critic", "Evaluations")
+            f"<h2>{title}" in dom
+            for title in ("Summary", "Curves", "Real and imagined", "Model and critic", "Evaluations")
         )
         assert dom.count("<svg") > 7 and dom.count("<canvas") == 2
         assert re.search(r"step \d+ of 200<", dom)

@@ -71,7 +71,7 @@ def page(directory: Path, player: play.Player, episodes: list[Found], live: bool
     names = observation_names(player.world.spec.name, player.world.spec.obs_size)
     shown = {"player": first, "why_no_model": why, "names": names}
     title = f"{player.world.spec.name} · {directory.resolve().name}"
-    about = f"Seed {player.seed} after {player.clock:,} steps. Drag to turn what is in space."
+    about = f"Seed {player.seed} after {player.clock:,} steps."
     data = {"runs": [{"name": directory.resolve().name, "diagnosis": shown}], "live": live, "about": about}
     return report.page(title, data, SCRIPTS, asks=live)
 

@@ -10,12 +10,29 @@ from typing import Any
 
 from branchax.config import Config, flat, to_dict
 from branchax.errors import ConfigError
+from branchax.runs import overview as overviews
 from branchax.runs import plots, rundir, runlog
 from branchax.runs.plots import Group, Line
+from branchax.runs.progress import elapsed
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("charts.js", "player.js", "page.js", "theme.js")
+TITLED = 2  # so many runs are named in the title
 FIRST = (runlog.RETURN, runlog.MODEL_ERROR)  # of the metrics to choose from
+NAMES = {  # of metrics whose own names say too little
+    runlog.RETURN: "return of an episode",
+    runlog.RETURN_SPREAD: "return of an episode: SD",
+    runlog.LENGTH: "length of an episode",
+    runlog.MODEL_ERROR: "model: holdout error, as a share of variance",
+    "model/holdout_error_worst": "model: holdout error of the worst member",
+    "model/ece": "model: gap of calibration",
+    "model/nll": "model: negative log-likelihood",
+    "model/coverage_90": "model: share inside the middle 90 %",
+    "policy/alpha": "policy: temperature",
+    "critic/q_mean": "critic: mean value",
+    "critic/q_max": "critic: largest value",
+    "wall_s": "seconds, with compilation",
+}
 NO_CURVES = {"seed", "epoch", "env_steps", runlog.OFFLINE}  # what curves are drawn over, or by
 
 
@@ -42,12 +59,16 @@ def report(
     found = plots.groups(directories, say)
     runs = [_run(directory, diagnoses, seed, say) for directory in directories]
     offline = any(runlog.OFFLINE in row for group in found for rows in group.seeds for row in rows)
+    curves = [_curves(group) for group in found]
     data = {
         "steps": "steps of training offline" if offline else "env steps",
-        "curves": [_curves(group) for group in found],
+        "summary": [_summary(line) for line in overviews.overview(directories)],
+        "names": {name: _readable(name) for group in curves for name in group["metrics"]},
+        "curves": curves,
         "runs": runs,
     }
-    title = f"{', '.join(sorted({group.world for group in found}))} · {', '.join(run['name'] for run in runs)}"
+    named = ", ".join(run["name"] for run in runs) if len(runs) <= TITLED else f"{len(runs)} runs"
+    title = f"{', '.join(sorted({group.world for group in found}))} · {named}"
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
@@ -85,6 +106,22 @@ def _curves(group: Group) -> dict[str, Any]:
         "label": group.label,
         "world": group.world,
         "metrics": {name: both for name, both in metrics.items() if both},
+    }
+
+
+def _readable(name: str) -> str:
+    """`critic/loss` -> `critic: loss`, if it has no name of its own."""
+    return NAMES.get(name, name.replace("/", ": ", 1).replace("_", " "))
+
+
+def _summary(line: overviews.Line) -> dict[str, Any]:
+    return {
+        "name": line.directory.resolve().name,
+        "state": line.state,
+        "steps": line.steps,
+        "return": line.returned,
+        "time": elapsed(line.seconds),
+        "differs": line.differs,
     }
 
 

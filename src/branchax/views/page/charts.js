@@ -226,6 +226,7 @@ function shade(t) {
 
 function heatMap(map) {
   const holder = make("div", { class: "chart" }), tip = make("div", { class: "tip", hidden: true }), height = 300;
+  const scale = make("div", { class: "scale" });
   let cells = [];
   function draw() {
     const width = Math.max(240, holder.clientWidth || 400);
@@ -249,6 +250,9 @@ function heatMap(map) {
     for (const [u, v] of map.data || []) f.root.append(svg("circle", { cx: f.x(u), cy: f.y(v), r: 1.2, fill: "#fff", opacity: 0.75 }));
     holder.replaceChildren(f.root, tip);
     holder.dataset.width = width;
+    const values = map.tabular ? [0, 1] : map.doubt.flat(), colours = [0, 0.25, 0.5, 0.75, 1].map(shade).join(", ");
+    scale.replaceChildren(number(Math.min(...values)), make("span", { style: `background: linear-gradient(to right, ${colours})` }),
+      number(Math.max(...values)));
   }
   holder.addEventListener("pointermove", (event) => {
     const box = holder.getBoundingClientRect(), unit = holder.dataset.width / box.width;
@@ -260,5 +264,5 @@ function heatMap(map) {
   });
   holder.addEventListener("pointerleave", () => { tip.hidden = true; });
   redraws.push(draw);
-  return { node: holder, draw };
+  return { node: make("div", {}, holder, scale), draw };
 }

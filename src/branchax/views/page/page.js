@@ -24,7 +24,7 @@ function table(head, rows, differs = () => false) {
 function curves() {
   const metrics = [...new Set(data.curves.flatMap((group) => Object.keys(group.metrics)))];
   if (!metrics.length) return make("p", {}, "No rows yet.");
-  const options = (list) => list.map((name) => make("option", { value: name }, name));
+  const options = (list) => list.map((name) => make("option", { value: name, title: name }, data.names[name]));
   const what = make("select", { id: "metric", "aria-label": "metric" }, ...options(metrics));
   const over = make("select", { id: "over", "aria-label": "over" }, make("option", { value: "steps" }, data.steps),
     make("option", { value: "seconds" }, "seconds, with compilation"));
@@ -36,7 +36,7 @@ function curves() {
     return { name: `${group.label}${many ? ` (${part.seeds.length} seeds)` : ""}`, x: part.x, y: part.middle, colour: i,
       dash: DASHES[i % DASHES.length], low: part.low, high: part.high, seeds: many ? part.seeds : [] };
   });
-  const charts = worlds.map((world) => lineChart({ series: series(world), height: 360, logY: () => log.checked, y: () => what.value,
+  const charts = worlds.map((world) => lineChart({ series: series(world), height: 360, logY: () => log.checked, y: () => data.names[what.value],
     x: () => over.selectedOptions[0].textContent }));
   for (const control of [what, over, log]) control.addEventListener("change", () => charts.forEach((chart) => chart.draw()));
   return make("div", { class: "panel" },
@@ -137,9 +137,12 @@ function environment() {
   return table(["", ...data.runs.map((run) => run.name)], rows, (row) => new Set(row.slice(1)).size > 1);
 }
 
+section("Summary", table(["run", "state", data.steps, "return", "time", "differs in"],
+  data.summary.map((run) => [run.name, run.state, run.steps, run.return ?? "–", run.time, run.differs || "–"])));
 section("Curves", curves(), make("p", {}, "Runs that differ in their seeds alone are one curve: interquartile mean, 95 % bootstrap interval, a thin line per seed."));
 section("Real and imagined", player(data.runs));
-section("Model and critic", ...data.runs.map(diagnostics));
+const diagnosed = data.runs.map(diagnostics).filter(Boolean);
+section("Model and critic", diagnosed.length > 1 ? make("div", { class: "beside" }, ...diagnosed) : diagnosed[0]);
 const evaluated = data.runs.flatMap((run) => run.evaluations.map((e) => [run.name, e.seed, e.steps, e.episodes, e.mean ?? "–", e.std ?? "–", e.length ?? "–"]));
 section("Evaluations", evaluated.length ? table(["run", "seed", data.steps, "episodes", "return", "± SD", "length"], evaluated) : null);
 const folded = (name, node) => make("details", {}, make("summary", {}, name), node);

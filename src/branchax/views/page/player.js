@@ -211,12 +211,13 @@ function player(runs, more = null) {
     sides = current.episodes[episode.value];
     steps = Math.max(...Object.values(sides).map((s) => s.total.length));
     slider.max = String(steps - 1);
-    note.textContent = current.note + (found.why_no_model ? ` Nothing is imagined: ${found.why_no_model}.` : "");
+    note.textContent = (current.geoms ? "Drag to turn. " : "") + current.note + (found.why_no_model ? ` Nothing is imagined: ${found.why_no_model}.` : "");
     panels.imagined.hidden = !sides.imagined;
     const poses = Object.values(sides).map((s) => s.poses).filter(Boolean);
     if (poses.length) {
       const held = reach(current.geoms, poses);
-      view = { ...held, yaw: 0, pitch: held.flat ? 1.3 : 0.12 };
+      const { yaw, pitch } = more && view ? view : { yaw: 0, pitch: held.flat ? 1.3 : 0.12 };  // as it was turned
+      view = { ...held, yaw, pitch };
     }
     time = 0;
     const i = Number(episode.value) + 1;
