@@ -166,6 +166,51 @@ def test_the_page_about_python_logs_to_mlflow(toy, tmp_path, monkeypatch):
     assert logged[-1][1][0]["seed_0/eval/return_mean"] == rows[-1][runlog.RETURN]
 
 
+def test_the_page_about_sweeps_searches_with_optuna(toy, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = {"scores": [], "pruned": 0, "reports": []}
+
+    class Trial:
+        def __init__(self, number):
+            self.number, self.seen = number, 0
+
+        def suggest_float(self, name, low, high, log):
+            return low
+
+        def suggest_int(self, name, low, high):
+            return high
+
+        def report(self, value, step):
+            self.seen += 1
+            found["reports"].append((self.number, step))
+
+        def should_prune(self):
+            return self.number == 1 and self.seen >= 1
+
+    class TrialPruned(Exception):
+        pass
+
+    def optimize(objective, n_trials):
+        assert n_trials == 20
+        for number in range(2):
+            try:
+                found["scores"].append(objective(Trial(number)))
+            except TrialPruned:
+                found["pruned"] += 1
+
+    study = SimpleNamespace(optimize=optimize)
+    pruners = SimpleNamespace(MedianPruner=lambda: None)
+    fake = SimpleNamespace(create_study=lambda **_: study, TrialPruned=TrialPruned, pruners=pruners)
+    monkeypatch.setitem(sys.modules, "optuna", fake)
+    text = (Path(__file__).parents[1] / "docs" / "how-to" / "sweeps.md").read_text()
+    (code,) = re.findall(r"^``` { .python }\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    exec(compile(code, "documentation", "exec"), {})
+    whole, cut = (branchax.load(f"runs/search/{number}") for number in range(2))
+    assert len(found["scores"]) == found["pruned"] == 1
+    assert whole.metrics[-1]["env_steps"] == 1_000 > cut.metrics[-1]["env_steps"] == found["reports"][-1][1]
+    assert whole.config.updates_per_step == 20 and whole.config.agent.learning_rate == 1e-4
+
+
 def asked(url, **headers):
     """The answer of a server, or its refusal's number."""
     try:
