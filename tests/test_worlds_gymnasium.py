@@ -1,7 +1,10 @@
-"""Gymnasium's environments as worlds: its own steps, states that come back to the last bit, refusals."""
+"""Gymnasium's environments: made, flattened, stepped as `gymnasium.make` has them, saved, closed; refusals."""
 
+import importlib
 import subprocess
 import sys
+from functools import partial
+from pathlib import Path
 
 import gymnasium
 import jax
@@ -10,163 +13,268 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from branchax import replay
 from branchax.checks import check
 from branchax.config import Config
-from branchax.errors import ConfigError
-from branchax.rollout import rollout
-from branchax.worlds import gymnasium as module
-from branchax.worlds import make, terminations
+from branchax.epoch.imagine import first_rows
+from branchax.errors import ConfigError, WorldFault
+from branchax.types import Row, Transition
+from branchax.worlds import contract, environments, make, snapshots, terminations
 from branchax.worlds.base import never
+from branchax.worlds.spaces import Unusable, make_actions, read_observations
 
 NEVER_BUILT = {"Pusher-v4"}  # for MuJoCo 2 alone
-
-
-def walk(world, key, worlds, length):
-    """Random actions with restarts: the states before each step and the transitions, [length, worlds, ...]."""
-
-    def act(key, obs):
-        return jax.random.uniform(key, (world.spec.action_size,), minval=-1.0), ()
-
-    @jax.jit
-    def run(key):
-        start = jax.vmap(world.reset)(jax.random.split(key, worlds))
-        trajectory = rollout(key, world, act, start, length, restart=True)[1]
-        return trajectory.state, trajectory.transition
-
-    return jax.tree.map(np.asarray, run(key))
+sys.path.insert(0, str(Path(__file__).parent))
+strange = importlib.import_module("strange_envs")
 
 
 def plain(name):
     return gymnasium.make(name, disable_env_checker=True).unwrapped
 
 
-@pytest.fixture(scope="module")
-def pendulum():
-    return make("gym/InvertedPendulum-v5")
+def guard(name, length=None, **options):
+    return partial(environments.make_guard, name, {}, length, **options)
 
 
-@pytest.mark.parametrize(("name", "scale"), [("Ant-v5", 1.0), ("Pendulum-v1", 2.0)])
-def test_an_episode_is_gymnasium_s_own(name, scale):
-    """With what the last step left behind: Ant is rewarded for the way from where that put its torso."""
-    world, env = make(f"gym/{name}"), plain(name)
-    states, taken = walk(world, jax.random.key(1), 1, 60)
-    for t in range(60):
-        state, row = jax.tree.map(lambda x, t=t: x[t, 0], (states, taken))
-        if state.time == 0:
-            obs, _ = env.reset(seed=int(state.inner[-2]))
-        np.testing.assert_array_equal(row.obs, np.float32(obs))
-        obs, reward, terminated, _, _ = env.step(scale * row.action)
-        np.testing.assert_array_equal(row.next_obs, np.float32(obs))
-        assert row.reward == np.float32(reward) and row.terminated == terminated
-    assert states.time.max() > 5
+@pytest.fixture
+def fleet_of():
+    made = []
+
+    def make_fleet(name, count=1, workers=0, once=False, length=None):
+        one = guard(name, length)()
+        sizes = one.observations.size, one.actions.size
+        one.close()
+        made.append(environments.Fleet(guard(name, length, once=once), count, workers, *sizes))
+        return made[-1]
+
+    yield make_fleet
+    for fleet in made:
+        fleet.close()
 
 
-def test_next_obs_is_the_true_one_and_every_reset_is_fresh(pendulum):
-    states, taken = walk(pendulum, jax.random.key(0), 10, 200)
-    assert pendulum.spec[:5] == ("gym/InvertedPendulum-v5", 4, 1, 1000, False) and not pendulum.spec.differentiable
-    assert taken.obs.dtype == taken.reward.dtype == np.float32 and taken.terminated.dtype == bool
-    over = taken.terminated
-    assert over.sum() > 100 and not taken.truncated.any()
-    assert (np.abs(taken.next_obs[over][:, 1]) > 0.2).all() and (taken.reward == ~over).all()
-    np.testing.assert_array_equal(taken.obs[1:][~over[:-1]], taken.next_obs[:-1][~over[:-1]])
-    begins = taken.obs[1:][over[:-1]]
-    assert (np.abs(begins) <= 0.01).all() and len(np.unique(begins, axis=0)) == len(begins)
-    assert (states.time[1:][over[:-1]] == 0).all()
+def walk(fleet, actions):
+    """What `fleet` returns for actions [T, N, A], field by field, each [T, N, ...]."""
+    return [np.stack(x) for x in zip(*(fleet.step(action) for action in actions), strict=True)]
 
 
-def test_an_environment_takes_exactly_one_step_per_step(monkeypatch):
-    from gymnasium.envs.classic_control.pendulum import PendulumEnv
-
-    world, steps, step = make("gym/Pendulum-v1"), [], PendulumEnv.step
-    monkeypatch.setattr(PendulumEnv, "step", lambda env, action: steps.append(id(env)) or step(env, action))
-    walk(world, jax.random.key(0), 3, 150)
-    assert len(steps) == 3 * 150 and len(set(steps)) == 3
-
-
-@pytest.mark.parametrize("name", ["Ant-v5", "Reacher-v4", "CartPole-v1", "MountainCarContinuous-v0"])
-def test_a_step_from_a_saved_state_is_the_same_to_the_last_bit(name):
-    """In another world of the same name none is in these states; backwards, so that none comes to be."""
-    states, taken = walk(make(f"gym/{name}"), jax.random.key(2), 2, 120)
-    other = make(f"gym/{name}")
-    step = jax.jit(jax.vmap(other.step))
-    for t in reversed(range(120)):
-        state, row = jax.tree.map(lambda x, t=t: x[t], (states, taken))
-        after, again = step(jax.random.split(jax.random.key(0), 2), state, row.action)
-        for x, y in zip(row, again, strict=True):
-            assert x.tobytes() == np.asarray(y).tobytes()
-        if t < 119:
-            going_on = ~(row.terminated | row.truncated)
-            sizes = slice(0, -2)  # the key, and with it the seed of this step's noise, is another
-            np.testing.assert_array_equal(states.inner[t + 1][going_on, sizes], after.inner[going_on, sizes])
+@pytest.mark.parametrize(
+    ("name", "scale"), [("Ant-v5", 1.0), ("Pendulum-v1", 2.0), ("strange_envs:Remembering-v0", 1.0)]
+)
+def test_steps_are_those_of_gymnasium_make(name, scale, fleet_of):
+    """With wrappers, limits and memories, across the ends of episodes, whose last observations are the true ones."""
+    fleet, env = fleet_of(name, 2), gymnasium.make(name)
+    size = env.action_space.shape[0]
+    actions = np.random.default_rng(0).uniform(-1, 1, (260, 2, size)).astype(np.float32)
+    starts = fleet.reset(np.array([7, 8]))
+    after, later, reward, terminated, truncated = walk(fleet, actions)
+    obs = env.reset(seed=8)[0]
+    np.testing.assert_array_equal(starts[1], np.ravel(obs).astype(np.float32))
+    for t in range(260):
+        obs, paid, over, cut, _ = env.step(scale * actions[t, 1])
+        np.testing.assert_array_equal(after[t, 1], np.ravel(obs).astype(np.float32))
+        assert (reward[t, 1], terminated[t, 1], truncated[t, 1]) == (np.float32(paid), over, cut and not over)
+        if over or cut:
+            obs = env.reset()[0]
+        np.testing.assert_array_equal(later[t, 1], np.ravel(obs).astype(np.float32))
+    assert (terminated | truncated).sum() > 0 and not np.array_equal(after[:, 0], after[:, 1])
 
 
-def test_noise_in_a_step_is_the_key_s():
-    world = make("gym/FrozenLake-v1")
-    assert world.spec.tabular and world.spec.discrete and (world.spec.obs_size, world.spec.action_size) == (16, 4)
-    states = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 60))
-    keys, step = jax.random.split(jax.random.key(1), 60), jax.jit(jax.vmap(world.step))
-    right = jnp.tile(jax.nn.one_hot(2, 4), (60, 1))
-    first, second = step(keys, states, right)[1], step(keys, states, right)[1]
-    np.testing.assert_array_equal(first.next_obs, second.next_obs)
-    assert (first.next_obs.sum(-1) == 1).all()
-    assert set(np.argmax(np.asarray(first.next_obs), -1)) == {0, 1, 4}  # on the ice: to either side as well
+def test_one_array_written_again_and_again_is_copied(fleet_of):
+    fleet = fleet_of("strange_envs:Buffer-v0", 4)
+    starts = fleet.reset(np.arange(4))
+    assert len(np.unique(starts, axis=0)) == 4
+    after = fleet.step(np.zeros((4, 1), np.float32))[0]
+    np.testing.assert_allclose(after, 0.9 * starts, rtol=1e-6)
 
 
-def test_discrete_actions_are_the_argmax():
-    world, env = make("gym/CartPole-v1"), plain("CartPole-v1")
-    assert world.spec.discrete and world.spec.action_size == 2 and not world.spec.tabular
-    state = world.reset(jax.random.key(0))
-    env.reset(seed=int(state.inner[-2]))
-    _, row = world.step(jax.random.key(0), state, jnp.array([0.0, 1.0]))
-    np.testing.assert_array_equal(row.next_obs, env.step(1)[0])
+def test_an_evaluation_stays_at_the_end_of_its_episode(fleet_of):
+    fleet = fleet_of("strange_envs:Hidden-v0", 2, once=True)
+    fleet.reset(np.array([1, 2]))
+    after, _, reward, _, truncated = walk(fleet, np.zeros((30, 2, 1), np.float32))
+    assert truncated[22].all() and truncated.sum() == 2 and (reward[23:] == 0).all()
+    assert (after[23:] == after[22]).all()
 
 
-def test_after_a_termination_nothing_moves_and_nothing_is_stepped(pendulum):
-    state, step = pendulum.reset(jax.random.key(0)), jax.jit(pendulum.step)
-    for _ in range(100):
-        state, row = step(jax.random.key(0), state, jnp.ones(1))
-        if row.terminated:
-            break
-    after, beyond = step(jax.random.key(1), state, -jnp.ones(1))
-    assert row.terminated and beyond.terminated and beyond.reward == 0 and not beyond.truncated
-    np.testing.assert_array_equal(beyond.next_obs, row.next_obs)
-    np.testing.assert_array_equal(after.inner, state.inner)
+def test_an_action_or_number_that_is_not_finite_reaches_nobody(fleet_of):
+    fleet = fleet_of("strange_envs:Base-v0", 2)
+    starts = fleet.reset(np.array([1, 2]))
+    after, later, reward, terminated, truncated = fleet.step(np.float32([[np.nan], [0.0]]))
+    np.testing.assert_array_equal(after[0], starts[0])
+    assert truncated.tolist() == [True, False] and not terminated.any() and np.isfinite(reward).all()
+    assert (later[0] != starts[0]).any()
 
 
-def test_the_clock_is_the_registered_one_or_the_given_one():
+@pytest.mark.parametrize("name", ["Hopper-v5", "CartPole-v1", "strange_envs:Hidden-v0", "strange_envs:Remembering-v0"])
+def test_an_environment_comes_back_from_a_snapshot(name):
+    assert environments.comes_back(guard(name))
+
+
+def test_one_that_holds_what_cannot_be_read_does_not(monkeypatch):
+    pytest.importorskip("Box2D")
+    assert not environments.comes_back(guard("LunarLander-v3"))
+    monkeypatch.setattr(snapshots, "put", lambda thing, saved: None)  # and whoever is not brought back is found out
+    assert not environments.comes_back(guard("strange_envs:Hidden-v0"))
+
+
+@pytest.mark.slow
+def test_worker_processes_do_the_same(fleet_of):
+    actions = np.random.default_rng(1).uniform(-1, 1, (60, 3, 1)).astype(np.float32)
+    here, there = (fleet_of("strange_envs:Remembering-v0", 3, workers) for workers in (0, 2))
+    seeds = np.array([4, 5, 6])
+    np.testing.assert_array_equal(here.reset(seeds), there.reset(seeds))
+    for x, y in zip(walk(here, actions), walk(there, actions), strict=True):
+        np.testing.assert_array_equal(x, y)
+    there.set_state(here.save_state())
+    for x, y in zip(walk(here, actions), walk(there, actions), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_what_is_raised_in_a_step_is_a_line(workers, fleet_of, monkeypatch):
+    monkeypatch.setattr(strange.Broken, "count", 0)
+    fleet = fleet_of("strange_envs:Broken-v0", 2, workers)
+    strange.Broken.count = 0
+    fleet.reset(np.array([1, 2]))
+    with pytest.raises(WorldFault, match=r"^its step raised RuntimeError: the simulator lost its connection$"):
+        walk(fleet, np.zeros((200, 2, 1), np.float32))
+    assert fleet.closed
+
+
+def test_every_environment_is_closed():
+    strange.CLOSED.clear()
+    world = make("gym/strange_envs:Base-v0")
+    assert len(strange.CLOSED) == 1  # it was made to be looked at
+    fleet = world.host.make(3, 0, False)
+    world.host.reset(fleet, np.arange(3))
+    world.host.close(fleet)
+    world.host.close(fleet)
+    assert len(strange.CLOSED) == 4
+
+
+def test_actions_stay_within_their_bounds():
+    box = spaces.Box(np.float32([0.1, -3.0, 1e-3]), np.float32([0.3, 1.0, 7.7]))
+    actions = make_actions(box)
+    for action in np.random.default_rng(0).choice([-7.0, -1.0, -0.999, 0.3, 1.0], (200, 3)).astype(np.float32):
+        assert box.contains(actions.make(action))
+    np.testing.assert_array_equal(actions.make(np.ones(3)), box.high)
+    np.testing.assert_array_equal(actions.make(-np.ones(3)), box.low)
+    whole = make_actions(spaces.Box(-3, 5, (2, 1), np.int32))
+    assert whole.make(np.float32([1.0, 0.13])).tolist() == [[5], [2]]
+
+
+def test_discrete_actions_are_every_combination():
+    space = spaces.Dict({"a": spaces.Discrete(3, start=-1), "b": spaces.Tuple([spaces.MultiDiscrete([2, 2])])})
+    actions = make_actions(space)
+    assert actions.discrete and actions.size == 12
+    made = [actions.make(np.eye(12)[i]) for i in range(12)]
+    assert all(space.contains(action) for action in made)
+    assert len({(int(x["a"]), *map(int, x["b"][0])) for x in made}) == 12
+
+
+def test_observations_are_what_flatten_gives():
+    space = spaces.Dict({"x": spaces.Box(-1, 1, (2, 2)), "n": spaces.Discrete(3, start=5)})
+    observations = read_observations(space)
+    obs = {"x": np.float32([[0.1, 0.2], [0.3, 0.4]]), "n": 6}
+    np.testing.assert_allclose(observations.read(obs), [0, 1, 0, 0.1, 0.2, 0.3, 0.4])
+    assert not observations.tabular and read_observations(spaces.Discrete(4)).tabular
+    with pytest.raises(Unusable, match=r"its observations are Sequence"):
+        read_observations(spaces.Sequence(spaces.Discrete(2)))
+
+
+def test_the_clock_is_the_least_of_all_limits_or_the_given_one():
     assert make("gym/Pendulum-v1").spec.episode_length == 200
-    _, taken = walk(make("gym/Pendulum-v1", episode_length=3), jax.random.key(0), 1, 7)
-    np.testing.assert_array_equal(taken.truncated[:, 0], [False, False, True] * 2 + [False])
+    assert make("gym/Pendulum-v1", episode_length=3).spec.episode_length == 3
+    assert make("gym/strange_envs:Remembering-v0").spec.episode_length == 17
+    assert make("gym/strange_envs:Limited-v0").spec.episode_length == 12
     with pytest.raises(ConfigError, match="episode_length: unset is not possible for gym/CliffWalking-v1"):
         make("gym/CliffWalking-v1")
 
 
-def test_one_call_for_all_worlds_and_seeds(monkeypatch):
-    """As many calls as steps, however many worlds and seeds there are side by side."""
-    calls, step = [], module.Pool.step
-    monkeypatch.setattr(module.Pool, "step", lambda pool, call: calls.append(np.shape(call)) or step(pool, call))
+def test_arguments_reach_the_environment():
+    world = make("gym/Ant-v5", arguments=["include_cfrc_ext_in_observation=False"])
+    assert world.spec.obs_size == 27 and world.spec.termination is not None
+    moved = make("gym/Hopper-v5", arguments=["exclude_current_positions_from_observation=False"])
+    assert moved.spec.obs_size == 12 and moved.spec.termination is None  # what decides is elsewhere: it is learned
+    with pytest.raises(ConfigError, match=r"world_args: 'x' is not possible; allowed: NAME=VALUE"):
+        make("gym/Hopper-v5", arguments=["x"])
+    with pytest.raises(ConfigError, match=r"world_args: x=1 is not possible for classic/pendulum"):
+        make("classic/pendulum", arguments=["x=1"])
+    assert make("gym/strange_envs:NeedsArgument-v0", arguments=["goal=word"]).spec.obs_size == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("RewardNone", "its reward is None; allowed: a number"),
+        ("RewardVector", r"its reward is ndarray of shape \[2\]; allowed: a number"),
+        ("DoneText", "its terminated is str; allowed: a bool"),
+        ("WrongShape", r"an observation of shape \[2\], and its space says \[3\]"),
+        ("OldStep", "its step raised ValueError.*allowed: five values, terminated and truncated apart"),
+        ("OldReset", "its reset returned ndarray of shape.*allowed: an observation and a dict"),
+        ("NoSeed", "its reset raised TypeError.*'seed'"),
+        ("RaisesInInit", "it cannot be made: RuntimeError: no simulator at port 5005"),
+        ("NeedsArgument", "it cannot be made: TypeError.*'goal'.*--world-args NAME=VALUE"),
+        ("Unbounded", "its actions are Box.*allowed: boxes with finite bounds"),
+        ("Mixed", "its actions are Dict.*allowed: bounded boxes or discrete ones, and not both"),
+    ],
+)
+def test_what_an_environment_breaks_is_a_line(name, why):
+    with pytest.raises(ConfigError, match=why) as caught:
+        make(f"gym/strange_envs:{name}-v0")
+    assert "\n" not in str(caught.value) and str(caught.value).startswith(f"world: gym/strange_envs:{name}-v0 is not")
+
+
+def test_a_number_in_an_array_is_that_number(fleet_of):
+    fleet = fleet_of("strange_envs:RewardArray-v0")
+    fleet.reset(np.array([0]))
+    assert fleet.step(np.zeros((1, 1), np.float32))[2] == -1.5
+
+
+def test_a_compiled_program_cannot_step_it():
     world = make("gym/Pendulum-v1")
-    calls.clear()
-
-    @jax.jit
-    @jax.vmap
-    def run(key):
-        start = jax.vmap(world.reset)(jax.random.split(key, 2))
-        act = lambda key, obs: (jax.random.uniform(key, (1,), minval=-1.0), ())  # noqa: E731
-        return rollout(key, world, act, start, 600, restart=True)[1].transition.reward
-
-    keys = jax.random.split(jax.random.key(3), 2)
-    rewards = run(keys)  # [seeds, 600, worlds]
-    assert len(calls) == 600 and {shape[:-1] for shape in calls} == {(2, 2)}
-    np.testing.assert_array_equal(run(keys[1:])[0], rewards[1])  # a seed among others is the seed alone
+    with pytest.raises(ConfigError, match=r"gym/Pendulum-v1 is stepped on the host"):
+        jax.eval_shape(world.reset, jax.random.key(0))
 
 
-def test_more_states_than_environments(monkeypatch):
-    """Recycled environments give what enough of them give."""
-    expected = walk(make("gym/Pendulum-v1"), jax.random.key(4), 12, 20)[1]
-    monkeypatch.setattr(module, "ALIVE_AT_MOST", 5)
-    found = walk(make("gym/Pendulum-v1"), jax.random.key(4), 12, 20)[1]
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
+def test_check_world_of_the_host_s():
+    assert contract.check_host(make("gym/CartPole-v1")) == []
+    found = contract.check_host(make("gym/strange_envs:Hidden-v0"), steps=30)
+    assert found == []
+
+
+def test_unknown_ids_and_modules_are_refused(monkeypatch):
+    with pytest.raises(ConfigError, match=r"gym/Hoper-v5 is unknown to Gymnasium \(did you mean Hopper-v5"):
+        make("gym/Hoper-v5")
+    with pytest.raises(ConfigError, match=r"gym/no_such_module:X-v0 needs no_such_module, which is not installed"):
+        make("gym/no_such_module:X-v0")
+    monkeypatch.delitem(sys.modules, "gymnasium.envs.registration")
+    monkeypatch.setitem(sys.modules, "gymnasium", None)
+    with pytest.raises(ConfigError, match=r"needs gymnasium.*pip install 'branchax\[gym\]'"):
+        make("gym/Hopper-v5")
+
+
+def test_rows_that_episodes_began_with_are_found():
+    """Two worlds side by side, episodes of 3 and 4 steps; the observation counts the steps of its episode."""
+    time = np.stack([np.arange(12) % 3, np.arange(12) % 4], 1).reshape(-1).astype(np.float32)
+    over = np.stack([np.arange(12) % 3 == 2, np.arange(12) % 4 == 3], 1).reshape(-1)
+    x = jnp.asarray(time)[:, None]
+    rows = Row(Transition(x, x, x[:, 0], x, jnp.zeros(24, bool), jnp.asarray(over)))
+    for capacity in (20, 30):  # one that has wrapped, one that is not full
+        ring = replay.init(jax.tree.map(lambda y: jax.ShapeDtypeStruct(y.shape[1:], y.dtype), rows), capacity)
+        for i in range(0, 24, 2):
+            ring = replay.add(ring, jax.tree.map(lambda y, i=i: y[i : i + 2], rows))
+        found = first_rows(jax.random.key(0), ring, 2, 200).transition.obs
+        assert found.shape == (200, 1) and (found == 0).all()
+
+
+def test_unknown_ids_are_refused_before_jax():
+    check(Config(world="gym/Hopper-v5"))
+    code = (
+        "import sys; from branchax import cli\n"
+        "assert cli.main(['train', 'mbpo', '--world', 'gym/Hoper-v5']) == 2 and 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "did you mean Hopper-v5" in done.stderr
 
 
 def ends(name, steps):
@@ -198,92 +306,3 @@ def test_the_predicate_agrees_on_2000_transitions(name):
 @pytest.mark.parametrize("name", sorted(terminations.GYMNASIUM.keys() - NEVER_BUILT))
 def test_the_predicate_agrees_on_20000_transitions(name):
     assert (ends(name, 20_000) > 100) == (name in ENDING)
-
-
-class Counter(gymnasium.Env):
-    """Rewards the number of steps, which is not in its state."""
-
-    observation_space, action_space = spaces.Box(-1.0, 1.0, (1,)), spaces.Box(-2.0, 4.0, (1, 1))
-
-    def reset(self, *, seed=None, options=None):
-        super().reset(seed=seed)
-        self.state, self.steps = np.zeros(1), 0
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        self.steps += 1
-        self.state = np.array(action[0])
-        return np.float32(self.state), float(self.steps), False, False, {}
-
-
-class Honest(Counter):
-    """Rewards the action as it arrived, and cuts the episode by itself where that is large."""
-
-    def step(self, action):
-        obs, *_ = super().step(action)
-        return obs, float(action[0, 0]), False, bool(action[0, 0] > 3.5), {}
-
-
-class Unbounded(Honest):
-    action_space = spaces.Box(-np.inf, 1.0, (1,))
-
-
-class Stateless(Honest):
-    state = property(lambda self: None, lambda self, value: setattr(self, "kept", value))
-
-
-@pytest.fixture
-def register():
-    def add(env):
-        gymnasium.register(f"branchax/{env.__name__}-v0", env, max_episode_steps=9)
-        return f"gym/branchax/{env.__name__}-v0"
-
-    before = set(gymnasium.registry)
-    yield add
-    for name in set(gymnasium.registry) - before:
-        del gymnasium.registry[name]
-
-
-def test_an_environment_of_one_s_own(register):
-    world = make(register(Honest))
-    assert world.spec.termination is None and world.spec.episode_length == 9
-    state = world.reset(jax.random.key(0))
-    for action, arrives, cut in [(-1.0, -2.0, False), (0.0, 1.0, False), (1.0, 4.0, True), (7.0, 4.0, True)]:
-        _, row = world.step(jax.random.key(0), state, jnp.array([action]))
-        assert row.reward == arrives and row.truncated == cut and not row.terminated
-
-
-def test_refused_with_the_reason(register, monkeypatch):
-    with pytest.raises(ConfigError, match=r"does not come back to a state that was saved"):
-        make(register(Counter))
-    with pytest.raises(ConfigError, match=r"its actions are Box.*allowed: Box of floats with finite bounds, Discrete"):
-        make(register(Unbounded))
-    with pytest.raises(ConfigError, match=r"its state can be neither read nor set"):
-        make(register(Stateless))
-    with pytest.raises(ConfigError, match=r"Blackjack-v1 is not possible: its observations are Tuple.*Box, Discrete"):
-        make("gym/Blackjack-v1")
-    with pytest.raises(ConfigError, match=r"gym/Hoper-v5 is unknown to Gymnasium \(did you mean Hopper-v5"):
-        make("gym/Hoper-v5")
-    with pytest.raises(ConfigError, match=r"gym/no_such_module:X-v0 needs no_such_module, which is not installed"):
-        make("gym/no_such_module:X-v0")
-    monkeypatch.delitem(sys.modules, "gymnasium.envs.registration")
-    monkeypatch.setitem(sys.modules, "gymnasium", None)
-    with pytest.raises(ConfigError, match=r"needs gymnasium.*pip install 'branchax\[gym\]'"):
-        make("gym/Hopper-v5")
-
-
-def test_unknown_ids_are_refused_before_jax():
-    check(Config(world="gym/Hopper-v5"))
-    code = (
-        "import sys; from branchax import cli\n"
-        "assert cli.main(['train', 'mbpo', '--world', 'gym/Hoper-v5']) == 2 and 'jax' not in sys.modules"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "did you mean Hopper-v5" in done.stderr
-
-
-def test_what_a_step_returns_looks_like_a_reset(pendulum):
-    state = jax.eval_shape(pendulum.reset, jax.random.key(0))
-    after, _ = jax.eval_shape(pendulum.step, jax.random.key(0), state, jax.ShapeDtypeStruct((1,), jnp.float32))
-    looks = [jax.tree.map(lambda x: (x.shape, x.dtype, x.weak_type), tree) for tree in (state, after)]
-    assert looks[0] == looks[1]

@@ -26,6 +26,7 @@ from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.oracle import oracle
 from branchax.dynamics.tabular import make_table
+from branchax.epoch.host import Pieces
 from branchax.epoch.parts import Stages
 from branchax.epoch.program import Program, make_program
 from branchax.errors import ConfigError
@@ -47,7 +48,7 @@ def build(config: Config, world: World | None = None) -> Program:
 def make_world(config: Config) -> World:
     """The world that a config names; what it traces as it is built serves the program, whose precision it has."""
     with jax.default_matmul_precision(config.precision):
-        return worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
+        return worlds.make(config.world, config.backend, config.episode_length, config.world_args)
 
 
 def check_precision(world: str) -> None:
@@ -73,7 +74,8 @@ def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = l
     assert program.stages is not None
     at = functools.partial(_at_precision, config.precision)
     stages = Stages(*(at(stage) for stage in program.stages))
-    return Program(program.spec, at(program.init), at(program.epoch), at(program.evaluate), stages)
+    pieces = None if program.host is None else Pieces(program.host.world, *map(at, program.host[1:]))
+    return Program(program.spec, at(program.init), at(program.epoch), at(program.evaluate), stages, pieces)
 
 
 def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -97,6 +99,11 @@ def build_dynamics(config: Config, world: World) -> Dynamics | None:
         "ensemble": lambda world: make_ensemble(world, config.model),
         "own": lambda world: make_own_dynamics(world, config),
     }
+    if config.model.exact and world.host is not None:
+        raise ConfigError(
+            f"model.kind: {config.model.kind} is not possible on {config.world}, which is stepped on the host and"
+            " cannot be asked from every state; allowed: ensemble, or a world of JAX (brax/hopper)"
+        )
     return kinds[config.model.kind](world)
 
 

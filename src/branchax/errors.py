@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class ConfigError(ValueError):
@@ -14,6 +15,12 @@ class RunError(RuntimeError):
     """A run cannot continue, or a file cannot be used. The message is written for users."""
 
     exit_code = 1
+
+
+class WorldFault(RunError):
+    """What a world's simulator breaks, in a line."""
+
+    state: Any = None  # of the run as far as it had come, for whoever saves it
 
 
 def nearest(name: str, known: Iterable[str], most: int = 3, prefix: str = "") -> str:

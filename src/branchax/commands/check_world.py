@@ -22,6 +22,8 @@ class CheckWorldOptions:
     """Brax's physics backend."""
     episode_length: int | None = None
     """Steps until an episode is cut."""
+    world_args: tuple[str, ...] = ()
+    """What Gymnasium makes it with, NAME=VALUE ..."""
 
 
 def run(arguments: list[str]) -> None:
@@ -36,13 +38,18 @@ def run(arguments: list[str]) -> None:
     from branchax.worlds import contract
 
     cache.enable()
-    world = worlds.make(name, options.backend, options.episode_length)
+    world = worlds.make(name, options.backend, options.episode_length, options.world_args)
     check_precision(name)
-    violations = contract.check_world(world)
-    for line, text in contract.CONTRACT.items():
+    violations = contract.check_world(world) if world.host is None else contract.check_host(world)
+    for line, text in (contract.CONTRACT if world.host is None else contract.HOST_CONTRACT).items():
         seen = [violation for violation in violations if violation.line == line]
         print(f"  {'BAD' if any(v.sure for v in seen) else '?  ' if seen else 'ok '} {line:>2}  {text}")
         for violation in seen:
             print(f"          {violation.seen}")
     if broken := {violation.line for violation in violations if violation.sure}:
         raise RunError(f"{name} breaks {len(broken)} of {len(contract.CONTRACT)} lines of the contract")
+    if world.host is not None:
+        exact = world.host.comes_back()
+        print(
+            f"  a run resumes {'exactly' if exact else 'with fresh episodes: its state cannot be read and set again'}"
+        )

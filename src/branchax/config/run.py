@@ -55,6 +55,8 @@ class Upkeep:
     saved instead. States over 256 MiB and multi-process runs keep no such copy; they fall back to the last checkpoint.
     Default: 3 with a copy, 20 without."""
     faults: FaultConfig = field(default_factory=FaultConfig)
+    env_workers: Natural = 0
+    """Number of processes that step environments on the host (Gymnasium's). 0: the run's own process."""
     devices: OptionalCount = None
     """Number of devices. Seeds are spread over them first, then rollouts and batches. Default: as in `mesh`, or the
     largest number that divides the seeds."""
@@ -73,6 +75,8 @@ class Config(Upkeep):
     """Brax's physics backend. With `spring` part of the state is hidden, so no model can be accurate."""
     episode_length: OptionalCount = None
     """Steps after which an episode is truncated. Default: the environment's own limit."""
+    world_args: tuple[str, ...] = ()
+    """Arguments of Gymnasium's `make`: NAME=VALUE ..., such as include_cfrc_ext_in_observation=False."""
     parallel_worlds: Count = 1
     """Number of real environments stepped in parallel."""
     seed: Natural = 0

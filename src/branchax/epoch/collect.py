@@ -13,17 +13,14 @@ from branchax.distributions import one_hot
 from branchax.epoch.parts import Parts
 from branchax.epoch.state import TrainState, first_fault, no_counts, no_fault, without_faults
 from branchax.rollout import Act, copies, rollout
-from branchax.types import Key, Row, Stream, Trajectory, finite, stream
-from branchax.worlds.base import WorldSpec
+from branchax.types import Key, Row, Stream, Trajectory, Transition, finite, stream
+from branchax.worlds.base import WorldSpec, WorldState
 
 
 def explore(parts: Parts, key: Key) -> TrainState:
-    """The state of a run at its beginning, after `explore_steps` uniformly random real steps."""
+    """The state of a run at its beginning, after `explore_steps` uniformly random real steps, if compiled ones can."""
     world, sizes = parts.world, parts.sizes
-    keys = jax.random.split(stream(key, Stream.WORLD), sizes.parallel_worlds)
-    worlds = jax.vmap(world.reset)(keys)
-    one = jax.eval_shape(world.step, key, jax.tree.map(lambda x: x[0], worlds), jnp.zeros(world.spec.action_size))
-    row = Row(one[1], one[0] if parts.keeps_state else None)
+    worlds, row = empty_worlds(parts) if world.host is not None else start_worlds(parts, key)
     state = TrainState(
         key=key,
         world=worlds,
@@ -34,9 +31,25 @@ def explore(parts: Parts, key: Key) -> TrainState:
         counts=no_counts(),
         fault=no_fault(row.transition),
     )
-    if sizes.offline:
+    if sizes.offline or world.host is not None:
         return state  # the host fills the buffer
     return take_steps(parts, stream(key, Stream.EXPLORE), state, uniform(world.spec), sizes.explore_steps)[0]
+
+
+def start_worlds(parts: Parts, key: Key) -> tuple[WorldState, Row]:
+    """The real worlds [W, ...] after their resets, and the shapes of a row of the buffer."""
+    world = parts.world
+    worlds = jax.vmap(world.reset)(jax.random.split(stream(key, Stream.WORLD), parts.sizes.parallel_worlds))
+    one = jax.eval_shape(world.step, key, jax.tree.map(lambda x: x[0], worlds), jnp.zeros(world.spec.action_size))
+    return worlds, Row(one[1], one[0] if parts.keeps_state else None)
+
+
+def empty_worlds(parts: Parts) -> tuple[WorldState, Row]:
+    """`start_worlds` where the simulators live on the host, which resets them."""
+    spec, count = parts.world.spec, parts.sizes.parallel_worlds
+    obs, no = jnp.zeros((count, spec.obs_size)), jnp.zeros((), bool)
+    row = Transition(obs[0], jnp.zeros(spec.action_size), jnp.zeros(()), obs[0], no, no)
+    return WorldState((), obs, jnp.zeros(count, jnp.int32)), Row(row)
 
 
 def collect(parts: Parts, state: TrainState) -> tuple[TrainState, Trajectory | None]:
@@ -58,11 +71,16 @@ def take_steps(
     """`steps` real steps over the parallel worlds, into the replay buffer; also as they came, [H, W, ...]."""
     length = steps // parts.sizes.parallel_worlds
     worlds, trajectory = rollout(key, parts.world, act, state.world, length, restart=True, memory=memory)
+    return add_steps(parts, state._replace(world=worlds), trajectory)
+
+
+def add_steps(parts: Parts, state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Trajectory]:
+    """Real steps [H, W, ...] into the replay buffer, but for those that are not finite; also without these."""
+    steps = trajectory.valid.size
     rows = Row(trajectory.transition, trajectory.state if parts.keeps_state else None)
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)  # [H, W, ...] -> [H W, ...], oldest first
     good = finite(rows.transition)
     state = state._replace(
-        world=worlds,
         real=replay.add(state.real, rows, good),
         counts=state.counts._replace(env_steps=state.counts.env_steps + steps),
         fault=first_fault(state.fault, state.counts.env_steps, rows.transition),

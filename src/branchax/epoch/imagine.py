@@ -17,18 +17,38 @@ from branchax.replay import Ring
 from branchax.rollout import Act, rollout
 from branchax.sharding import over_batch, side_by_side
 from branchax.types import Key, Metrics, Row, Stream, Trajectory, finite, stream
-from branchax.worlds.base import World
+from branchax.worlds.base import World, WorldState
 
 
 def draw_starts(parts: Parts, key: Key, state: TrainState, count: int) -> Starts:
     """`count` states: replayed real ones, drawn uniformly (3.0), or fresh initial ones (2.0, 2.5)."""
     config, dynamics = parts.sizes.rollout, parts.model
+    if config.start == "initial" and parts.world.host is not None:
+        return Starts(first_states(parts, key, state, count))
     if config.start == "initial":
         reset = dynamics.world(state.model, None).reset
         return Starts(jax.vmap(reset)(jax.random.split(key, count)))
     rows: Row = replay.sample(key, state.real, count)
     start = jax.vmap(dynamics.branch)(rows)
     return Starts(start, rows.transition.action if config.first_action == "replayed" else None)
+
+
+def first_states(parts: Parts, key: Key, state: TrainState, count: int) -> WorldState:
+    """`count` states of the model's world that real episodes began in, where no program can reset the real one."""
+    rows = first_rows(key, state.real, parts.sizes.parallel_worlds, count)
+    return jax.vmap(parts.model.branch)(rows)
+
+
+def first_rows(key: Key, ring: Ring, worlds: int, count: int) -> Row:
+    """`count` rows, drawn from those of a buffer that an episode of one of so many parallel worlds began with."""
+    t, slots = ring.data.transition, replay.capacity(ring)
+    age = (ring.cursor - 1 - jnp.arange(slots)) % slots  # 0: the latest
+    before = (jnp.arange(slots) - worlds) % slots  # the row of the same world, a step earlier
+    known = age < ring.size - worlds  # which is still there
+    begins = jnp.where(known, (t.terminated | t.truncated)[before], (ring.size < slots) & (age < ring.size))
+    place = jnp.cumsum(begins)
+    wanted = jax.random.randint(key, (count,), 1, jnp.maximum(place[-1], 1) + 1)
+    return replay.take(ring, jnp.minimum(jnp.searchsorted(place, wanted), slots - 1))
 
 
 def branch(

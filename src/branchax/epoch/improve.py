@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from branchax import replay
 from branchax.agents.base import Outcome
+from branchax.epoch.imagine import first_states
 from branchax.epoch.parts import Parts
 from branchax.epoch.sources import make_sources
 from branchax.epoch.state import TrainState
@@ -114,7 +115,10 @@ def member_returns(parts: Parts, key: Key, state: TrainState, horizon: jax.Array
 
     def in_member(member: jax.Array) -> jax.Array:
         model_world = dynamics.world(state.model, member)
-        start = jax.vmap(model_world.reset)(jax.random.split(key_start, sizes.rollouts))
+        if parts.world.host is None:
+            start = jax.vmap(model_world.reset)(jax.random.split(key_start, sizes.rollouts))
+        else:
+            start = first_states(parts, key_start, state, sizes.rollouts)
         t = rollout(key_run, model_world, act, over_batch(start), sizes.rollout.longest(), horizon=horizon)[1]
         return jnp.where(t.valid, t.transition.reward, 0.0).sum(0).mean()
 

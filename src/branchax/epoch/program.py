@@ -14,7 +14,8 @@ takes the model itself, before it collects. Otherwise an epoch that collects onl
 
 Each stage is a function of its own (`STAGES`), and `make_program` takes others in their place. Everything that changes
 lives in `TrainState`: `sharding.over_seeds` trains many at once, saving it resumes exactly. Nothing here knows a name;
-`build.py` makes the parts.
+`build.py` makes the parts. In a world whose simulators live on the host, `init` explores nothing, and the host loop
+goes through the same epoch in pieces (`epoch/host.py`).
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 
 from branchax.agents.base import Agent, Outcome
+from branchax.agents.learner import count_skipped
 from branchax.config import Config
-from branchax.dynamics.base import Dynamics, FitReport
-from branchax.epoch import collect, evaluate, fit, imagine, improve
+from branchax.dynamics.base import Dynamics
+from branchax.epoch import collect, evaluate, fit, host, imagine, improve
 from branchax.epoch.parts import Parts, Stages, sizes_of
+from branchax.epoch.prepare import count_planning, prepare
 from branchax.epoch.report import Report, make_report
 from branchax.epoch.state import TrainState, no_fault
 from branchax.types import Key, Metrics
@@ -53,6 +55,7 @@ class Program(NamedTuple):
     epoch: Callable[[TrainState, jax.Array], tuple[TrainState, Report]]  # (state, horizon [] int32)
     evaluate: Callable[[Key, Any], Metrics]  # (key, state.agent) -> {"return": [N], "length": [N]}
     stages: Stages | None = None  # each with the run's parts filled in, for whoever runs or times them alone
+    host: host.Pieces | None = None  # in a world of the host's: what the host loop puts real steps between
 
 
 def make_program(
@@ -65,39 +68,31 @@ def make_program(
         return functools.update_wrapper(functools.partial(function, parts), function)
 
     stages = Stages(*map(bind, stages))
-    return Program(world.spec, bind(collect.explore), bind(epoch), bind(evaluate.evaluate), stages)
+    pieces = None if world.host is None else host.Pieces(world.host, *map(bind, host.PIECES))
+    return Program(world.spec, bind(collect.explore), bind(epoch), bind(evaluate.evaluate), stages, pieces)
 
 
 def epoch(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Report]:
     """One epoch: (state, horizon [] int32) -> the state after it, and its report."""
-    stages, before = parts.stages, state.agent
+    stages, skipped = parts.stages, count_skipped(state.agent)
     state = state._replace(fault=no_fault(state.fault.first))
-
-    def fit_and_imagine(state: TrainState) -> tuple[TrainState, FitReport, Metrics]:
-        state, fitted = stages.fit(parts, state)
-        imagined: Metrics = {}
-        if parts.sizes.imagined_capacity:
-            state, imagined = stages.imagine(parts, state, horizon)
-        return improve.warm_up(parts, state, horizon), fitted, imagined
 
     def one_round(state: TrainState, _: None) -> tuple[TrainState, Outcome]:
         state, recent = stages.collect(parts, state)
         return stages.improve(parts, state, recent, horizon)
 
     if parts.agent.learns_from == "plans":  # in the model of all data so far, as PETS does
-        state, fitted, imagined = fit_and_imagine(state)
+        state, fitted, imagined = prepare(parts, state, horizon)
         state, outcome = stages.improve(parts, state, None, horizon)
         state, recent = stages.collect(parts, state)
         if recent is not None:  # planning is what its actions tell of, not its updates
-            outcome = recent.extras
-            steps = outcome.model_steps.astype(jnp.uint32).sum()
-            state = state._replace(counts=state.counts._replace(model_steps=state.counts.model_steps + steps))
+            state, outcome = count_planning(state, recent)
     elif parts.sizes.rounds == 1:
         state, recent = stages.collect(parts, state)
-        state, fitted, imagined = fit_and_imagine(state)
+        state, fitted, imagined = prepare(parts, state, horizon)
         state, outcome = stages.improve(parts, state, recent, horizon)
     else:
-        state, fitted, imagined = fit_and_imagine(state)
+        state, fitted, imagined = prepare(parts, state, horizon)
         state, outcome = jax.lax.scan(one_round, state, None, length=parts.sizes.rounds)
     state = state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1))
-    return state, make_report(before, state, fitted, imagined, outcome)
+    return state, make_report(skipped, state, fitted, imagined, outcome)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,10 @@ class Report(NamedTuple):
     health: Health
 
 
-def make_report(before: Any, after: TrainState, fit: FitReport, imagined: Metrics, outcome: Outcome) -> Report:
-    """The report of an epoch that began with the agent `before` and whose updates had an `outcome` of [...]."""
+def make_report(skipped: jax.Array, after: TrainState, fit: FitReport, imagined: Metrics, outcome: Outcome) -> Report:
+    """The report of an epoch before which `skipped` gradients had been left out; its updates had an `outcome` [...]."""
     losses = {name: (~jnp.isfinite(x)).sum(dtype=jnp.int32) for name, x in outcome.losses.items()}
-    gradients = count_skipped(after.agent) - count_skipped(before)
+    gradients = count_skipped(after.agent) - skipped
     counted = {f"{name}_nonfinite": count for name, count in losses.items()}
     updates = {name: reduce_metric(x) for name, x in (outcome.losses | outcome.metrics).items()}
     metrics = fit.metrics | imagined | counted | {"collect/nonfinite_rows": after.fault.rows} | updates

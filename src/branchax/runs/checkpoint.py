@@ -78,7 +78,15 @@ def problem(directory: Path, step: int) -> str:
     return ""
 
 
-def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int = 2, keep_best: bool = False) -> None:
+def save(
+    directory: Path,
+    step: int,
+    tree: Any,
+    note: dict[str, Any],
+    kept: int = 2,
+    keep_best: bool = False,
+    beside: dict[str, Any] | None = None,
+) -> None:
     """Writes `tree` and the JSON-ready `note` as `directory/<step>`, durably, then removes what is not kept.
 
     Args:
@@ -88,6 +96,7 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int 
       note: comes back from the function `note`; its `SCORE` decides which step is the best.
       kept: so many of the newest steps stay.
       keep_best: the step with the highest score stays too.
+      beside: what else is kept, JSON by the names of files; `beside` reads it.
 
     Of several processes, each calls this and writes what lies on its devices.
 
@@ -105,6 +114,8 @@ def save(directory: Path, step: int, tree: Any, note: dict[str, Any], kept: int 
             checkpointer.save(plain, arrays, force=True)
             checkpointer.wait_until_finished()
         if distributed.leads():
+            for name, content in (beside or {}).items():
+                (path / name).write_text(json.dumps(content), encoding="utf-8")
             _seal(path, note)
         distributed.wait_for_all("the checkpoint counts")
     except distributed.PeerLost:
@@ -136,6 +147,12 @@ def note(directory: Path, step: int) -> dict[str, Any]:
         return _manifest(directory / str(step))
     except _Broken as error:
         raise CheckpointError(f"cannot read {directory / str(step)}: {error}") from error
+
+
+def beside(directory: Path, step: int, name: str) -> Any:
+    """What was kept as the file `name` beside a sound step's arrays; None if nothing was."""
+    path = directory / str(step) / name
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def restore(directory: Path, step: int, template: Any) -> Any:

@@ -19,6 +19,7 @@ from branchax.devices import mesh as meshes
 from branchax.epoch.program import Program
 from branchax.epoch.state import TrainState
 from branchax.runs import runlog
+from branchax.runs.host_epoch import HostEpochs
 from branchax.runs.progress import Progress
 from branchax.sharding import over_seeds
 from branchax.types import Key, Metrics, Stream, stream
@@ -38,6 +39,7 @@ class Compiled(NamedTuple):
     init: Future  # lanes -> state
     epoch: Future  # (floats, state, horizon [] int32) -> (state, report of [K]); the state that goes in is donated
     evaluate: Future  # (*lanes, env_steps [K], agent) -> {"return": [K, N], "length": [K, N]}
+    host: HostEpochs | None = None  # what steps a world of the host's, if it is one
 
 
 def seed_keys(config: Config) -> Key:
@@ -111,17 +113,38 @@ def compile_program(
     view.say(f"  {memory.says(planned)}", "dim")
     runs = keys.shape[0] // config.seeds
     memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind, runs)
+    host = None
+    if program({}).host is not None:
+        host = HostEpochs(program, (floats, keys), config, template, mesh, submit)
+        if config.dataset is None:
+            return Compiled(template, (floats, keys), _done(host.init), _done(host.epoch), _done(host.evaluate), host)
     lie = meshes.shardings(template)
     init = jax.jit(all_init, out_shardings=lie)
     epoch = jax.jit(all_epoch, donate_argnums=1, out_shardings=(lie, whole))
     evaluate = jax.jit(all_evaluate, out_shardings=whole)
+    init_at = floats, keys
+    epoch_at = floats, template, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)
+    evaluate_with = floats, keys, template.counts.env_steps, template.agent
     return Compiled(
         template,
         (floats, keys),
-        Future() if restored else submit("init", init, floats, keys),
-        submit("epoch", epoch, floats, template, jax.ShapeDtypeStruct((), jnp.int32, sharding=whole)),
-        submit("evaluate", evaluate, floats, keys, template.counts.env_steps, template.agent),
+        Future() if restored else submit("init", init, *init_at),
+        submit("epoch", epoch, *epoch_at),
+        submit("evaluate", evaluate, *evaluate_with) if host is None else _done(host.evaluate),
+        host,
     )
+
+
+def _done(value: Any) -> Future:
+    """A future that holds a value already."""
+    future: Future = Future()
+    future.set_result(value)
+    return future
+
+
+def compiled_now(name: str, function: Any, *arguments: Any) -> Future:
+    """What `HostEvaluation` wants compiled, at once."""
+    return _done(cache.compiled(function.lower(*arguments), cache.SOONER.get(name)))
 
 
 def evaluate_at(program: Program) -> Callable[[Key, jax.Array, Any], Metrics]:

@@ -1,6 +1,6 @@
 """The host loop: epoch after epoch; evaluate, write, save and look for faults in between.
 
-Nothing under `jit` calls back, but for Gymnasium's worlds, whose simulators live on the host.
+Nothing under `jit` calls back. What an epoch of a world of the host's does is in `host_epoch.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from branchax.config import Config, to_dict
 from branchax.devices import distributed, memory
 from branchax.epoch.report import Report
 from branchax.epoch.state import TrainState, copy_state
+from branchax.errors import WorldFault
 from branchax.runs import checkpoint, faults, rundir, runlog
 from branchax.runs.compiling import Compiled, finish, summarise
 from branchax.runs.progress import Progress
@@ -28,6 +29,7 @@ from branchax.runs.trackers import Logger, all_of
 
 HEARTBEAT = 10.0  # seconds between two updates of `status.json` where there is nothing else to say
 GRACE_WITH_COPY = 3.0  # seconds that an epoch may take after a signal where there is a copy of the state before it
+WORLDS = "worlds.json"  # beside a checkpoint: what simulators on the host held
 COPIED = 2**28  # bytes, the largest state of which there is such a copy
 
 
@@ -84,7 +86,7 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
     beat, safe = time.monotonic(), env_steps if restored else -1  # the step that was saved last
     if not restored:
         look_for_faults(session, state, None, 0)
-        report_epoch(session, state, config.rollout.at(env_steps), {}, evaluated=True)
+        report_or_save(session, state, config.rollout.at(env_steps), {}, evaluated=True)
     stop.wait(session.compiled.evaluate)  # so that nothing but an epoch is waited for once there is something to save
     epoch, copies = stop.wait(session.compiled.epoch), copies_of(state)
     if copies and config.grace is None:
@@ -93,30 +95,35 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
     if distributed.leads():  # Matplotlib, for the figure at the end, loads while the first epoch computes
         session.pool.submit(importlib.import_module, "branchax.runs.plots")
     with stop.deferred():
-        is_last = done >= config.epochs
+        is_last = env_steps >= config.env_steps
         while not is_last and session.going():
             view.phase("training")
             horizon, floats = config.rollout.at(env_steps), session.compiled.lanes[0]
             before = copy_state(state) if copies else None
+            held = None if before is None else held_by(session)
             try:  # in another thread, so that this one hears of signals
                 state, report = stop.wait(session.pool.submit(finish, epoch, floats, state, np.int32(horizon)))
             except Preempted as ended:
                 if before is None:
                     raise
                 if safe != env_steps:
-                    save(session, before, env_steps)
+                    save(session, before, env_steps, held)
                 raise Preempted(f"{ended}; saved as it was after {env_steps:,} env steps") from None
+            except WorldFault as fault:
+                save_fault(session, fault)
+                raise
             before, report = None, jax.tree.map(np.asarray, report)
             look_for_faults(session, state, report, horizon)
             done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
-            is_last = done == config.epochs
-            rows = report_epoch(session, state, horizon, report.metrics, is_last or done % config.eval_every == 0)
+            is_last = env_steps >= config.env_steps
+            due = is_last or done % config.eval_every == 0
+            rows = report_or_save(session, state, horizon, report.metrics, due)
             enough = [bool(callback(rows, state)) for callback in session.callbacks]
             is_last = is_last or distributed.any_of(any(enough)) if session.callbacks else is_last
             asked = distributed.any_of(bool(stop.asked))
             saves = is_last or asked or done % config.checkpoint_every == 0
             if saves:
-                save(session, state, env_steps)
+                save(session, state, env_steps, held_by(session))
                 safe = env_steps
             if saves or time.monotonic() - beat > HEARTBEAT:
                 for run in session.going():
@@ -134,14 +141,42 @@ def copies_of(state: TrainState) -> bool:
     return memory.bytes_of(state) <= COPIED and jax.process_count() == 1
 
 
-def save(session: Session, state: TrainState, env_steps: int) -> None:
-    """A checkpoint of each run that goes on; its rows are on disk before."""
+def held_by(session: Session) -> list[str] | None:
+    """What the simulators of a world of the host's hold; None for another world."""
+    return None if session.compiled.host is None else session.compiled.host.save_state()
+
+
+def save(session: Session, state: TrainState, env_steps: int, held: list[str] | None = None) -> None:
+    """A checkpoint of each run that goes on; its rows are on disk before. `held` is what `held_by` returned then."""
     session.view.phase("saving")
     for run in session.going():
         run.log.sync()
-        note = {"config": to_dict(run.config), checkpoint.SCORE: run.score, "environment": rundir.versions()}
-        kept = kept_of(session.runs), session.runs[0].config.keep_best
-        checkpoint.save(run.checkpoints, env_steps, run.of(state), note, *kept)
+        save_run(run, state, env_steps, kept_of(session.runs), held)
+
+
+def save_run(run: Run, state: TrainState, env_steps: int, kept: int, held: list[str] | None = None) -> None:
+    """A checkpoint of one run, of the state of all lanes."""
+    note = {"config": to_dict(run.config), checkpoint.SCORE: run.score, "environment": rundir.versions()}
+    lanes, worlds = run.lanes or slice(0, run.config.seeds), run.config.parallel_worlds
+    beside = {} if held is None else {WORLDS: held[lanes.start * worlds : lanes.stop * worlds]}
+    checkpoint.save(run.checkpoints, env_steps, run.of(state), note, kept, run.config.keep_best, beside)
+
+
+def save_fault(session: Session, fault: WorldFault) -> None:
+    """A checkpoint of what was reached when a simulator broke off, if it is told."""
+    if fault.state is not None:
+        save(session, fault.state, int(fault.state.counts.env_steps[0]))
+
+
+def report_or_save(
+    session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool
+) -> list[runlog.Row]:
+    """`report_epoch`; should a simulator break off in the evaluation, what was reached is saved first."""
+    try:
+        return report_epoch(session, state, horizon, metrics, evaluated)
+    except WorldFault:
+        save(session, state, int(state.counts.env_steps[0]), held_by(session))
+        raise
 
 
 def report_epoch(

@@ -26,11 +26,11 @@ from branchax.devices import cache, distributed
 from branchax.devices import mesh as meshes
 from branchax.epoch.program import Program
 from branchax.epoch.state import TrainState
-from branchax.errors import ConfigError
+from branchax.errors import ConfigError, WorldFault
 from branchax.own import try_out
 from branchax.runs import checkpoint, dataset, door, rundir, runlog
 from branchax.runs.compiling import Compiled, Floats, compile_program, finish, lanes_of, program_of
-from branchax.runs.loop import Callback, GiveUp, Run, Session, kept_of, note_status, run_epochs
+from branchax.runs.loop import WORLDS, Callback, GiveUp, Run, Session, kept_of, note_status, run_epochs, save_run
 from branchax.runs.progress import Progress, called, number
 from branchax.runs.restoring import fill, load_all
 from branchax.runs.signals import Preempted, Stop
@@ -206,7 +206,7 @@ def _train(job: Job, saved: int | None, resumes: bool, changed: list[str]) -> No
     view.finished(f"built {config.world}", time.perf_counter() - start)
     count = kept_of(runs) + config.keep_best + 1  # a new one is whole before an old one goes
     fits = functools.partial(checkpoint.check_space, runs[0].checkpoints, count=count)
-    pool = ThreadPoolExecutor(3)
+    pool, compiled = ThreadPoolExecutor(3), None
     try:
         lanes = functools.partial(lanes_of, [run.config for run in runs], job.swept)
         compiled = compile_program(program, lanes, config, mesh, view, pool, restored=saved is not None, ready=fits)
@@ -220,6 +220,8 @@ def _train(job: Job, saved: int | None, resumes: bool, changed: list[str]) -> No
             run_epochs(session, state, restored=saved is not None)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
+        if compiled is not None and compiled.host is not None:
+            compiled.host.close()
 
 
 def _announce(job: Job, mesh: Mesh, saved: int | None, resumes: bool, changed: list[str]) -> None:
@@ -258,7 +260,11 @@ def _begin(job: Job, compiled: Compiled, pool: ThreadPoolExecutor, data: Transit
     _record(job)
     explore = job.stop.wait(compiled.init)
     job.view.phase("exploring" if data is None else "reading the dataset")
-    state = job.stop.wait(pool.submit(finish, explore, *compiled.lanes))
+    try:
+        state = job.stop.wait(pool.submit(finish, explore, *compiled.lanes))
+    except WorldFault as fault:
+        _save_explored(job, fault)
+        raise
     return state if data is None else fill(state, data)
 
 
@@ -273,7 +279,24 @@ def _go_on(job: Job, compiled: Compiled, program: Callable[[Floats], Program], m
         with meshes.entered(mesh):
             knobs = jax.jit(knobs, out_shardings=lie)(*compiled.lanes)
         state = state._replace(agent=state.agent._replace(knobs=knobs))
+    if compiled.host is None:
+        return state
+    held = [checkpoint.beside(run.checkpoints, saved, WORLDS) for run in job.runs]
+    try:
+        state, said = compiled.host.go_on(state, None if None in held else [x for some in held for x in some])
+    except WorldFault as fault:
+        _save_explored(job, fault)
+        raise
+    if said:
+        job.view.say(f"  {said}", "yellow")
     return state
+
+
+def _save_explored(job: Job, fault: WorldFault) -> None:
+    """A checkpoint of what was explored when a simulator broke off."""
+    if fault.state is not None:
+        for run in job.runs:
+            save_run(run, fault.state, int(fault.state.counts.env_steps[0]), kept_of(job.runs))
 
 
 def _record(job: Job) -> None:

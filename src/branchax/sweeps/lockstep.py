@@ -76,7 +76,11 @@ def traceable(config: Config, world: World, fields: list[str]) -> list[str]:
 
         def both(floats: Floats, key: jax.Array) -> Any:
             program = of(floats)
-            return program.epoch(program.init(key), jnp.int32(config.rollout.horizon))
+            state, horizon = program.init(key), jnp.int32(config.rollout.horizon)
+            if program.host is None:
+                return program.epoch(state, horizon)
+            state = program.host.begin(state, horizon)[0]
+            return program.host.learn(state, program.host.blank_round(key, state), horizon)
 
         try:
             jax.eval_shape(both, floats, jax.random.key(0))

@@ -143,6 +143,10 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     about, path = max(dumps, key=lambda pair: pair[0]["env_steps"])
     cache.enable()
     world = build.make_world(config)
+    if world.host is not None:
+        raise ConfigError(
+            f"replay: {config.world} is not possible, which is stepped on the host; allowed: worlds of JAX"
+        )
     program, folder, keys = build.build(config, world), directory / rundir.CHECKPOINTS, seed_keys(config)
     init = jax.jit(over_seeds(program.init))
     template = jax.eval_shape(init, keys)

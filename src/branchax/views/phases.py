@@ -44,22 +44,27 @@ def measure(player: Player, rows: Sequence[Row] = ()) -> dict[str, Any]:
     program = make_program(config, player.world, player.dynamics, player.agent)
     assert program.stages is not None
     horizon = jnp.int32(config.rollout.at(player.clock))
-    parts = _parts(program.stages, config, horizon)
+    host = program.host  # whose simulators are not timed: no compiled program steps them
+    parts = _parts(program.stages, config, horizon, collects=config.dataset is None and host is None)
     with jax.default_matmul_precision(config.precision), ThreadPoolExecutor(AT_ONCE) as pool:
-        shapes = jax.eval_shape(lambda s: (s, None if "collect" not in parts else parts["collect"](s, None)[1]), state)
-        looks = pool.submit(
-            lambda: cache.compiled(jax.jit(program.evaluate).lower(player.key, state.agent), cache.SOONER["evaluate"])
+        collected = lambda s: parts["collect"](s, None)[1] if "collect" in parts else None  # noqa: E731
+        if host is not None:
+            collected = lambda s: host.blank_round(player.key, s)  # noqa: E731
+        shapes = jax.eval_shape(lambda s: (s, collected(s)), state)
+        look = lambda: cache.compiled(  # noqa: E731
+            jax.jit(program.evaluate).lower(player.key, state.agent), cache.SOONER["evaluate"]
         )
+        looks = pool.submit(look) if host is None else None
         compile_ = lambda f: jax.jit(f, donate_argnums=0).lower(*shapes).compile()  # noqa: E731
         compiled = dict(zip(parts, pool.map(compile_, parts.values()), strict=True))
-        evaluate = looks.result()
+        evaluate = None if looks is None else looks.result()
         seconds: dict[str, float] = {}
         for _ in range(2):
             recent = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes[1])
             for name, part in compiled.items():
                 (state, recent), seconds[name] = _timed(part, state, recent)
-            taken = _timed(evaluate, player.key, state.agent)[1]
-            seconds["evaluate"] = taken / config.eval_every
+            if evaluate is not None:
+                seconds["evaluate"] = _timed(evaluate, player.key, state.agent)[1] / config.eval_every
             if sum(seconds.values()) > LONG:
                 break
     with tempfile.TemporaryDirectory() as folder:
@@ -74,7 +79,9 @@ def measure(player: Player, rows: Sequence[Row] = ()) -> dict[str, Any]:
     }
 
 
-def _parts(parts: Stages, config: Config, horizon: jax.Array) -> dict[str, Callable[[TrainState, Any], Any]]:
+def _parts(
+    parts: Stages, config: Config, horizon: jax.Array, collects: bool
+) -> dict[str, Callable[[TrainState, Any], Any]]:
     """Each part of an epoch, `(state, what was collected) -> (state, what was collected)`, in their order."""
     rounds = 1 if config.plans else config.epoch_steps // config.collect_steps
 
@@ -86,7 +93,7 @@ def _parts(parts: Stages, config: Config, horizon: jax.Array) -> dict[str, Calla
         once = lambda s, _: (parts.improve(s, recent, horizon)[0], None)  # noqa: E731
         return jax.lax.scan(once, state, None, length=rounds)[0], recent
 
-    found: dict[str, Callable[[TrainState, Any], Any]] = {} if config.dataset is not None else {"collect": collect}
+    found: dict[str, Callable[[TrainState, Any], Any]] = {"collect": collect} if collects else {}
     if not config.model_free and not config.model.exact:
         found["fit"] = lambda state, recent: (parts.fit(state)[0], recent)
     if config.stores_imagined:

@@ -15,13 +15,14 @@ from branchax import build, worlds
 from branchax.agents.base import Agent
 from branchax.config import Config
 from branchax.dynamics.base import Dynamics
+from branchax.epoch.host import draw_seeds
 from branchax.epoch.state import TrainState
 from branchax.errors import ConfigError
 from branchax.rollout import Act, copies, rollout
 from branchax.runs.restoring import restore
 from branchax.sharding import of_seed
 from branchax.types import Key, Row, Stream, Trajectory, Transition, stream
-from branchax.worlds.base import World, WorldState
+from branchax.worlds.base import HostWorld, World, WorldState
 
 
 class Player(NamedTuple):
@@ -55,7 +56,7 @@ def load(directory: Path, seed: int | None = None) -> Player:
         last = config.seed + config.seeds - 1
         raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
     state: TrainState = of_seed(states, place)
-    world = worlds.make(config.world, backend=config.backend, episode_length=config.episode_length)
+    world = worlds.make(config.world, config.backend, config.episode_length, config.world_args)
     dynamics = build.build_dynamics(config, world)
     key = stream(jax.random.key(seed), Stream.EVALUATE, state.counts.env_steps)
     return Player(config, seed, world, dynamics, build.build_agent(config, world, dynamics), state, key)
@@ -87,6 +88,8 @@ def episodes(
     has when it is of as many, or from those of another key: `(greedy, key)`. A termination ends an episode; the clock
     does not, so that a discounted return can be followed past it. The trajectory's `state` is what `keep` makes of it.
     """
+    if player.world.host is not None:
+        return _host_episodes(player, player.world.host, count, length)
 
     def run(key: Key, agent: Any, greedy: jax.Array) -> tuple[Trajectory, Any]:
         key_reset, key_run = jax.random.split(key)
@@ -100,6 +103,39 @@ def episodes(
     def play(greedy: bool, key: Key | None = None) -> tuple[Trajectory, Any]:
         with jax.default_matmul_precision(player.config.precision):
             return compiled(player.key if key is None else key, player.state.agent, jnp.asarray(greedy))
+
+    return play
+
+
+def _host_episodes(
+    player: Player, host: HostWorld, count: int, length: int
+) -> Callable[[bool], tuple[Trajectory, Any]]:
+    """`episodes` in a world of the host's, which keeps its states to itself; there the clock ends an episode too."""
+
+    @jax.jit
+    def choose(key: Key, agent: Any, obs: jax.Array, greedy: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+        act = policy(player, agent, greedy)
+        action, _, *later = jax.vmap(act)(jax.random.split(key, count), obs, *memory)
+        return action, tuple(later)
+
+    def play(greedy: bool) -> tuple[Trajectory, Any]:
+        fleet = host.make(count, 0, True)
+        try:
+            obs = starts = host.reset(fleet, np.asarray(draw_seeds(player.key, count)))
+            carried, rows, valid = _memory(player, player.state.agent, count), [], [np.ones(count, bool)]
+            memory = () if carried is None else (carried,)
+            for t in range(length):
+                key = jax.random.fold_in(player.key, t)
+                action, memory = choose(key, player.state.agent, obs, jnp.asarray(greedy), memory)
+                after, later, reward, terminated, truncated = host.step(fleet, np.asarray(action))
+                rows.append(Transition(*map(np.asarray, (obs, action, reward, after, terminated, truncated))))  # type: ignore[arg-type]
+                valid.append(valid[-1] & ~terminated & ~truncated)
+                obs = later
+        finally:
+            host.close(fleet)
+        taken: Any = jax.tree.map(lambda *x: np.stack(x), *rows)
+        alive: Any = np.stack(valid[:-1])
+        return Trajectory(taken, alive, (), ()), WorldState((), jnp.asarray(starts), jnp.zeros(count, jnp.int32))
 
     return play
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.machinery
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,9 @@ else:
     )
 
 
-def make(name: str, backend: str = "generalized", episode_length: int | None = None) -> World:
+def make(
+    name: str, backend: str = "generalized", episode_length: int | None = None, arguments: Sequence[str] = ()
+) -> World:
     """The world called `name` in the catalog (`branchax list`).
 
     Args:
@@ -38,9 +41,10 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
         world of one's own.
       backend: Brax's physics backend; the other worlds ignore it.
       episode_length: steps until an episode is truncated; the default is the world's own.
+      arguments: what Gymnasium makes an environment with, each `"name=value"`; no other world takes any.
 
     Raises:
-      ConfigError: the name is unknown, or the world cannot have this backend or episode length.
+      ConfigError: the name is unknown, or the world cannot have this backend, episode length or arguments.
     """
     # Imported here: the configuration reads this package's catalog before JAX is loaded.
     from branchax.errors import ConfigError, nearest
@@ -49,14 +53,16 @@ def make(name: str, backend: str = "generalized", episode_length: int | None = N
     if episode_length is not None and episode_length < 1:
         raise ConfigError(f"episode_length: {episode_length} is not possible; allowed: >= 1")
     family, _, short = name.partition("/")
+    if family == "gym":
+        from branchax.worlds.gymnasium import gymnasium_world
+
+        return gymnasium_world(short, episode_length, arguments)
+    if arguments:
+        raise ConfigError(f"world_args: {' '.join(arguments)} is not possible for {name}; allowed: unset")
     if family == "brax":
         from branchax.worlds.brax import brax_world
 
         return brax_world(short, backend, episode_length)
-    if family == "gym":
-        from branchax.worlds.gymnasium import gymnasium_world
-
-        return gymnasium_world(short, episode_length)
     if family == "playground":
         from branchax.worlds.playground import playground_world
 
@@ -129,7 +135,7 @@ def gymnasium_spec(name: str) -> Any:
     """What Gymnasium has registered as `name`, found without JAX; for `"module:Id-v0"` the module is imported first.
 
     Raises:
-      ConfigError: Gymnasium or the module is not installed, or the id is unknown.
+      ConfigError: Gymnasium or the module is not installed or cannot be imported, or the id is unknown.
     """
     from branchax.errors import ConfigError, nearest
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from branchax.types import Key, Transition
 
@@ -42,15 +43,38 @@ class WorldState(NamedTuple):
     time: jax.Array  # [] int32, steps since the reset
 
 
+class HostWorld(NamedTuple):
+    """A world whose simulators live on the host, as functions over a fleet of N of them. NumPy arrays go in and come
+    out. Each raises `RunError` for what the simulators break, and closes them then.
+
+    An episode that is over begins anew within the same step, by the simulator's own random numbers.
+    """
+
+    make: Callable[
+        [int, int, bool], Any
+    ]  # (N, processes or 0 for this one, stop where the first episode ends) -> fleet
+    reset: Callable[[Any, np.ndarray], np.ndarray]  # (fleet, seeds [N]) -> obs [N, D]
+    # (fleet, actions [N, A]) -> next_obs [N, D], obs to go on from [N, D], reward [N], terminated [N], truncated [N]
+    step: Callable[[Any, np.ndarray], tuple[np.ndarray, ...]]
+    save_state: Callable[[Any], list[str]]  # fleet -> what each simulator holds, as far as it can be read
+    set_state: Callable[[Any, Sequence[str]], None]
+    close: Callable[[Any], None]
+    comes_back: Callable[[], bool]  # whether what `save_state` reads is the whole state: tried on an episode
+
+
 class World(NamedTuple):
     """Two pure, unbatched functions; `jax.vmap` gives parallel worlds.
 
     `step` never resets: `rollout` does, with a fresh key each time, after it has recorded the true `next_obs`.
+
+    With a `host`, the simulators live on the host, and `reset` and `step` raise `ConfigError`: the host loop takes the
+    real steps between compiled stages.
     """
 
     spec: WorldSpec
     reset: Callable[[Key], WorldState]
     step: Callable[[Key, WorldState, jax.Array], tuple[WorldState, Transition]]
+    host: HostWorld | None = None
 
 
 def never(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:

@@ -30,6 +30,10 @@ CONTRACT = {
 }
 
 
+# Of a world of the host's, whose simulators answer for themselves: what they break else ends the check with a line.
+HOST_CONTRACT = {line: CONTRACT[line] for line in (3, 4, 6, 7, 8)}
+
+
 class Violation(NamedTuple):
     """A line of the contract that a world breaks, and what was seen."""
 
@@ -56,6 +60,50 @@ def check_world(world: World, steps: int = 400, batch: int = 8, seed: int = 0) -
         return [Violation(2, f"{type(error).__name__}: {str(error).splitlines()[0]}")]
     found = [*_rows(world, before, after, t), *_resets(world, key_reset), *_repeated(world, key_run, batch)]
     return sorted(found)
+
+
+def check_host(world: World, steps: int = 400, batch: int = 4, seed: int = 0) -> list[Violation]:
+    """`check_world` of a world whose simulators live on the host, by the lines of `HOST_CONTRACT`.
+
+    Raises `RunError` for what they break beside them.
+    """
+    host, spec = world.host, world.spec
+    assert host is not None
+    steps = max(steps, min(spec.episode_length + 1, 2_000))
+    draw, found, walks, starts = np.random.default_rng(seed), [], [], []
+    size, seeds = (steps, batch, spec.action_size), np.arange(seed + 1, seed + 1 + batch)
+    actions = draw.uniform(-1.0, 1.0, size).astype(np.float32)
+    for _ in range(2):
+        fleet = host.make(batch, 0, False)
+        try:
+            starts.append(host.reset(fleet, seeds))
+            walks.append([host.step(fleet, action) for action in actions])
+        finally:
+            host.close(fleet)
+    if not np.array_equal(*starts) or not all(_equal(x, y) for x, y in zip(*walks, strict=True)):
+        found.append(Violation(3, "two episodes with the same seeds and actions differ"))
+    if (starts[0] == starts[0][:1]).all():
+        found.append(Violation(4, f"{batch} seeds give the same first observation: right if it is the only one", False))
+    obs, time = starts[0], np.zeros(batch, int)
+    for t, (after, later, reward, terminated, truncated) in enumerate(walks[0]):
+        time += 1
+        if not (np.isfinite(after).all() and np.isfinite(reward).all()):
+            found.append(Violation(6, f"an observation or a reward is not finite at step {t}"))
+            break
+        if spec.termination is not None:
+            says = np.asarray(jax.vmap(spec.termination)(obs, actions[t], after))
+            if (says != terminated).any():
+                found.append(Violation(7, f"terminated and the predicate disagree at step {t}"))
+                break
+        if ((time >= spec.episode_length) & ~terminated & ~truncated).any():
+            found.append(Violation(8, f"not truncated after {spec.episode_length} steps"))
+            break
+        obs, time = later, np.where(terminated | truncated, 0, time)
+    return found
+
+
+def _equal(first: tuple[np.ndarray, ...], second: tuple[np.ndarray, ...]) -> bool:
+    return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in zip(first, second, strict=True))
 
 
 def _shapes(world: World) -> Iterator[Violation]:

@@ -120,3 +120,14 @@ GYMNASIUM: dict[str, Predicate] = {
     for name, predicate in predicates.items()
     for version in versions
 }
+
+# What environments are made with and then end by other rules, or show what decides in other places.
+CHANGED_BY = {
+    "exclude_current_positions_from_observation",
+    "frame_skip",
+    "healthy_angle_range",
+    "healthy_state_range",
+    "healthy_z_range",
+    "terminate_when_unhealthy",
+    "xml_file",
+}

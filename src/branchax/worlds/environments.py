@@ -1,0 +1,377 @@
+"""Gymnasium's environments side by side, as many rows of numbers: made, watched, stepped, saved and closed.
+
+`Guard` makes vectors of what an environment takes and returns, and says in a line what it breaks. `Pack` is a
+`gymnasium.vector.SyncVectorEnv` of them, and `Fleet` one pack here or several, each in a process of its own
+(`gymnasium.vector.AsyncVectorEnv`). No JAX: worker processes load this module.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import importlib.util
+import itertools
+import json
+import multiprocessing
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces, vector
+
+from branchax.errors import WorldFault
+from branchax.worlds import snapshots
+from branchax.worlds.spaces import Actions, Observations, make_actions, read_observations
+
+# On a walk, the steps before which `comes_back` takes a snapshot, and how far it walks.
+MARKS, FURTHEST, BEYOND = (1, 40, 400), 2_000, 10
+SILENT = 50  # a level above all of Gymnasium's messages
+
+
+def make(name: str, arguments: dict[str, Any], length: int | None) -> Any:
+    """What `gymnasium.make` gives, with `length` as its time limit if there is one. Raises `WorldFault`."""
+    module = name.rpartition(":")[0]
+    if module and str(Path.cwd()) not in sys.path:  # the module may be one where one works
+        sys.path.append(str(Path.cwd()))
+    limit = {} if length is None else {"max_episode_steps": length}
+    try:
+        with _without_mujoco_warnings():
+            return gymnasium.make(name, disable_env_checker=True, **limit, **arguments)
+    except Exception as error:  # whatever someone else's constructor raises
+        advice = "; --world-args NAME=VALUE ... gives arguments" if isinstance(error, TypeError) else ""
+        raise WorldFault(f"it cannot be made: {_line(error)}{advice}") from error
+
+
+def time_limit(env: Any) -> int | None:
+    """The least of the time limits on an environment, [steps]; None where it has none."""
+    limits = []
+    while isinstance(env, gymnasium.Wrapper):
+        if isinstance(env, gymnasium.wrappers.TimeLimit):
+            limits.append(env._max_episode_steps)
+        env = env.env
+    return min(limits, default=None)
+
+
+class Guard(gymnasium.Env):
+    """An environment whose observations are [D] float32, whose actions [A], and whose rewards and flags are checked.
+
+    With `once`, it stays where its episode ended until it is reset with a seed: an evaluation steps no further.
+    """
+
+    def __init__(self, env: Any, observations: Observations, actions: Actions, once: bool = False) -> None:
+        self.env, self.observations, self.actions, self.once = env, observations, actions, once
+        self.observation_space = spaces.Box(-np.inf, np.inf, (observations.size,), np.float32)
+        self.action_space = spaces.Box(-np.inf, np.inf, (actions.size,), np.float32)
+        self.last, self.over = np.zeros(observations.size, np.float32), False
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """As Gymnasium has it. Raises `WorldFault`."""
+        if self.once and seed is None:
+            return self.last, {}
+        returned = self._call("reset", seed=seed) if seed is not None else self._call("reset")
+        if not (isinstance(returned, tuple) and len(returned) == 2 and isinstance(returned[1], dict)):
+            raise WorldFault(f"its reset returned {_what(returned)}; allowed: an observation and a dict")
+        self.last, self.over = self._read(returned[0]), False
+        return self.last, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """As Gymnasium has it; an episode with a number that is not finite is cut there. Raises `WorldFault`."""
+        if self.once and self.over:
+            return self.last, 0.0, False, False, {}
+        if not np.isfinite(action).all():  # nothing that an environment could do with it; its row is dropped
+            return self.last, 0.0, False, True, {}
+        returned = self._call("step", self.actions.make(action))
+        if not (isinstance(returned, tuple) and len(returned) == 5):
+            raise WorldFault(
+                f"its step returned {_what(returned)}; allowed: an observation, a reward, terminated, truncated and a"
+                " dict"
+            )
+        obs, reward, terminated, truncated = returned[:4]
+        self.last = self._read(obs)
+        reward = _number(reward, "reward", "biuf")
+        terminated, truncated = (
+            bool(_number(x, name, "bui")) for name, x in (("terminated", terminated), ("truncated", truncated))
+        )
+        truncated |= not (np.isfinite(reward) and np.isfinite(self.last).all())
+        self.over = terminated or truncated
+        return self.last, reward, terminated, truncated, {}
+
+    def close(self) -> None:
+        """Closes it; what it raises then is nobody's concern."""
+        with contextlib.suppress(Exception):
+            self.env.close()
+
+    def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
+        try:
+            return getattr(self.env, name)(*arguments, **named)
+        except Exception as error:  # whatever someone else's code raises
+            old = name == "step" and "expected 5, got 4" in str(error)  # a wrapper takes it apart before this does
+            advice = "; allowed: five values, terminated and truncated apart" if old else ""
+            raise WorldFault(f"its {name} raised {_line(error)}{advice}") from error
+
+    def _read(self, obs: Any) -> np.ndarray:
+        try:
+            return self.observations.read(obs)
+        except Exception as error:
+            raise WorldFault(f"its observation space is not kept: {_line(error)}") from error
+
+
+class Pack(gymnasium.Env):
+    """Environments stepped one after the other. A step's observation is a row for each, `rows` with blank ones.
+
+    [next_obs [D], obs [D] to go on from, reward, terminated, truncated], float32: where an episode is over, `obs` is
+    the first of the next one and `next_obs` the last of this. They are made at the first call.
+    """
+
+    def __init__(self, make_one: Callable[[], Guard], count: int, rows: int, obs_size: int, action_size: int) -> None:
+        self.make_one, self.count = make_one, count
+        self.observation_space = spaces.Box(-np.inf, np.inf, (rows, 2 * obs_size + 3), np.float32)
+        self.action_space = spaces.Box(-np.inf, np.inf, (rows, action_size), np.float32)
+        self.seeds: Sequence[int] = ()  # of the next reset
+        self.snapshots: Sequence[str] = ()  # for `put`
+        self.envs: vector.SyncVectorEnv | None = None
+
+    def opened(self) -> Any:
+        """The environments."""
+        if self.envs is None:
+            if multiprocessing.parent_process() is not None:
+                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker: the terminal sends Ctrl-C to all
+            with contextlib.ExitStack() as undo:
+                guards = []
+                for _ in range(self.count):
+                    guards.append(self.make_one())
+                    undo.callback(guards[-1].close)
+                ready = [partial(_itself, guard) for guard in guards]
+                mode = vector.AutoresetMode.SAME_STEP
+                self.envs = vector.SyncVectorEnv(ready, copy=False, autoreset_mode=mode)
+                undo.pop_all()
+        return self.envs
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        """Fresh episodes from `seeds`; of the rows only `obs` means something."""
+        obs, _ = self.opened().reset(seed=[int(s) for s in self.seeds])
+        return self._rows(obs, obs, 0.0, 0.0, 0.0), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        """One step of each, [rows, A]."""
+        obs, reward, terminated, truncated, info = self.opened().step(action[: self.count])
+        after = obs
+        if "final_obs" in info:
+            after = obs.copy()
+            for i in np.flatnonzero(info["_final_obs"]):
+                after[i] = info["final_obs"][i]
+        return self._rows(after, obs, reward, terminated, truncated), 0.0, False, False, {}
+
+    def take(self) -> list[str]:
+        """A snapshot of each."""
+        return [json.dumps(snapshots.take(guard)) for guard in self.opened().envs]
+
+    def put(self) -> None:
+        """Brings each to where its one of `snapshots` was taken."""
+        for guard, snapshot in zip(self.opened().envs, self.snapshots, strict=True):
+            snapshots.put(guard, json.loads(snapshot))
+
+    def close(self) -> None:
+        """Closes all of them."""
+        if self.envs is not None:
+            self.envs.close()
+
+    def _rows(self, after: np.ndarray, obs: np.ndarray, reward: Any, terminated: Any, truncated: Any) -> np.ndarray:
+        rows, size = np.zeros(self.observation_space.shape, np.float32), obs.shape[1]  # type: ignore[arg-type]
+        mine = rows[: self.count]
+        mine[:, :size], mine[:, size : 2 * size] = after, obs
+        with np.errstate(over="ignore"):  # beyond float32 it is infinite, which is said as a fault of the world
+            mine[:, -3], mine[:, -2], mine[:, -1] = reward, terminated, truncated
+        return rows
+
+
+class Fleet:
+    """`count` environments, here or in `workers` processes. All raises `WorldFault` for what they break."""
+
+    def __init__(
+        self, make_one: Callable[[], Guard], count: int, workers: int, obs_size: int, action_size: int
+    ) -> None:
+        each = -(-count // max(1, min(workers, count)))
+        self.sizes = [min(each, count - i) for i in range(0, count, each)]  # of the packs
+        self.count, self.obs_size = count, obs_size
+        packs = [partial(Pack, make_one, size, each, obs_size, action_size) for size in self.sizes]
+        self.here = None if workers else packs[0]()
+        self.closed = False
+        if self.here is None:
+            mode = vector.AutoresetMode.DISABLED  # packs reset by themselves
+            self.there = vector.AsyncVectorEnv(packs, context="spawn", copy=False, autoreset_mode=mode)
+        with self._closing():
+            if self.here is not None:
+                self.here.opened()
+
+    def reset(self, seeds: np.ndarray) -> np.ndarray:
+        """The first observations [n, D] of fresh episodes from seeds [n]."""
+        with self._closing():
+            if self.here is not None:
+                self.here.seeds = seeds.tolist()
+                rows = self.here.reset()[0]
+            else:
+                self.there.set_attr("seeds", [chunk.tolist() for chunk in self._chunks(seeds)])
+                rows = self._joined(self.there.reset()[0])
+        return rows[:, self.obs_size : 2 * self.obs_size]
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Actions [n, A] -> next_obs [n, D], obs to go on from [n, D], reward [n], terminated [n], truncated [n]."""
+        with self._closing():
+            if self.here is not None:
+                rows = self.here.step(actions)[0]
+            else:
+                padded = np.zeros((len(self.sizes), self.sizes[0], actions.shape[1]), np.float32)
+                for pack, chunk in zip(padded, self._chunks(actions), strict=True):
+                    pack[: len(chunk)] = chunk
+                rows = self._joined(self.there.step(padded)[0])
+        after, obs = rows[:, : self.obs_size], rows[:, self.obs_size : 2 * self.obs_size]
+        terminated = rows[:, -2] > 0
+        return after, obs, rows[:, -3], terminated, (rows[:, -1] > 0) & ~terminated
+
+    def save_state(self) -> list[str]:
+        """A snapshot of each environment (`snapshots`)."""
+        with self._closing():
+            packs = [self.here.take()] if self.here is not None else self.there.call("take")
+        return [snapshot for pack in packs for snapshot in pack]
+
+    def set_state(self, saved: Sequence[str]) -> None:
+        """Brings each to where its snapshot was taken; they must have been reset before."""
+        with self._closing():
+            if self.here is not None:
+                self.here.snapshots = saved
+                self.here.put()
+            else:
+                self.there.set_attr("snapshots", [list(chunk) for chunk in self._chunks(saved)])
+                self.there.call("put")
+
+    def close(self) -> None:
+        """Closes every environment, and ends the processes; again is nothing."""
+        if self.closed:
+            return
+        self.closed = True
+        with contextlib.suppress(Exception):
+            if self.here is not None:
+                self.here.close()
+            else:
+                self.there.close(timeout=5.0)
+
+    @contextlib.contextmanager
+    def _closing(self) -> Iterator[None]:
+        """What a worker reports is raised as a `WorldFault`, and not printed; after one, all are closed."""
+        logger: Any = gymnasium.logger
+        level = logger.min_level
+        try:
+            if self.here is None:
+                logger.min_level = SILENT
+            yield
+        except (EOFError, BrokenPipeError, ConnectionError) as error:
+            self.close()
+            raise WorldFault("one of its worker processes ended without a word") from error
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            if self.here is None:
+                logger.min_level = level
+
+    def _chunks(self, x: Any) -> list[Any]:
+        """What belongs to each pack."""
+        ends = np.cumsum([0, *self.sizes])
+        return [x[start:end] for start, end in itertools.pairwise(ends)]
+
+    def _joined(self, rows: np.ndarray) -> np.ndarray:
+        return np.concatenate([pack[:size] for pack, size in zip(rows, self.sizes, strict=True)])
+
+
+def make_guard(name: str, arguments: dict[str, Any], length: int | None, once: bool = False) -> Guard:
+    """One environment, guarded. Raises `WorldFault` or `spaces.Unusable`."""
+    env = make(name, arguments, length)
+    try:
+        return Guard(env, read_observations(env.observation_space), make_actions(env.action_space), once)
+    except BaseException:
+        env.close()
+        raise
+
+
+def comes_back(make_one: Callable[[], Guard], seed: int = 0) -> bool:
+    """Whether an environment goes on from snapshots of another as that one did, to the last bit.
+
+    One walks a whole episode with random actions, past its end and into the next; another is brought to where the
+    first was at a few places of it, from elsewhere, and repeats the rest.
+    """
+    draw, walk, saved = np.random.default_rng(seed), [], {}
+    with contextlib.ExitStack() as closing:
+        first, second = (closing.enter_context(contextlib.closing(make_one())) for _ in range(2))
+        try:
+            first.reset(seed=seed + 1)
+            second.reset(seed=seed + 2)
+            left = FURTHEST
+            while left > 0:
+                if len(walk) in MARKS:
+                    saved[len(walk)] = json.dumps(snapshots.take(first))
+                walk.append(_advance(first, draw.uniform(-1.0, 1.0, first.actions.size)))
+                left = left - 1 if walk[-1][-1] is None else min(left - 1, BEYOND)
+            for place, snapshot in sorted(saved.items(), reverse=True):
+                snapshots.put(second, json.loads(snapshot))
+                for action, *results in walk[place:]:
+                    again = _advance(second, action)[1:]
+                    if any(not np.array_equal(x, y) for x, y in zip(results, again, strict=True) if x is not y):
+                        return False
+        except Exception:  # whatever it raises in a state that it does not know
+            return False
+    return True
+
+
+def _advance(env: Guard, action: np.ndarray) -> tuple[Any, ...]:
+    """A step, and after the last of an episode the first observation of the next."""
+    obs, reward, terminated, truncated, _ = env.step(action)
+    return action, obs, reward, terminated, truncated, env.reset()[0] if terminated or truncated else None
+
+
+def _itself(thing: Any) -> Any:
+    return thing
+
+
+def _number(value: Any, name: str, kinds: str) -> float:
+    """The number in a value that holds one; some environments return it in an array."""
+    try:
+        found = np.asarray(value)
+    except ValueError:
+        found = np.empty(0, object)
+    if found.size != 1 or found.dtype.kind not in kinds:
+        raise WorldFault(f"its {name} is {_what(value)}; allowed: {'a number' if 'f' in kinds else 'a bool'}")
+    return float(found.ravel()[0])
+
+
+def _what(value: Any) -> str:
+    if isinstance(value, tuple):
+        return f"{len(value)} values ({', '.join(type(x).__name__ for x in value)})"
+    shape = f" of shape {list(value.shape)}" if isinstance(value, np.ndarray) else ""
+    return f"{type(value).__name__}{shape}" if value is not None else "None"
+
+
+def _line(error: BaseException) -> str:
+    """An error in a line."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+@contextlib.contextmanager
+def _without_mujoco_warnings() -> Iterator[None]:
+    """Keeps MuJoCo from saying, into a file too, what it minds about a model each time that it is loaded."""
+    if importlib.util.find_spec("mujoco") is None:
+        yield
+        return
+    mujoco: Any = importlib.import_module("mujoco")
+    handler = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(handler)

@@ -1,0 +1,181 @@
+"""What a live Python environment holds, as JSON, and back: all that its attributes reach, through its wrappers.
+
+Numbers, arrays, containers, random generators, MuJoCo's data, and objects with attributes of their own are read; what
+cannot be read (spaces, models, windows, another library's simulator) is left as it is. So a snapshot may be less than
+the whole state. Whether it is enough is for a trial to tell (`environments.comes_back`). Nothing that is read is run.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import random
+from typing import Any
+
+import numpy as np
+
+SAME = {"same": None}  # what stays as it is
+_PLAIN = (type(None), bool, int, float, str)
+_LISTS: dict[str, Any] = {"tuple": tuple, "list": list, "set": set, "frozenset": frozenset}
+_FIXED = (
+    "gymnasium.spaces.",
+    "gymnasium.envs.registration",
+    "gymnasium.envs.mujoco.mujoco_rendering",
+    "pygame",
+    "numpy",
+)
+
+
+def take(thing: Any) -> Any:
+    """A JSON-ready snapshot of an object."""
+    return _read(thing, {})
+
+
+def put(thing: Any, snapshot: Any) -> None:
+    """Brings an object to where another of the same make was when `take` was called on it.
+
+    Raises `ValueError` where they do not fit.
+    """
+    _write(thing, snapshot, [])
+
+
+def _read(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
+    if isinstance(value, _PLAIN):
+        return value
+    if id(value) in seen:
+        return {"again": seen[id(value)][0]}
+    fixed = isinstance(value, type) or callable(value) or type(value).__module__.startswith(_FIXED)
+    kind = next((name for name, of in _LISTS.items() if type(value) is of), None)
+    if isinstance(value, np.generic) and value.dtype.kind in "biufc":
+        return {"scalar": _bytes(np.asarray(value))}
+    if isinstance(value, np.random.Generator):
+        return {"generator": _plain(value.bit_generator.state)}
+    if isinstance(value, np.ndarray):
+        unreadable = value.dtype.kind not in "biufc"
+    else:
+        holds = isinstance(value, (dict, collections.deque, random.Random)) or kind is not None or _is_mujoco(value)
+        unreadable = not holds and (fixed or not hasattr(value, "__dict__"))
+    if unreadable:
+        return SAME
+    seen[id(value)] = len(seen), value  # kept alive, so that its id stays its own
+    if isinstance(value, np.ndarray):
+        return {"array": _bytes(value)}
+    if kind is not None:
+        return {kind: [_read(x, seen) for x in value]}  # pyright: ignore[reportGeneralTypeIssues]
+    if isinstance(value, collections.deque):
+        return {"deque": [_read(x, seen) for x in value], "most": value.maxlen}
+    if isinstance(value, dict):
+        return {"dict": [[_read(k, seen), _read(v, seen)] for k, v in value.items()]}
+    if isinstance(value, random.Random):
+        return {"random": _plain(value.getstate())}
+    names = _numbers(value) if _is_mujoco(value) else list(vars(value))
+    return {"object": {name: _read(getattr(value, name), seen) for name in names}, "of": type(value).__name__}
+
+
+def _write(old: Any, saved: Any, seen: list[Any]) -> Any:
+    """What `saved` stands for; objects are changed in place, and numbers and containers made anew."""
+    if not isinstance(saved, dict):
+        return saved
+    kind, content = next(iter(saved.items()))
+    if kind == "again":
+        return seen[content]
+    if kind == "same":
+        return old
+    if kind == "scalar":
+        return _array(content)[()]
+    if kind == "generator":
+        new = np.random.Generator(getattr(np.random, content["bit_generator"])())
+        new.bit_generator.state = _unplain(content)
+        return new
+    place = len(seen)
+    seen.append(old)
+    if kind == "array":
+        seen[place] = _array(content)
+    elif kind == "random":
+        seen[place] = random.Random()
+        seen[place].setstate(_unplain(content))
+    elif kind == "object":
+        _write_object(old, saved, seen)
+    else:
+        seen[place] = _write_container(old, saved, seen)
+    return seen[place]
+
+
+def _write_container(old: Any, saved: dict[str, Any], seen: list[Any]) -> Any:
+    kind, content = next(iter(saved.items()))
+    if kind == "deque":
+        return collections.deque((_write(None, x, seen) for x in content), saved["most"])
+    if kind == "dict":
+        known, new = (old, type(old)()) if isinstance(old, dict) else ({}, {})
+        for k, v in content:
+            key = _write(None, k, seen)
+            new[key] = _write(known.get(key), v, seen)
+        return new
+    known = list(old) if type(old) in (list, tuple) else []
+    known += [None] * (len(content) - len(known))
+    return _LISTS[kind](_write(o, x, seen) for o, x in zip(known, content, strict=False))
+
+
+def _write_object(old: Any, saved: dict[str, Any], seen: list[Any]) -> None:
+    content = saved["object"]
+    if type(old).__name__ != saved["of"]:
+        raise ValueError(f"a snapshot of {saved['of']} does not fit {type(old).__name__}")
+    for name, x in content.items():
+        before = getattr(old, name, None) if _is_mujoco(old) else vars(old).get(name)
+        value = _write(before, x, seen)
+        if not _is_mujoco(old):
+            vars(old)[name] = value  # past any `__setattr__`
+        elif isinstance(before, np.ndarray):
+            before[...] = value  # its own memory
+        else:
+            setattr(old, name, value)
+    if not _is_mujoco(old):
+        for name in vars(old).keys() - content.keys():
+            del vars(old)[name]
+
+
+def _is_mujoco(value: Any) -> bool:
+    return type(value).__module__.startswith("mujoco") and type(value).__name__ == "MjData"
+
+
+def _numbers(data: Any) -> list[str]:
+    """The names of what MuJoCo's data holds in memory of fixed size: all that outlives a step."""
+    found = []
+    for name in dir(data):
+        if name.startswith(("_", "efc_", "iefc", "efm_")) or name in ("contact", "model"):
+            continue
+        value = getattr(data, name)
+        if name in ("time",) or (isinstance(value, np.ndarray) and value.flags.writeable and _of_model(data, value)):
+            found.append(name)
+    return found
+
+
+def _of_model(data: Any, value: np.ndarray) -> bool:
+    """Whether an array lies in the buffer whose size follows from the model, not in the arena of a single step."""
+    return value.size > 0 and 0 <= value.ctypes.data - data.qpos.ctypes.data < data.nbuffer
+
+
+def _bytes(x: np.ndarray) -> list[Any]:
+    return [x.dtype.str, list(x.shape), base64.b64encode(np.ascontiguousarray(x).tobytes()).decode()]
+
+
+def _array(content: list[Any]) -> np.ndarray:
+    kind, shape, data = content
+    return np.frombuffer(base64.b64decode(data), np.dtype(kind)).reshape(shape).copy()
+
+
+def _plain(tree: Any) -> Any:
+    """Nested tuples and arrays as JSON has them."""
+    if isinstance(tree, dict):
+        return {name: _plain(x) for name, x in tree.items()}
+    if isinstance(tree, tuple):
+        return {"tuple": [_plain(x) for x in tree]}
+    return {"array": _bytes(tree)} if isinstance(tree, np.ndarray) else tree
+
+
+def _unplain(tree: Any) -> Any:
+    if isinstance(tree, dict) and tuple(tree) == ("tuple",):
+        return tuple(_unplain(x) for x in tree["tuple"])
+    if isinstance(tree, dict) and tuple(tree) == ("array",):
+        return _array(tree["array"])
+    return {name: _unplain(x) for name, x in tree.items()} if isinstance(tree, dict) else tree

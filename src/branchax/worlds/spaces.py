@@ -1,0 +1,139 @@
+"""Between Gymnasium's spaces and vectors: observations become [D] float32, and [A] becomes an action."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from gymnasium import spaces
+
+MOST_ACTIONS = 4096  # of a product of discrete ones: each is an entry of the policy's
+
+
+class Unusable(ValueError):
+    """A space that cannot be made a vector; the message says what it is and what is allowed."""
+
+
+class Observations(NamedTuple):
+    """How observations are read."""
+
+    size: int  # D
+    read: Callable[[Any], np.ndarray]  # an observation -> a new [D] float32; raises `ValueError` if it does not fit
+    tabular: bool  # one of D states, as a one-hot vector
+
+
+class Actions(NamedTuple):
+    """How actions are made."""
+
+    size: int  # A: entries in [-1, 1], or so many discrete actions, of which the largest entry is taken
+    make: Callable[[np.ndarray], Any]  # [A] -> an action within its bounds
+    discrete: bool
+
+
+def read_observations(space: Any) -> Observations:
+    """Of a Box: its numbers as they are. Of anything else that `gymnasium.spaces.flatten` flattens: what that gives,
+    such as one-hot vectors for Discrete, or a Dict's entries in the order of its keys."""
+    if not space.is_np_flattenable:
+        raise Unusable(f"its observations are {space}; allowed: spaces that gymnasium.spaces.flatten makes a vector")
+    size = int(spaces.flatdim(space))
+
+    def read(obs: Any) -> np.ndarray:
+        if isinstance(space, spaces.Box):
+            if np.shape(obs) != space.shape:
+                raise ValueError(f"an observation of shape {_shape(obs)}, and its space says {list(space.shape)}")
+            return np.array(obs, np.float32).ravel()  # a copy: some environments write into one array again and again
+        row = np.array(spaces.flatten(space, obs), np.float32)
+        if row.shape != (size,):
+            raise ValueError(f"an observation of {row.size} numbers, and its space says {size}")
+        return row
+
+    return Observations(size, read, isinstance(space, spaces.Discrete))
+
+
+def make_actions(space: Any) -> Actions:
+    """Of bounded Boxes, alone or in a Dict or Tuple: [-1, 1] is scaled to their bounds, all entries in one vector. Of
+    Discrete, MultiDiscrete, MultiBinary, alone or in a Dict or Tuple: one discrete action for each combination.
+    """
+    parts = list(_leaves(space))
+    if all(isinstance(part, spaces.Box) for part in parts):
+        return _continuous(space, parts)
+    if not all(isinstance(part, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) for part in parts):
+        raise Unusable(f"its actions are {space}; allowed: bounded boxes or discrete ones, and not both")
+    counts = [count for part in parts for count in _counts(part)]
+    total = int(np.prod(counts, dtype=float))
+    if total > MOST_ACTIONS:
+        raise Unusable(f"its actions have {total:,} combinations; allowed: at most {MOST_ACTIONS:,}")
+
+    def make(action: np.ndarray) -> Any:
+        return _discrete(space, iter(np.unravel_index(int(np.argmax(action)), counts)))
+
+    return Actions(total, make, discrete=True)
+
+
+def _continuous(space: Any, parts: list[Any]) -> Actions:
+    low = np.concatenate([np.ravel(part.low).astype(np.float64) for part in parts])
+    high = np.concatenate([np.ravel(part.high).astype(np.float64) for part in parts])
+    middle, half = high / 2 + low / 2, high / 2 - low / 2
+    # Beyond a thousandth of float32's range a bound is a way to say that there is none.
+    if not len(low) or not np.all(np.isfinite(half) & (half < 1e35)):
+        raise Unusable(
+            f"its actions are {space}; allowed: boxes with finite bounds (gymnasium.wrappers.RescaleAction gives one)"
+        )
+    whole = np.concatenate([np.full(part.low.size, part.dtype.kind in "iu") for part in parts])
+    ends = np.cumsum([part.low.size for part in parts])[:-1]
+
+    def make(action: np.ndarray) -> Any:
+        scaled = middle + half * np.minimum(np.maximum(action, -1.0), 1.0)
+        scaled = np.where(whole, np.rint(scaled), scaled) if whole.any() else scaled
+        return _boxes(space, iter([scaled] if len(parts) == 1 else np.split(scaled, ends)))
+
+    return Actions(len(low), make, discrete=False)
+
+
+def _boxes(space: Any, pieces: Iterator[np.ndarray]) -> Any:
+    """The action of a space of boxes whose entries are `pieces`, a vector for each."""
+    if not isinstance(space, spaces.Box):
+        return _nested(space, lambda part: _boxes(part, pieces))
+    action = next(pieces).reshape(space.shape).astype(space.dtype)
+    return np.minimum(np.maximum(action, space.low), space.high)  # in its own dtype: rounding leaves no bound
+
+
+def _discrete(space: Any, digits: Iterator[Any]) -> Any:
+    """The action of a space of discrete parts whose numbers, from 0 on, are `digits`."""
+    if isinstance(space, spaces.Discrete):
+        return space.start + space.dtype.type(next(digits))
+    if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):
+        taken = np.array([next(digits) for _ in _counts(space)]).reshape(space.shape)
+        return (taken + getattr(space, "start", 0)).astype(space.dtype)
+    return _nested(space, lambda part: _discrete(part, digits))
+
+
+def _nested(space: Any, make: Callable[[Any], Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {name: make(part) for name, part in space.spaces.items()}
+    return tuple(make(part) for part in space.spaces)
+
+
+def _leaves(space: Any) -> Iterator[Any]:
+    if isinstance(space, (spaces.Dict, spaces.Tuple)):
+        for part in space.spaces.values() if isinstance(space, spaces.Dict) else space.spaces:
+            yield from _leaves(part)
+    else:
+        yield space
+
+
+def _counts(space: Any) -> list[int]:
+    """How many values each entry of a discrete space has."""
+    if isinstance(space, spaces.Discrete):
+        return [int(space.n)]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [int(n) for n in space.nvec.ravel()]
+    return [2] * int(np.prod(space.shape))
+
+
+def _shape(obs: Any) -> str:
+    try:
+        return str(list(np.shape(obs)))
+    except ValueError:  # a ragged one
+        return f"that of {type(obs).__name__}"

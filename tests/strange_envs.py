@@ -1,0 +1,161 @@
+"""Environments as people have them, each with a habit of its own; registered by their import, `strange_envs:Id-v0`."""
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
+
+CLOSED = []  # one entry for each environment that was closed
+
+
+class Base(gymnasium.Env):
+    """A point that decays; rewarded for being near zero."""
+
+    observation_space, action_space = spaces.Box(-10, 10, (2,)), spaces.Box(-1, 1, (1,))
+
+    def reset(self, seed=None, options=None):
+        super().reset(seed=seed)
+        self.state = self.np_random.uniform(-1, 1, 2)
+        return self.seen(), {}
+
+    def seen(self):
+        return self.state.astype(np.float32)
+
+    def step(self, action):
+        self.state = 0.9 * self.state + 0.1 * float(np.asarray(action).ravel()[0])
+        return self.seen(), self.reward(), self.over(), False, {}
+
+    def reward(self):
+        return -float(self.state @ self.state)
+
+    def over(self):
+        return False
+
+    def close(self):
+        CLOSED.append(type(self).__name__)
+
+
+class Buffer(Base):
+    """Writes its observations into one array."""
+
+    def __init__(self):
+        self.buffer = np.zeros(2, np.float32)
+
+    def seen(self):
+        self.buffer[:] = self.state
+        return self.buffer
+
+
+class Hidden(Base):
+    """Ends itself by a counter that is not in its state, and pays for a goal that it drew at its reset."""
+
+    def reset(self, seed=None, options=None):
+        self.steps = 0
+        found = super().reset(seed=seed)
+        self.goal = self.np_random.normal()
+        return found
+
+    def step(self, action):
+        self.steps += 1
+        obs, reward, over, _, info = super().step(action)
+        return obs, reward + self.goal, over, self.steps >= 23, info
+
+
+class Broken(PendulumEnv):
+    """Loses its simulator at the 137th step that is taken in the process."""
+
+    count, fatal = 0, 137
+
+    def step(self, action):
+        Broken.count += 1
+        if Broken.count == self.fatal:
+            raise RuntimeError("the simulator lost its connection")
+        return super().step(action)
+
+
+class ManyDiscrete(Base):
+    """Two wheels of three and four positions; observations in a dict, with a Discrete that begins at 5."""
+
+    observation_space = spaces.Dict({"place": Base.observation_space, "kind": spaces.Discrete(3, start=5)})
+    action_space = spaces.MultiDiscrete([3, 4])
+
+    def seen(self):
+        return {"place": super().seen(), "kind": 6}
+
+    def step(self, action):
+        assert action.shape == (2,) and (action >= 0).all() and (action < [3, 4]).all()
+        return super().step(action[:1] / 2)
+
+
+class RewardArray(Base):
+    def reward(self):
+        return np.array([-1.5])
+
+
+class RewardNone(Base):
+    def reward(self):
+        return None
+
+
+class RewardVector(Base):
+    def reward(self):
+        return np.zeros(2)
+
+
+class DoneText(Base):
+    def over(self):
+        return "no"
+
+
+class WrongShape(Base):
+    observation_space = spaces.Box(-10, 10, (3,))
+
+
+class OldStep(Base):
+    def step(self, action):
+        obs, reward, over, _, info = super().step(action)
+        return obs, reward, over, info
+
+
+class OldReset(Base):
+    def reset(self, seed=None, options=None):
+        return super().reset(seed=seed)[0]
+
+
+class NoSeed(Base):
+    def reset(self):
+        self.state = np.zeros(2)
+        return self.seen(), {}
+
+
+class RaisesInInit(Base):
+    def __init__(self):
+        raise RuntimeError("no simulator at port 5005")
+
+
+class NeedsArgument(Base):
+    def __init__(self, goal):
+        self.goal = goal
+
+
+class Unbounded(Base):
+    action_space = spaces.Box(-np.inf, 1.0, (1,))
+
+
+class Mixed(Base):
+    action_space = spaces.Dict({"push": spaces.Box(-1, 1, (1,)), "kind": spaces.Discrete(2)})
+
+
+def remembering():
+    """Wrappers with memories: stacked frames, running statistics that outlive an episode, and a limit of their own."""
+    env = gymnasium.wrappers.FrameStackObservation(Base(), 3)
+    env = gymnasium.wrappers.NormalizeObservation(env)
+    env = gymnasium.wrappers.NormalizeReward(env)
+    return gymnasium.wrappers.TimeLimit(env, 17)
+
+
+for env in list(globals().values()):
+    if isinstance(env, type) and issubclass(env, gymnasium.Env) and env.__module__ == __name__:
+        gymnasium.register(f"{env.__name__}-v0", entry_point=env, max_episode_steps=50)
+gymnasium.register("Remembering-v0", entry_point=remembering, max_episode_steps=40)
+gymnasium.register("Limited-v0", entry_point=lambda: gymnasium.wrappers.TimeLimit(CartPoleEnv(), 12))

@@ -1,0 +1,182 @@
+"""Runs in worlds of the host's: trained, gone on with, evaluated, broken off; small ones, by their values."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import gymnasium
+import jax
+import numpy as np
+import pytest
+
+from branchax import build
+from branchax.config import with_field
+from branchax.errors import ConfigError, WorldFault
+from branchax.presets import preset
+from branchax.runs import checkpoint, rundir, runlog
+from branchax.runs.evaluate import evaluate
+from branchax.runs.restoring import collected, restore
+from branchax.runs.train import train
+
+sys.path.insert(0, str(Path(__file__).parent))
+strange = importlib.import_module("strange_envs")
+
+SMALL = {
+    "explore_steps": 60,
+    "epoch_steps": 20,
+    "env_steps": 120,
+    "eval_episodes": 2,
+    "eval_every": 3,
+    "checkpoint_every": 3,
+    "batch_size": 16,
+    "agent.hidden": (8,),
+    "tensorboard": False,
+    "replay_capacity": 400,
+}
+
+
+def small(world, name="sac", **settings):
+    config = preset(name, world)
+    for path, value in {**SMALL, **settings}.items():
+        config = with_field(config, path, value)
+    return config
+
+
+def leaves_of(directory):
+    """The last saved state, by names, as NumPy arrays."""
+    state = restore(Path(directory))[1]
+    plain = lambda x: jax.random.key_data(x) if jax.numpy.issubdtype(x.dtype, jax.dtypes.prng_key) else x  # noqa: E731
+    return [np.asarray(plain(x)) for x in jax.tree.leaves(state)]
+
+
+def same(first, second):
+    return all(np.array_equal(x, y) for x, y in zip(leaves_of(first), leaves_of(second), strict=True))
+
+
+def policy_episode(directory, name, seed):
+    """Return and length of an episode in a plain `gymnasium.make` loop with the mode of the saved policy."""
+    config, state = restore(Path(directory))
+    mode = jax.jit(build.build(config).host.look)
+    agent = jax.tree.map(lambda x: x[0], state.agent)
+    env = gymnasium.make(name)
+    obs, total, steps, over = env.reset(seed=seed)[0], 0.0, 0, False
+    while not over:
+        action, _ = mode(agent, np.ravel(obs).astype(np.float32)[None], np.zeros(1, bool), ())
+        if isinstance(env.action_space, gymnasium.spaces.Discrete):
+            action = int(np.argmax(action[0]))
+        else:
+            action = np.asarray(action[0]).clip(-1, 1) * env.action_space.high
+        obs, reward, terminated, truncated, _ = env.step(action)
+        total, steps, over = total + float(reward), steps + 1, terminated or truncated
+    return total, steps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["Hopper-v5", "strange_envs:Remembering-v0"])
+def test_a_run_that_goes_on_is_the_run_without_the_stop(name, tmp_path):
+    """With what the environment holds beside its state; evaluations on and off; a seed beside another."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    train(small(f"gym/{name}", seeds=2), whole)
+    train(small(f"gym/{name}", seeds=2, env_steps=80), parted)
+    train(small(f"gym/{name}", seeds=2, eval_every=1), parted)
+    assert same(whole, parted)
+    alone = tmp_path / "alone"
+    train(small(f"gym/{name}", seed=1), alone)
+    for x, y in zip(leaves_of(whole), leaves_of(alone), strict=True):
+        np.testing.assert_array_equal(x[1], y[0])
+    t = collected(alone)
+    over = t.terminated | t.truncated
+    np.testing.assert_array_equal(t.obs[1:][~over[:-1]], t.next_obs[:-1][~over[:-1]])
+
+
+@pytest.mark.slow
+def test_an_evaluation_is_a_plain_loop(tmp_path):
+    """Lengths and returns of Gymnasium's own loop with the same policy and seeds."""
+    name = "strange_envs:Remembering-v0"
+    train(small(f"gym/{name}"), tmp_path)
+    (record,) = evaluate(tmp_path)
+    config, state = restore(tmp_path)
+    rows = [row for row in runlog.read(tmp_path / rundir.METRICS) if row.get(runlog.RETURN) is not None]
+    assert rows[-1][runlog.RETURN] == pytest.approx(record[runlog.RETURN], rel=1e-6)
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 8), int(state.counts.env_steps[0]))
+    seeds = build.build(config).host.seeds(key, 2)
+    for i, seed in enumerate(np.asarray(seeds)):
+        total, steps = policy_episode(tmp_path, name, int(seed))
+        assert record["lengths"][i] == steps == 17
+        assert record["returns"][i] == pytest.approx(total, rel=1e-3)
+
+
+@pytest.mark.slow
+def test_lunar_lander_begins_fresh_episodes_and_says_so(tmp_path, capsys):
+    pytest.importorskip("Box2D")
+    train(small("gym/LunarLander-v3", env_steps=80), tmp_path)
+    train(small("gym/LunarLander-v3"), tmp_path)
+    assert capsys.readouterr().out.count("fresh episodes begin: the state of gym/LunarLander-v3 cannot be") == 1
+    t = collected(tmp_path)
+    assert int(restore(tmp_path)[1].counts.env_steps[0]) == 120 and len(t.reward) == 120
+    assert t.truncated[79] or t.terminated[79]  # no row is followed by one of another episode that is not marked
+    over = t.terminated | t.truncated
+    np.testing.assert_array_equal(t.obs[1:][~over[:-1]], t.next_obs[:-1][~over[:-1]])
+    assert evaluate(tmp_path)[0]["lengths"][0] > 0
+
+
+@pytest.mark.slow
+def test_many_discrete_actions_and_dict_observations(tmp_path):
+    train(small("gym/strange_envs:ManyDiscrete-v0", parallel_worlds=2, collect_steps=2, updates_per_step=1.0), tmp_path)
+    taken = collected(tmp_path)
+    assert taken.action.shape == (120, 12) and taken.obs.shape == (120, 5) and (taken.obs[:, 0:3] == [0, 1, 0]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("fatal", "saved"), [(37, 35), (100, 60), (180, 78)])
+def test_what_was_collected_is_saved_when_a_simulator_breaks(fatal, saved, tmp_path, monkeypatch):
+    """In the exploration, an evaluation or an epoch; the same call then goes on to the end.
+
+    One step is a look at the world; 60 explore, and 2 x 50 are the first evaluation's.
+    """
+    monkeypatch.setattr(strange.Broken, "count", 0)
+    monkeypatch.setattr(strange.Broken, "fatal", fatal)
+    config = small("gym/strange_envs:Broken-v0", eval_every=100, checkpoint_every=100)
+    with pytest.raises(WorldFault, match=r"its step raised RuntimeError: the simulator lost its connection"):
+        train(config, tmp_path)
+    assert checkpoint.steps(tmp_path / rundir.CHECKPOINTS) == [saved] and len(collected(tmp_path).reward) == saved
+    assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
+    train(config, tmp_path)
+    assert int(restore(tmp_path)[1].counts.env_steps[0]) >= 120
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("mbpo", {"model.hidden": (8,), "model.max_rounds": 2, "updates_per_step": 1.0}),
+        ("ppo", {"parallel_worlds": 4, "collect_steps": 20, "updates_per_step": 1 / 20, "agent.minibatches": 2}),
+        ("me_trpo", {"model.hidden": (8,), "model.max_rounds": 2, "rollout.horizon": 10}),
+        (
+            "pets_icem",
+            {"model.hidden": (8,), "model.max_rounds": 2, "agent.horizon": 3, "agent.candidates": 8, "agent.elites": 2},
+        ),
+    ],
+)
+def test_every_kind_of_agent_trains(name, settings, tmp_path):
+    known = {path: value for path, value in SMALL.items() if path != "agent.hidden" or name != "pets_icem"}
+    config = preset(name, "gym/Pendulum-v1")
+    for path, value in {**known, **settings}.items():
+        if path == "batch_size" and name in ("ppo", "me_trpo", "pets_icem"):
+            continue
+        config = with_field(config, path, value)
+    if name in ("me_trpo", "pets_icem"):
+        config = with_field(with_field(config, "collect_steps", 20), "updates_per_step", 1 / 20)
+    if name == "me_trpo":
+        config = with_field(with_field(config, "updates_per_step", 3 / 20), "rollout.validate_every", 1)
+    train(config, tmp_path)
+    rows = runlog.read(tmp_path / rundir.METRICS)
+    assert rows[-1]["env_steps"] == 120 and np.isfinite(rows[-1][runlog.RETURN])
+    if name == "pets_icem":
+        assert rows[-1]["model_steps"] > 0
+
+
+def test_the_oracle_is_refused_with_the_reason():
+    with pytest.raises(ConfigError, match=r"model.kind: oracle is not possible on gym/Hopper-v5, which is stepped"):
+        build.build(preset("oracle_mbpo", "gym/Hopper-v5"))
