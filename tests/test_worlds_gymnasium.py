@@ -106,14 +106,14 @@ def test_an_action_or_number_that_is_not_finite_reaches_nobody(fleet_of):
 
 @pytest.mark.parametrize("name", ["Hopper-v5", "CartPole-v1", "strange_envs:Hidden-v0", "strange_envs:Remembering-v0"])
 def test_an_environment_comes_back_from_a_snapshot(name):
-    assert environments.comes_back(guard(name))
+    assert snapshots.comes_back(guard(name))
 
 
 def test_one_that_holds_what_cannot_be_read_does_not(monkeypatch):
     pytest.importorskip("Box2D")
-    assert not environments.comes_back(guard("LunarLander-v3"))
+    assert not snapshots.comes_back(guard("LunarLander-v3"))
     monkeypatch.setattr(snapshots, "put", lambda thing, saved: None)  # and whoever is not brought back is found out
-    assert not environments.comes_back(guard("strange_envs:Hidden-v0"))
+    assert not snapshots.comes_back(guard("strange_envs:Hidden-v0"))
 
 
 @pytest.mark.slow

@@ -70,7 +70,7 @@ def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = l
     check_precision(config.world)
     dynamics = build_dynamics(config, world)
     agent = wrapped(build_agent(config, world, dynamics))
-    program = make_program(config, world, dynamics, agent, find_stages(config))
+    program = make_program(config, world, dynamics, agent, find_stages(config, world))
     assert program.stages is not None
     at = functools.partial(_at_precision, config.precision)
     stages = Stages(*(at(stage) for stage in program.stages))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, get_args
 
@@ -12,10 +13,10 @@ from branchax.agents.base import Agent, LearnsFrom
 from branchax.config import Config, OwnAgentConfig
 from branchax.dynamics.base import Dynamics
 from branchax.epoch.parts import Stages
-from branchax.epoch.program import STAGES, Program
+from branchax.epoch.program import STAGES, Program, trace_epoch
 from branchax.errors import ConfigError
 from branchax.types import Row, Transition
-from branchax.worlds.base import World, WorldSpec
+from branchax.worlds.base import World, WorldSpec, blank_state
 
 
 def make_own_agent(spec: WorldSpec, config: OwnAgentConfig) -> Agent:
@@ -50,9 +51,11 @@ def make_own_dynamics(world: World, config: Config) -> Dynamics:
         raise ConfigError(f"dataset: {name!r} branches at simulator states, but a file has none; allowed: unset")
     if config.plans and dynamics.needs_state:
         raise ConfigError(f"{field}: {name!r} branches at simulator states, but a planner needs observations")
+    if world.host is not None and dynamics.needs_state:
+        raise ConfigError(f"{field}: {name!r} branches at simulator states, but {config.world} gives none")
 
     def step(key: jax.Array) -> tuple[Any, Transition]:
-        state = world.reset(key)
+        state = world.reset(key) if world.host is None else blank_state(spec)
         zero, no = jax.numpy.zeros(()), jax.numpy.zeros((), bool)
         action = jax.numpy.zeros(spec.action_size)
         row = Row(Transition(state.obs, action, zero, state.obs, no, no), state if dynamics.needs_state else ())
@@ -69,7 +72,7 @@ def make_own_dynamics(world: World, config: Config) -> Dynamics:
     return dynamics
 
 
-def find_stages(config: Config) -> Stages:
+def find_stages(config: Config, world: World) -> Stages:
     """The stages named in the settings, or the library's. Raises `ConfigError` as `make_own_agent` does."""
     if config.stages is None:
         return STAGES
@@ -78,6 +81,11 @@ def find_stages(config: Config) -> Stages:
         found = _call(config.stages, "stages", Stages)
     if missing := [field for field, stage in zip(Stages._fields, found, strict=True) if not callable(stage)]:
         raise ConfigError(f"stages: {config.stages!r} has no function for {', '.join(missing)}")
+    if found.collect is not STAGES.collect and world.host is not None:
+        raise ConfigError(
+            f"stages: {config.stages!r} has a collect of its own, and the host takes the steps of {config.world};"
+            " allowed: STAGES.collect, or a world of JAX"
+        )
     return found
 
 
@@ -88,7 +96,8 @@ def try_out(config: Config, program: Program) -> None:
     if not (named := {field: name for field, name in named.items() if name}):
         return
     state = _attempt(named, "exploring", program.init, jax.random.key(0))
-    after, _ = _attempt(named, "an epoch", program.epoch, state, jax.ShapeDtypeStruct((), "int32"))
+    epoch = functools.partial(trace_epoch, program)
+    after, _ = _attempt(named, "an epoch", epoch, state, jax.ShapeDtypeStruct((), "int32"))
     like = [jax.tree.map(lambda x: (x.shape, x.dtype), tree) for tree in (state, after)]
     if like[0] != like[1]:
         parts = [f for f, a, b in zip(state._fields, *like, strict=True) if a != b]

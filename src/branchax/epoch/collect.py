@@ -14,7 +14,7 @@ from branchax.epoch.parts import Parts
 from branchax.epoch.state import TrainState, first_fault, no_counts, no_fault, without_faults
 from branchax.rollout import Act, copies, rollout
 from branchax.types import Key, Row, Stream, Trajectory, Transition, finite, stream
-from branchax.worlds.base import WorldSpec, WorldState
+from branchax.worlds.base import WorldSpec, WorldState, blank_state
 
 
 def explore(parts: Parts, key: Key) -> TrainState:
@@ -46,10 +46,10 @@ def start_worlds(parts: Parts, key: Key) -> tuple[WorldState, Row]:
 
 def empty_worlds(parts: Parts) -> tuple[WorldState, Row]:
     """`start_worlds` where the simulators live on the host, which resets them."""
-    spec, count = parts.world.spec, parts.sizes.parallel_worlds
-    obs, no = jnp.zeros((count, spec.obs_size)), jnp.zeros((), bool)
-    row = Transition(obs[0], jnp.zeros(spec.action_size), jnp.zeros(()), obs[0], no, no)
-    return WorldState((), obs, jnp.zeros(count, jnp.int32)), Row(row)
+    spec = parts.world.spec
+    one, no = blank_state(spec), jnp.zeros((), bool)
+    row = Transition(one.obs, jnp.zeros(spec.action_size), jnp.zeros(()), one.obs, no, no)
+    return copies(one, parts.sizes.parallel_worlds), Row(row)
 
 
 def collect(parts: Parts, state: TrainState) -> tuple[TrainState, Trajectory | None]:

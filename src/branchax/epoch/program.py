@@ -96,3 +96,14 @@ def epoch(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainSta
         state, outcome = jax.lax.scan(one_round, state, None, length=parts.sizes.rounds)
     state = state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1))
     return state, make_report(skipped, state, fitted, imagined, outcome)
+
+
+def trace_epoch(program: Program, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Report]:
+    """An epoch to trace for its shapes and errors: where the host takes the real steps, of a round without any."""
+    if program.host is None:
+        return program.epoch(state, horizon)
+    pieces = program.host
+    before, skipped, prepared = pieces.begin(state, horizon)
+    state, told, outcome = pieces.learn(before, pieces.blank_round(before.key, before), horizon)
+    prepared = prepared if told is None else told
+    return pieces.finish(state, skipped, prepared, jax.tree.map(lambda x: x[None], outcome))

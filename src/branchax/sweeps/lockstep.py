@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from branchax import build
 from branchax.config import Config, value_at
 from branchax.devices import cache
+from branchax.epoch.program import trace_epoch
 from branchax.runs import checkpoint
 from branchax.runs.compiling import Floats, program_of
 from branchax.runs.faults import NonFinite
@@ -76,11 +77,7 @@ def traceable(config: Config, world: World, fields: list[str]) -> list[str]:
 
         def both(floats: Floats, key: jax.Array) -> Any:
             program = of(floats)
-            state, horizon = program.init(key), jnp.int32(config.rollout.horizon)
-            if program.host is None:
-                return program.epoch(state, horizon)
-            state = program.host.begin(state, horizon)[0]
-            return program.host.learn(state, program.host.blank_round(key, state), horizon)
+            return trace_epoch(program, program.init(key), jnp.int32(config.rollout.horizon))
 
         try:
             jax.eval_shape(both, floats, jax.random.key(0))

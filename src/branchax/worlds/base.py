@@ -77,6 +77,11 @@ class World(NamedTuple):
     host: HostWorld | None = None
 
 
+def blank_state(spec: WorldSpec) -> WorldState:
+    """What is known of a world of the host's before its simulators were asked: the shapes."""
+    return WorldState((), jnp.zeros(spec.obs_size), jnp.zeros((), jnp.int32))
+
+
 def never(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
     """The termination predicate of a world whose episodes end by the clock alone. Returns [] bool."""
     del obs, action, next_obs

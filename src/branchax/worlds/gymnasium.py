@@ -31,7 +31,7 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
         that cannot be vectors, or breaks Gymnasium's rules at its first reset or step.
     """
     gymnasium_spec(name)
-    from branchax.worlds import environments
+    from branchax.worlds import environments, snapshots
     from branchax.worlds.spaces import Unusable
 
     given = dict(map(_argument, arguments))
@@ -74,7 +74,7 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
         fleet.save_state,
         fleet.set_state,
         fleet.close,
-        partial(environments.comes_back, guard),
+        partial(snapshots.comes_back, guard),
     )
     return World(spec, refuse, refuse, host)
 

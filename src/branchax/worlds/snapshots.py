@@ -2,18 +2,26 @@
 
 Numbers, arrays, containers, random generators, MuJoCo's data, and objects with attributes of their own are read; what
 cannot be read (spaces, models, windows, another library's simulator) is left as it is. So a snapshot may be less than
-the whole state. Whether it is enough is for a trial to tell (`environments.comes_back`). Nothing that is read is run.
+the whole state. Whether it is enough is for a trial to tell (`comes_back`). Nothing that is read is run.
 """
 
 from __future__ import annotations
 
 import base64
 import collections
+import contextlib
+import json
 import random
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from branchax.worlds.environments import Guard
+
+# On a walk, the steps before which `comes_back` takes a snapshot, and how far it walks.
+MARKS, FURTHEST, BEYOND = (1, 40, 400), 2_000, 10
 SAME = {"same": None}  # what stays as it is
 _PLAIN = (type(None), bool, int, float, str)
 _LISTS: dict[str, Any] = {"tuple": tuple, "list": list, "set": set, "frozenset": frozenset}
@@ -37,6 +45,41 @@ def put(thing: Any, snapshot: Any) -> None:
     Raises `ValueError` where they do not fit.
     """
     _write(thing, snapshot, [])
+
+
+def comes_back(make_one: Callable[[], Guard], seed: int = 0) -> bool:
+    """Whether an environment goes on from snapshots of another as that one did, to the last bit.
+
+    One walks a whole episode with random actions, past its end and into the next; another is brought to where the
+    first was at a few places of it, from elsewhere, and repeats the rest.
+    """
+    draw, walk, saved = np.random.default_rng(seed), [], {}
+    with contextlib.ExitStack() as closing:
+        first, second = (closing.enter_context(contextlib.closing(make_one())) for _ in range(2))
+        try:
+            first.reset(seed=seed + 1)
+            second.reset(seed=seed + 2)
+            left = FURTHEST
+            while left > 0:
+                if len(walk) in MARKS:
+                    saved[len(walk)] = json.dumps(take(first))
+                walk.append(_advance(first, draw.uniform(-1.0, 1.0, first.actions.size)))
+                left = left - 1 if walk[-1][-1] is None else min(left - 1, BEYOND)
+            for place, snapshot in sorted(saved.items(), reverse=True):
+                put(second, json.loads(snapshot))
+                for action, *results in walk[place:]:
+                    again = _advance(second, action)[1:]
+                    if any(not np.array_equal(x, y) for x, y in zip(results, again, strict=True) if x is not y):
+                        return False
+        except Exception:  # whatever it raises in a state that it does not know
+            return False
+    return True
+
+
+def _advance(env: Guard, action: np.ndarray) -> tuple[Any, ...]:
+    """A step, and after the last of an episode the first observation of the next."""
+    obs, reward, terminated, truncated, _ = env.step(action)
+    return action, obs, reward, terminated, truncated, env.reset()[0] if terminated or truncated else None
 
 
 def _read(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
