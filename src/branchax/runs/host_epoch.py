@@ -289,7 +289,7 @@ class HostEpochs:
     def _give_up(self, fault: WorldFault, state: TrainState) -> NoReturn:
         """Raises what ended the run, with the state that there is to save."""
         steps = int(state.counts.env_steps[0])
-        told = WorldFault(f"{self.config.world} broke off after {steps:,} env steps: {fault}")
+        told = WorldFault(f"{self.config.world} broke off: {fault}; saved after {steps:,} env steps")
         told.state = state
         raise told from fault
 

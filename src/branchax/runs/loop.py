@@ -103,15 +103,17 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
             held = None if before is None else held_by(session)
             try:  # in another thread, so that this one hears of signals
                 state, report = stop.wait(session.pool.submit(finish, epoch, floats, state, np.int32(horizon)))
-            except Preempted as ended:
+            except (Preempted, WorldFault) as ended:
+                if isinstance(ended, WorldFault) and not stop.asked:
+                    save_fault(session, ended)
+                    raise
                 if before is None:
                     raise
                 if safe != env_steps:
                     save(session, before, env_steps, held)
-                raise Preempted(f"{ended}; saved as it was after {env_steps:,} env steps") from None
-            except WorldFault as fault:
-                save_fault(session, fault)
-                raise
+                # Its processes, if it has any, hear of a signal too.
+                why = f"stopped by {stop.asked}" if isinstance(ended, WorldFault) else ended
+                raise Preempted(f"{why}; saved as it was after {env_steps:,} env steps") from None
             before, report = None, jax.tree.map(np.asarray, report)
             look_for_faults(session, state, report, horizon)
             done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
@@ -174,9 +176,10 @@ def report_or_save(
     """`report_epoch`; should a simulator break off in the evaluation, what was reached is saved first."""
     try:
         return report_epoch(session, state, horizon, metrics, evaluated)
-    except WorldFault:
-        save(session, state, int(state.counts.env_steps[0]), held_by(session))
-        raise
+    except WorldFault as fault:
+        env_steps = int(state.counts.env_steps[0])
+        save(session, state, env_steps, held_by(session))
+        raise WorldFault(f"{fault}; saved after {env_steps:,} env steps") from fault
 
 
 def report_epoch(

@@ -14,10 +14,8 @@ import itertools
 import json
 import multiprocessing
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -28,14 +26,12 @@ from branchax.errors import WorldFault
 from branchax.worlds import snapshots
 from branchax.worlds.spaces import Actions, Observations, make_actions, read_observations
 
+PATIENCE = 5.0  # seconds that a process may take to close its environments
 SILENT = 50  # a level above all of Gymnasium's messages
 
 
 def make(name: str, arguments: dict[str, Any], length: int | None) -> Any:
     """What `gymnasium.make` gives, with `length` as its time limit if there is one. Raises `WorldFault`."""
-    module = name.rpartition(":")[0]
-    if module and str(Path.cwd()) not in sys.path:  # the module may be one where one works
-        sys.path.append(str(Path.cwd()))
     limit = {} if length is None else {"max_episode_steps": length}
     try:
         with _without_mujoco_warnings():
@@ -138,7 +134,9 @@ class Pack(gymnasium.Env):
         """The environments."""
         if self.envs is None:
             if multiprocessing.parent_process() is not None:
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # a worker: the terminal sends Ctrl-C to all
+                for name in ("SIGINT", "SIGHUP", "SIGUSR1"):  # a worker: a terminal sends them to all, and the run's
+                    if hasattr(signal, name):  # own process decides what becomes of it
+                        signal.signal(getattr(signal, name), signal.SIG_IGN)
             with contextlib.ExitStack() as undo:
                 guards = []
                 for _ in range(self.count):
@@ -199,13 +197,14 @@ class Fleet:
         self.count, self.obs_size = count, obs_size
         packs = [partial(Pack, make_one, size, each, obs_size, action_size) for size in self.sizes]
         self.here = None if workers else packs[0]()
+        self.there: Any = None
         self.closed = False
-        if self.here is None:
-            mode = vector.AutoresetMode.DISABLED  # packs reset by themselves
-            self.there = vector.AsyncVectorEnv(packs, context="spawn", copy=False, autoreset_mode=mode)
         with self._closing():
             if self.here is not None:
                 self.here.opened()
+            else:
+                mode = vector.AutoresetMode.DISABLED  # packs reset by themselves
+                self.there = vector.AsyncVectorEnv(packs, context="spawn", copy=False, autoreset_mode=mode)
 
     def reset(self, seeds: np.ndarray) -> np.ndarray:
         """The first observations [n, D] of fresh episodes from seeds [n]."""
@@ -253,11 +252,13 @@ class Fleet:
         if self.closed:
             return
         self.closed = True
-        with contextlib.suppress(Exception):
-            if self.here is not None:
-                self.here.close()
-            else:
-                self.there.close(timeout=5.0)
+        if self.here is not None:
+            self.here.close()
+        if self.there is not None:
+            with contextlib.suppress(Exception):  # one of them may be gone
+                self.there.close(timeout=PATIENCE)
+            for process in self.there.processes:
+                process.kill()
 
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
