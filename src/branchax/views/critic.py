@@ -21,7 +21,8 @@ def measure_critic(player: Player, valuation: Valuation, real: Trajectory, tail:
         G_t = r_t + discount (1 - terminated_t) (bonus_{t+1} + G_{t+1})
 
     Only of steps that a termination or `tail` more steps follow, so that what is cut off weighs less than `TAIL`. The
-    clock ends nothing here, as it ends no value in training.
+    clock ends nothing here, as it ends no value in training. Empty where there are none: a simulator of the host's that
+    has a clock of its own may end all before.
     """
     discount, (length, count) = player.config.agent.discount, real.valid.shape
     t, agent = real.transition, player.state.agent
@@ -39,8 +40,10 @@ def measure_critic(player: Player, valuation: Valuation, real: Trajectory, tail:
         gained[i] = np.where(real.valid[i], t.reward[i] + discount * np.where(t.terminated[i], 0.0, later), 0.0)
         later = bonus[i] + gained[i]
     ends = (t.terminated & real.valid).any(0)
-    complete = real.valid & (ends | (np.arange(length)[:, None] < length - tail + 1))
-    where = np.argwhere(complete)
+    left = np.asarray(real.valid)[::-1].cumsum(0)[::-1]  # steps from here on
+    where = np.argwhere(real.valid & (ends | (left >= tail)))
+    if not len(where):
+        return {}
     where = where[np.random.default_rng(3).permutation(len(where))[:ROWS]]
     predicted, actual = values[where[:, 0], where[:, 1]].mean(-1), gained[where[:, 0], where[:, 1]]
     return {

@@ -162,7 +162,8 @@ def measure(player: Player, say: Callable[[str], Any] = lambda text: None) -> Fo
     if valuation is not None and tail is not None:
         say("  the critic")
         own = real if valuation.greedy else jax.tree.map(np.asarray, run(False)[0])
-        found["critic"] = measure_critic(player, valuation, own, tail)
+        if critic := measure_critic(player, valuation, own, tail):
+            found["critic"] = critic
     found["player"] = collect_frames(player, real, imagined, shown)
     return runlog.plain(found, DIGITS)
 

@@ -22,7 +22,7 @@ from branchax.rollout import Act, copies, rollout
 from branchax.runs.restoring import restore
 from branchax.sharding import of_seed
 from branchax.types import Key, Row, Stream, Trajectory, Transition, stream
-from branchax.worlds.base import HostWorld, World, WorldState
+from branchax.worlds.base import World, WorldState
 
 
 class Player(NamedTuple):
@@ -89,7 +89,7 @@ def episodes(
     does not, so that a discounted return can be followed past it. The trajectory's `state` is what `keep` makes of it.
     """
     if player.world.host is not None:
-        return _host_episodes(player, player.world.host, count, length)
+        return _host_episodes(player, count, length)
 
     def run(key: Key, agent: Any, greedy: jax.Array) -> tuple[Trajectory, Any]:
         key_reset, key_run = jax.random.split(key)
@@ -107,10 +107,14 @@ def episodes(
     return play
 
 
-def _host_episodes(
-    player: Player, host: HostWorld, count: int, length: int
-) -> Callable[[bool], tuple[Trajectory, Any]]:
-    """`episodes` in a world of the host's, which keeps its states to itself; there the clock ends an episode too."""
+def _host_episodes(player: Player, count: int, length: int) -> Callable[[bool], tuple[Trajectory, Any]]:
+    """`episodes` in a world of the host's, which keeps its states to itself; a clock of the simulator's own still ends
+    them."""
+    config = player.config
+    host = worlds.make(
+        config.world, config.backend, max(length, player.world.spec.episode_length), config.world_args
+    ).host
+    assert host is not None
 
     @jax.jit
     def choose(key: Key, agent: Any, obs: jax.Array, greedy: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
