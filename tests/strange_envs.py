@@ -61,6 +61,25 @@ class Hidden(Base):
         return obs, reward + self.goal, over, self.steps >= 23, info
 
 
+class Opaque(Base):
+    """Keeps where it is in a running generator, which nobody can read."""
+
+    def reset(self, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.running = self.runs(self.state.copy())
+        next(self.running)
+        return found
+
+    def runs(self, place):
+        for steps in range(1, 32):
+            push = yield place, steps == 31
+            place = 0.9 * place + 0.1 * push
+
+    def step(self, action):
+        self.state, over = self.running.send(float(np.asarray(action).ravel()[0]))
+        return self.seen(), self.reward(), over, False, {}
+
+
 class Broken(PendulumEnv):
     """Loses its simulator at the 137th step that is taken in the process."""
 

@@ -18,6 +18,7 @@ from branchax.runs import checkpoint, rundir, runlog
 from branchax.runs.evaluate import evaluate
 from branchax.runs.restoring import collected, restore
 from branchax.runs.train import train
+from branchax.types import Stream
 
 sys.path.insert(0, str(Path(__file__).parent))
 strange = importlib.import_module("strange_envs")
@@ -62,11 +63,14 @@ def policy_episode(directory, name, seed):
     env = gymnasium.make(name)
     obs, total, steps, over = env.reset(seed=seed)[0], 0.0, 0, False
     while not over:
-        action, _ = mode(agent, np.ravel(obs).astype(np.float32)[None], np.zeros(1, bool), ())
-        if isinstance(env.action_space, gymnasium.spaces.Discrete):
-            action = int(np.argmax(action[0]))
+        seen = np.float32(gymnasium.spaces.flatten(env.observation_space, obs)).ravel()
+        action = np.asarray(mode(agent, seen[None], np.zeros(1, bool), ())[0][0])
+        if isinstance(env.action_space, gymnasium.spaces.Box):
+            action = action.clip(-1, 1) * env.action_space.high
+        elif isinstance(env.action_space, gymnasium.spaces.Discrete):
+            action = int(np.argmax(action))
         else:
-            action = np.asarray(action[0]).clip(-1, 1) * env.action_space.high
+            action = np.array(np.unravel_index(np.argmax(action), env.action_space.nvec))
         obs, reward, terminated, truncated, _ = env.step(action)
         total, steps, over = total + float(reward), steps + 1, terminated or truncated
     return total, steps
@@ -91,34 +95,64 @@ def test_a_run_that_goes_on_is_the_run_without_the_stop(name, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_evaluation_is_a_plain_loop(tmp_path):
-    """Lengths and returns of Gymnasium's own loop with the same policy and seeds."""
-    name = "strange_envs:Remembering-v0"
+@pytest.mark.parametrize(
+    ("name", "length"),
+    [
+        ("strange_envs:Remembering-v0", 17),  # wrappers with memories, and a limit within the registered one
+        ("strange_envs:ManyDiscrete-v0", 50),  # a Dict and a MultiDiscrete
+        ("strange_envs:Opaque-v0", 30),  # no state to read
+        ("strange_envs:Limited-v0", None),
+        ("LunarLander-v3", None),
+    ],
+)
+def test_an_evaluation_is_a_plain_loop(name, length, tmp_path):
+    """Lengths and returns of Gymnasium's own loop with the same policy and seeds, of a run that was gone on with."""
+    if name.startswith("Lunar"):
+        pytest.importorskip("Box2D")
+    train(small(f"gym/{name}", env_steps=80), tmp_path)
     train(small(f"gym/{name}"), tmp_path)
     (record,) = evaluate(tmp_path)
     config, state = restore(tmp_path)
     rows = [row for row in runlog.read(tmp_path / rundir.METRICS) if row.get(runlog.RETURN) is not None]
     assert rows[-1][runlog.RETURN] == pytest.approx(record[runlog.RETURN], rel=1e-6)
-    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), 8), int(state.counts.env_steps[0]))
+    key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), Stream.EVALUATE), int(state.counts.env_steps[0]))
     seeds = build.build(config).host.seeds(key, 2)
     for i, seed in enumerate(np.asarray(seeds)):
         total, steps = policy_episode(tmp_path, name, int(seed))
-        assert record["lengths"][i] == steps == 17
+        assert record["lengths"][i] == steps and length in (None, steps)
         assert record["returns"][i] == pytest.approx(total, rel=1e-3)
 
 
 @pytest.mark.slow
-def test_lunar_lander_begins_fresh_episodes_and_says_so(tmp_path, capsys):
-    pytest.importorskip("Box2D")
-    train(small("gym/LunarLander-v3", env_steps=80), tmp_path)
-    train(small("gym/LunarLander-v3"), tmp_path)
-    assert capsys.readouterr().out.count("fresh episodes begin: the state of gym/LunarLander-v3 cannot be") == 1
+@pytest.mark.parametrize("name", ["LunarLander-v3", "strange_envs:Opaque-v0"])
+def test_fresh_episodes_begin_where_no_state_can_be_read_and_it_is_said_once(name, tmp_path, capsys):
+    if name.startswith("Lunar"):
+        pytest.importorskip("Box2D")
+    train(small(f"gym/{name}", env_steps=80), tmp_path)
+    assert "fresh episodes" not in capsys.readouterr().out
+    train(small(f"gym/{name}"), tmp_path)
+    assert capsys.readouterr().out.count(f"fresh episodes begin: the state of gym/{name} cannot be restored") == 1
     t = collected(tmp_path)
     assert int(restore(tmp_path)[1].counts.env_steps[0]) == 120 and len(t.reward) == 120
     assert t.truncated[79] or t.terminated[79]  # no row is followed by one of another episode that is not marked
     over = t.terminated | t.truncated
     np.testing.assert_array_equal(t.obs[1:][~over[:-1]], t.next_obs[:-1][~over[:-1]])
-    assert evaluate(tmp_path)[0]["lengths"][0] > 0
+
+
+@pytest.mark.slow
+def test_rows_of_worlds_side_by_side_are_taken_apart_after_a_break(tmp_path, monkeypatch):
+    """They come in turn: steps that some of the worlds took, when another broke, are not there."""
+    monkeypatch.setattr(strange.Broken, "count", 0)
+    monkeypatch.setattr(strange.Broken, "fatal", 1 + 60 + 2 * 200 + 14)  # a look, exploration, evaluation
+    four = {"parallel_worlds": 4, "collect_steps": 20, "checkpoint_every": 100, "eval_every": 100}
+    config = small("gym/strange_envs:Broken-v0", episode_length=200, **four)
+    with pytest.raises(WorldFault, match=r"lost its connection; saved after 72 env steps$"):
+        train(config, tmp_path)
+    train(config, tmp_path)
+    t = collected(tmp_path)
+    over = t.terminated | t.truncated
+    assert len(t.reward) == 132 and np.flatnonzero(over).tolist() == [17, 32, 50, 65, 83, 98, 116, 131]
+    np.testing.assert_array_equal(t.obs[1:][~over[:-1]], t.next_obs[:-1][~over[:-1]])
 
 
 @pytest.mark.slow
@@ -144,6 +178,27 @@ def test_what_was_collected_is_saved_when_a_simulator_breaks(fatal, saved, tmp_p
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
     train(config, tmp_path)
     assert int(restore(tmp_path)[1].counts.env_steps[0]) >= 120
+
+
+@pytest.mark.slow
+def test_warm_ups_and_first_updates_of_the_double_horizon(tmp_path):
+    """And the run that is stopped in between is the run without the stop."""
+    sizes = {
+        "collect_steps": 20,
+        "first_updates": 60,
+        "model.hidden": (8,),
+        "model.max_rounds": 2,
+        "agent.critic_warmup": 3,
+        "rollout.per_step": 5,
+    }
+    config = small("gym/Hopper-v5", "dhmbpo_small", **sizes)
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    train(config, whole)
+    updates = [row["updates"] for row in runlog.read(whole / rundir.METRICS)]
+    assert updates == [0, 60, 80, 100]
+    train(with_field(config, "env_steps", 80), parted)
+    train(config, parted)
+    assert same(whole, parted)
 
 
 @pytest.mark.slow
@@ -175,6 +230,11 @@ def test_every_kind_of_agent_trains(name, settings, tmp_path):
     assert rows[-1]["env_steps"] == 120 and np.isfinite(rows[-1][runlog.RETURN])
     if name == "pets_icem":
         assert rows[-1]["model_steps"] > 0
+
+
+def test_worker_processes_are_refused_where_nothing_is_stepped_on_the_host():
+    with pytest.raises(ConfigError, match=r"env_workers: 2 is not possible for classic/pendulum, which is compiled"):
+        build.build(small("classic/pendulum", env_workers=2))
 
 
 def test_the_oracle_is_refused_with_the_reason():

@@ -1,5 +1,6 @@
 """Parts of one's own, by command line and by Python, get the whole run; what is wrong with them is said by name."""
 
+import contextlib
 import functools
 import os
 import signal
@@ -18,6 +19,7 @@ from branchax import build, cli, outside
 from branchax.agents.base import Outcome
 from branchax.epoch.program import STAGES
 from branchax.errors import ConfigError
+from branchax.own import try_out
 from branchax.presets import preset
 from branchax.runs import checkpoint, restoring, rundir, runlog
 from branchax.runs.trackers import Logger
@@ -229,6 +231,30 @@ def test_what_is_wrong_is_said_before_anything_is_compiled(parts, says, tmp_path
     with pytest.raises(ConfigError, match=says):
         branchax.run(tiny(model__kind="oracle"), tmp_path / "run", **parts)
     assert not (tmp_path / "run").exists()
+
+
+ON_HOST = [
+    ({}, None),
+    ({"agent": lambda spec: agent(spec, update=lambda key, p, sources: (p @ p, Outcome({}, {})))}, r"trace an epoch"),
+    ({"stages": STAGES._replace(fit=lambda parts, state: state)}, r"stages .* cannot trace an epoch"),
+    (
+        {"stages": STAGES._replace(collect=lambda parts, state: (state, None))},
+        r"^stages: .* collect of its own, .*host",
+    ),
+    (
+        {"dynamics": lambda world, config: mine["make_dynamics"](world, config)._replace(needs_state=True)},
+        r"^model.factory: .* branches at simulator states, which gym/Pendulum-v1 keeps to itself",
+    ),
+]
+
+
+@pytest.mark.parametrize(("parts", "says"), ON_HOST)
+def test_parts_are_tried_out_in_a_world_of_the_hosts(parts, says):
+    """By the pieces that the host goes through, as no program can step it."""
+    given = {"agent": mine["make_agent"], "dynamics": mine["make_dynamics"], "stages": mine["stages"]} | parts
+    config = build.settle(build.with_parts(replace(preset("mbpo", "gym/Pendulum-v1"), **SIZES), **given))
+    with pytest.raises(ConfigError, match=says) if says else contextlib.nullcontext():
+        try_out(config, build.build(config))
 
 
 def test_a_model_of_another_shape_is_refused():

@@ -109,10 +109,15 @@ def test_an_environment_comes_back_from_a_snapshot(name):
     assert snapshots.comes_back(guard(name))
 
 
-def test_one_that_holds_what_cannot_be_read_does_not(monkeypatch):
-    pytest.importorskip("Box2D")
-    assert not snapshots.comes_back(guard("LunarLander-v3"))
-    monkeypatch.setattr(snapshots, "put", lambda thing, saved: None)  # and whoever is not brought back is found out
+@pytest.mark.parametrize("name", ["LunarLander-v3", "strange_envs:Opaque-v0"])
+def test_one_that_holds_what_cannot_be_read_does_not(name):
+    if name.startswith("Lunar"):
+        pytest.importorskip("Box2D")
+    assert not snapshots.comes_back(guard(name))
+
+
+def test_a_trial_finds_out_whoever_is_not_brought_back(monkeypatch):
+    monkeypatch.setattr(snapshots, "put", lambda thing, saved: None)
     assert not snapshots.comes_back(guard("strange_envs:Hidden-v0"))
 
 
@@ -138,6 +143,19 @@ def test_what_is_raised_in_a_step_is_a_line(workers, fleet_of, monkeypatch):
     with pytest.raises(WorldFault, match=r"^its step raised RuntimeError: the simulator lost its connection$"):
         walk(fleet, np.zeros((200, 2, 1), np.float32))
     assert fleet.closed
+
+
+@pytest.mark.slow
+def test_a_worker_process_that_is_gone_is_a_line_and_leaves_no_other(fleet_of):
+    fleet = fleet_of("Pendulum-v1", 2, 2)
+    fleet.reset(np.array([1, 2]))
+    processes = fleet.there.processes
+    processes[0].kill()
+    with pytest.raises(WorldFault, match=r"^one of its worker processes ended without a word$"):
+        walk(fleet, np.zeros((5, 2, 1), np.float32))
+    for process in processes:
+        process.join(5.0)
+        assert not process.is_alive()
 
 
 def test_every_environment_is_closed():

@@ -68,6 +68,10 @@ def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = l
     switches a part of the program on) raises JAX's own `TypeError`.
     """
     check_precision(config.world)
+    if config.env_workers and world.host is None:
+        raise ConfigError(
+            f"env_workers: {config.env_workers} is not possible for {config.world}, which is compiled; allowed: 0"
+        )
     dynamics = build_dynamics(config, world)
     agent = wrapped(build_agent(config, world, dynamics))
     program = make_program(config, world, dynamics, agent, find_stages(config, world))
