@@ -90,6 +90,7 @@ ALLOWED_BASES = {
     "RuntimeError",
     "RunError",
     "enum.IntEnum",
+    "gymnasium.Env",
     "linen.Module",
     "http.server.BaseHTTPRequestHandler",
     "yaml.SafeLoader",
