@@ -80,6 +80,15 @@ class Opaque(Base):
         return self.seen(), self.reward(), over, False, {}
 
 
+class Deep(Base):
+    """Holds a list of lists of lists, deeper than anyone can read."""
+
+    def __init__(self):
+        self.inner = []
+        for _ in range(5_000):
+            self.inner = [self.inner]
+
+
 class Broken(PendulumEnv):
     """Loses its simulator at the 137th step that is taken in the process."""
 

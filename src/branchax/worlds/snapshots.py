@@ -35,8 +35,11 @@ _FIXED = (
 
 
 def take(thing: Any) -> Any:
-    """A JSON-ready snapshot of an object."""
-    return _read(thing, {})
+    """A JSON-ready snapshot of an object: nothing of one that raises when it is read, or reaches too deep."""
+    try:
+        return _read(thing, {})
+    except Exception:  # whatever someone else's attributes raise; `comes_back` finds out that something is missing
+        return SAME
 
 
 def put(thing: Any, snapshot: Any) -> None:
@@ -87,7 +90,7 @@ def _read(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
         return value
     if id(value) in seen:
         return {"again": seen[id(value)][0]}
-    fixed = isinstance(value, type) or callable(value) or type(value).__module__.startswith(_FIXED)
+    fixed = isinstance(value, type) or callable(value) or _module_of(value).startswith(_FIXED)
     kind = next((name for name, of in _LISTS.items() if type(value) is of), None)
     if isinstance(value, np.generic) and value.dtype.kind in "biufc":
         return {"scalar": _bytes(np.asarray(value))}
@@ -178,7 +181,12 @@ def _write_object(old: Any, saved: dict[str, Any], seen: list[Any]) -> None:
 
 
 def _is_mujoco(value: Any) -> bool:
-    return type(value).__module__.startswith("mujoco") and type(value).__name__ == "MjData"
+    return _module_of(value).startswith("mujoco") and type(value).__name__ == "MjData"
+
+
+def _module_of(value: Any) -> str:
+    """Where its type comes from; some that are written in C, such as SWIG's, do not say."""
+    return str(getattr(type(value), "__module__", ""))
 
 
 def _numbers(data: Any) -> list[str]:
