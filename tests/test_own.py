@@ -243,7 +243,7 @@ ON_HOST = [
     ),
     (
         {"dynamics": lambda world, config: mine["make_dynamics"](world, config)._replace(needs_state=True)},
-        r"^model.factory: .* branches at simulator states, which gym/Pendulum-v1 keeps to itself",
+        r"^model.factory: .* branches at simulator states, but gym/Pendulum-v1 gives none",
     ),
 ]
 
