@@ -20,7 +20,9 @@ class Line(NamedTuple):
 
     directory: Path
     world: str
-    state: str  # running, preempted, failed, done (`rundir.write_status`), or killed: it says that it runs, and does not
+    state: (
+        str  # running, preempted, failed, done (`rundir.write_status`), or killed: it says that it runs, and does not
+    )
     steps: int  # that it has done, and ...
     wanted: int  # ... those that it was to do
     returned: float | None  # the mean over seeds at the last evaluation

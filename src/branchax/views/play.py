@@ -107,7 +107,7 @@ def episodes(
     return play
 
 
-def _host_episodes(player: Player, count: int, length: int) -> Callable[[bool], tuple[Trajectory, Any]]:
+def _host_episodes(player: Player, count: int, length: int) -> Callable[..., tuple[Trajectory, Any]]:
     """`episodes` in a world of the host's, which keeps its states to itself; a clock of the simulator's own still ends
     them."""
     config = player.config
@@ -122,15 +122,17 @@ def _host_episodes(player: Player, count: int, length: int) -> Callable[[bool], 
         action, _, *later = jax.vmap(act)(jax.random.split(key, count), obs, *memory)
         return action, tuple(later)
 
-    def play(greedy: bool) -> tuple[Trajectory, Any]:
+    def play(greedy: bool, key: Key | None = None) -> tuple[Trajectory, Any]:
+        begun = player.key if key is None else key
         fleet = host.make(count, 0, True)
         try:
-            obs = starts = host.reset(fleet, np.asarray(draw_seeds(player.key, count)))
-            carried, rows, valid = _memory(player, player.state.agent, count), [], [np.ones(count, bool)]
+            obs = starts = host.reset(fleet, np.asarray(draw_seeds(begun, count)))
+            carried, rows, valid = memory_of(player, player.state.agent, count), [], [np.ones(count, bool)]
             memory = () if carried is None else (carried,)
             for t in range(length):
-                key = jax.random.fold_in(player.key, t)
-                action, memory = choose(key, player.state.agent, obs, jnp.asarray(greedy), memory)
+                action, memory = choose(
+                    jax.random.fold_in(begun, t), player.state.agent, obs, jnp.asarray(greedy), memory
+                )
                 after, later, reward, terminated, truncated = host.step(fleet, np.asarray(action))
                 rows.append(Transition(*map(np.asarray, (obs, action, reward, after, terminated, truncated))))  # type: ignore[arg-type]
                 valid.append(valid[-1] & ~terminated & ~truncated)
