@@ -259,6 +259,7 @@ class Fleet:
                 self.there.close(timeout=PATIENCE)
             for process in self.there.processes:
                 process.kill()
+            self.there.closed = True  # where its own `close` failed, it would try again when it is deleted
 
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
