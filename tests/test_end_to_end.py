@@ -120,8 +120,8 @@ def test_evaluation_equals_a_plain_loop_over_the_world(straight):
 def test_a_nan_world_stops_the_run_and_leaves_what_was_saved(tmp_path, monkeypatch, capsys):
     real = worlds.make
 
-    def broken(name, **options):
-        world = real(name, **options)
+    def broken(*settings):
+        world = real(*settings)
 
         def step(key, state, action):
             after, transition = world.step(key, state, action)

@@ -77,7 +77,7 @@ def test_a_shell_completes(capsys):
         "branchax train mbpo --agent.le": "--agent.learning-rate --agent.learn-temperature",
         "branchax train mbpo --world classic/po": "classic/point_mass",
         "branchax sweep mbpo --gri": "--grid",
-        "branchax resume DIR --env": "--env-steps",
+        "branchax resume DIR --env": "--env-workers --env-steps",
         "branchax play DIR --st": "--steps",
         "branchax completion ": "bash zsh --help",
         "branchax evaluate DI": "",  # a file

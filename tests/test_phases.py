@@ -24,7 +24,7 @@ from branchax.views import phases
 def test_parts_of_an_epoch(name, world, expected):
     config = preset(name, world)
     program = build.build(config)
-    parts = phases._parts(program.stages, config, jnp.int32(config.rollout.horizon))
+    parts = phases._parts(program.stages, config, jnp.int32(config.rollout.horizon), collects=True)
     assert list(parts) == expected
 
     def epoch(state):

@@ -23,9 +23,9 @@ from branchax.worlds.base import World, WorldState
 def draw_starts(parts: Parts, key: Key, state: TrainState, count: int) -> Starts:
     """`count` states: replayed real ones, drawn uniformly (3.0), or fresh initial ones (2.0, 2.5)."""
     config, dynamics = parts.sizes.rollout, parts.model
-    if config.start == "initial" and parts.world.host is not None:
-        return Starts(first_states(parts, key, state, count))
     if config.start == "initial":
+        if parts.world.host is not None:
+            return Starts(first_states(parts, key, state, count))
         reset = dynamics.world(state.model, None).reset
         return Starts(jax.vmap(reset)(jax.random.split(key, count)))
     rows: Row = replay.sample(key, state.real, count)
