@@ -322,7 +322,7 @@ ABOUT: dict[str, str] = {
 ABOUT |= {
     "dhmbpo": "two horizons: states spread over 20 steps, updates through 5 more, at the paper's sizes",
     "dhmbpo_small": "the same at a laptop's sizes",
-    "dhmbpo_tiny": "the same for worlds that are learned in hundreds of steps",
+    "dhmbpo_tiny": "the same for worlds that are learned in hundreds of steps; not tuned yet",
     "svg5": "the updates of dhmbpo_small from real states: nothing is spread",
     "mad_td": "SAC on 95 % real and 5 % imagined one-step rows",
 }
