@@ -171,6 +171,20 @@ def test_curves_of_other_settings_are_not_mixed(here):
     assert command.main(flags) == 2  # before anything is run
 
 
+def test_what_an_older_preset_learned_is_stale_and_not_done(here, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(command, "PLAN", (ARM,))
+    make_run(ARM, 100, 1, 20_000)
+    path = curves.collect(ARM, "published", curves.path_of(ARM))
+    data = curves.read(path)
+    data["configs"]["sac"]["agent"]["tau"] = 0.5
+    rundir.write_json(path, data)
+    assert command.states(ARM) == {100: ("stale", 20_000)}
+    monkeypatch.setattr(command.pages, "collect", lambda: None)
+    assert command.main([]) == 0  # the whole plan goes past it
+    assert "stale at 20,000" in capsys.readouterr().out
+
+
 def test_what_is_left_goes_on_as_it_was_begun(here):
     make_run(ARM, 100, 1, 20_000)
     make_run(ARM, 101, 2, 4_000)

@@ -15,7 +15,7 @@ from branchax.errors import ConfigError, RunError
 from branchax.presets import PRESETS
 from experiments import published
 from experiments.published import curves, pages, plan, runs
-from experiments.published.curves import DONE, RUNNING
+from experiments.published.curves import DONE, RUNNING, STALE
 from experiments.published.plan import PLAN, REPORTED, Arm
 
 
@@ -68,8 +68,10 @@ def arms_of(options: Options) -> list[Arm]:
 
 
 def states(arm: Arm, first: int = REPORTED) -> dict[int, tuple[str, int]]:
-    """How each seed of an arm is doing, and how far it is."""
+    """How each seed of an arm is doing, and how far it is; all are stale where the preset is another one by now."""
     there, kept = curves.found(arm), curves.read(curves.path_of(arm))
+    if possible(arm) and curves.differences(arm, curves.path_of(arm), plan.config_of(arm)):
+        return {int(seed): (STALE, entry["env_steps"][-1]) for seed, entry in kept["seeds"].items()}
     return {seed: curves.state_of(arm, seed, there, kept) for seed in range(first, first + arm.seeds)}
 
 
@@ -130,9 +132,9 @@ def work(options: Options) -> int:
     Console().print(listing(arms, options.first))
     if options.list:
         return OK
-    left = [
-        a for a in arms if possible(a) and any(s not in (DONE, RUNNING) for s, _ in states(a, options.first).values())
-    ]
+    # Where one arm is named, `go_on` says what makes a stale one so.
+    over = (DONE, RUNNING) if options.task and options.preset else (DONE, RUNNING, STALE)
+    left = [a for a in arms if possible(a) and any(s not in over for s, _ in states(a, options.first).values())]
     if not left:
         print("nothing is missing")
         pages.collect()

@@ -19,7 +19,7 @@ from experiments.published.plan import REPORTED, RESULTS, RUNS, Arm
 
 DATA = Path(__file__).parent / "data"
 GPU_RESULTS = Path("results/gpu")
-DONE, RUNNING, PARTIAL, MISSING = "done", "running", "partial", "missing"
+DONE, RUNNING, PARTIAL, MISSING, STALE = "done", "running", "partial", "missing", "stale"
 
 
 class Curve(NamedTuple):
@@ -174,13 +174,17 @@ def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS) -> Path | None
     return publish(name.format(seeds=len(seeds), steps=steps), data, configs, runs, earlier, path)
 
 
-def check_same(arm: Arm, path: Path, config: Config) -> None:
-    """Raises `ConfigError` when what a results file holds of an arm was made with other settings than `config`."""
+def differences(arm: Arm, path: Path, config: Config) -> list[str]:
+    """The settings in which `config` differs from those that a results file was made with; none without a file."""
     old = read(path).get("configs", {}).get(arm.method)
     was = flat(old) if old else {}
     now = json.loads(json.dumps(decisive(config)))
-    differs = [f"{k} {was[k]} -> {now[k]}" for k in now if k in was and k not in _FREE and was[k] != now[k]]
-    if differs:
+    return [f"{k} {was[k]} -> {now[k]}" for k in now if k in was and k not in _FREE and was[k] != now[k]]
+
+
+def check_same(arm: Arm, path: Path, config: Config) -> None:
+    """Raises `ConfigError` when what a results file holds of an arm was made with other settings than `config`."""
+    if differs := differences(arm, path, config):
         raise ConfigError(
             f"results: {path} was made with other settings: {'; '.join(differs)}; move it away to begin anew"
         )
