@@ -112,7 +112,7 @@ def test_refuses(base, changes, parts):
 def test_refuses_what_the_catalog_says(monkeypatch):
     worlds = {"a/continuous": catalog.Entry(""), "a/discrete": catalog.Entry("", discrete=True)}
     worlds |= {"a/broken": catalog.Entry("", refused="it is broken")}
-    monkeypatch.setattr("branchax.checks.WORLDS", worlds)
+    monkeypatch.setattr("branchax.checks.world.WORLDS", worlds)
     check(replace(MBPO, world="a/discrete"))  # SAC takes both
     with pytest.raises(
         ConfigError, match=r"agent.kind: td3 .* a/discrete, whose actions are discrete; allowed: .* dqn"

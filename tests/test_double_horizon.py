@@ -9,6 +9,7 @@ import pytest
 from conftest import replace
 
 from branchax import nn, normalize, replay
+from branchax.agents import soft
 from branchax.agents.base import Ahead, Sources
 from branchax.agents.critic import ValueRange, in_range, track_range
 from branchax.agents.learner import adam, count_skipped, renew_statistics, reset_optimizers
@@ -229,6 +230,21 @@ def test_the_range_follows_the_quantiles():
     bad = track_range(now, jnp.array([jnp.nan, 1.0]), jnp.float32(0.9), 0.1)
     assert (float(bad.low), float(bad.high)) == (float(now.low), float(now.high))
     assert in_range("critic", ()) == "critic"
+
+
+@pytest.mark.parametrize(("reward", "range_"), [(1.0, (0.0, 10.0)), (-2.0, (-20.0, 0.0))])
+def test_the_possible_range_holds_what_follows_a_termination(reward, range_):
+    rewards = jnp.full(8, reward)  # all the same, as where each step is worth 1: their quantiles are one point
+    unseen = ValueRange(-jnp.ones(()), jnp.ones(()), jnp.zeros((), bool))
+    now = track_range(unseen, rewards, jnp.float32(0.9), 0.1, ends=True)
+    assert (float(now.low), float(now.high)) == pytest.approx(range_, rel=1e-5)
+    flat = track_range(unseen, rewards, jnp.float32(0.9), 0.1)
+    assert float(flat.low) == float(flat.high)
+    for scale, wide in (("possible", True), ("quantile", False)):
+        config = SACConfig(hidden=(4,), critic=CriticConfig(scale=scale))
+        pieces = soft.make_pieces(SPEC, config, nn.mlp)
+        seen = soft.see_rewards(pieces, soft.init(pieces, jax.random.key(0)), rewards)
+        assert bool(seen.range.high > seen.range.low) == wide
 
 
 def test_optimizers_forget_and_still_count():

@@ -65,11 +65,23 @@ def test_mbpo_s_settings_of_a_world_are_not_those_of_another_paper(name):
     assert config == dataclasses.replace(presets.PRESETS[name], world="gym/Hopper-v5")
 
 
+def test_a_task_s_rollouts_are_for_those_that_roll_out_as_mbpo_does():
+    for name in ("mbpo", "mbpo_paper", "oracle_mbpo", "mbpo_td3"):
+        config = presets.preset(name, "brax/hopper")
+        assert (config.rollout.horizon, config.rollout.horizon_end, config.epoch_steps) == (1, 15, 250)
+    for name in ("macura", "m2ac", "mad_td", "mve"):
+        config, own = presets.preset(name, "brax/hopper"), presets.PRESETS[name]
+        assert (config.rollout, config.epoch_steps) == (own.rollout, own.epoch_steps)
+        assert config.updates_per_step == 20.0
+
+
 def test_the_paper_s_sizes_are_the_defaults_and_leave_the_method_alone():
-    assert presets.preset("mbpo", paper=True) == presets.preset("mbpo_paper") == Config()
-    assert presets.preset("mbpo_paper", "brax/hopper") == presets.preset("mbpo", "brax/hopper", paper=True)
+    assert presets.preset("mbpo_paper") == Config()
+    large, small = presets.preset("mbpo", paper=True), presets.preset("mbpo")
+    assert (large.rollout.horizon, large.epoch_steps) == (small.rollout.horizon, small.epoch_steps) == (10, 50)
+    assert large.model.members == 7 and large.agent.hidden == (256, 256) and large.agent.critic == small.agent.critic
     gated, small = presets.preset("m2ac", paper=True), presets.preset("m2ac")
-    assert gated.model.members == 7 and gated.rollouts == 400 * 250 and gated.agent.hidden == (256, 256)
+    assert gated.model.members == 7 and gated.rollouts == 400 * 50 and gated.agent.hidden == (256, 256)
     assert (gated.rollout.horizon, gated.rollout.gate, gated.model.uncertainty) == (5, "rank", "one_vs_rest")
     assert presets.preset("sac", paper=True).model_free and small.model.members == 5
     many = presets.preset("redq", paper=True).agent

@@ -253,13 +253,18 @@ def init_range() -> ValueRange:
     return ValueRange(-jnp.ones(()), jnp.ones(()), jnp.zeros((), bool))
 
 
-def track_range(now: ValueRange, rewards: jax.Array, discount: jax.Array, rate: float) -> ValueRange:
+def track_range(
+    now: ValueRange, rewards: jax.Array, discount: jax.Array, rate: float, ends: bool = False
+) -> ValueRange:
     """Moves the range towards the 1 % and 99 % quantiles of rewards [...] / (1 - discount); the first call sets it.
 
     low <- low + rate (q_0.01(r) / (1 - gamma) - low),   high likewise with q_0.99        (Kubo et al. 2025, code)
+
+    With `ends` 0 counts as a return, because nothing follows a termination.
     """
     good = jnp.isfinite(rewards).all()
     low, high = jnp.quantile(jnp.where(good, rewards, 0.0), jnp.array([0.01, 0.99])) / (1 - discount)
+    low, high = (jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)) if ends else (low, high)
     step = jnp.where(good, jnp.where(now.seen, rate, 1.0), 0.0)
     low, high = (1 - step) * now.low + step * low, (1 - step) * now.high + step * high
     return ValueRange(low, high, now.seen | good)

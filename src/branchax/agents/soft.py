@@ -132,7 +132,7 @@ def init(pieces: Pieces, key: Key) -> SAC:
     knobs = fill_knobs(Knobs, config, target_entropy=entropy)
     # A copy: the epoch's buffers are donated, and no array may be donated twice.
     targets = jax.tree.map(jnp.copy, critics)
-    range_ = init_range() if config.critic.scale == "quantile" else ()
+    range_ = init_range() if config.critic.scale != "none" else ()
     return SAC(optimizer.init(actor), optimizer.init(critics), targets, log_alpha, knobs, range_)
 
 
@@ -156,7 +156,9 @@ def see_rewards(pieces: Pieces, agent: SAC, soft: jax.Array) -> SAC:
     """Updates the agent's range of values, if it has one, from soft rewards [...]."""
     if not isinstance(agent.range, ValueRange):
         return agent
-    return agent._replace(range=track_range(agent.range, soft, agent.knobs.discount, pieces.config.critic.scale_rate))
+    critic = pieces.config.critic
+    seen = track_range(agent.range, soft, agent.knobs.discount, critic.scale_rate, critic.scale == "possible")
+    return agent._replace(range=seen)
 
 
 def step_critics(pieces: Pieces, key: Key, agent: SAC, goal: Targets) -> tuple[SAC, Outcome]:

@@ -1,6 +1,6 @@
 """All settings, as frozen dataclasses, one file per part of a run. Nothing here imports JAX.
 
-A preset is a `Config` value (`presets.py`); a run is a preset with some fields replaced. `checks.check` refuses
+A preset is a `Config` value (`presets`); a run is a preset with some fields replaced. `checks.check` refuses
 settings that cannot work, before anything is compiled: it names the field, its value and the allowed values.
 """
 
@@ -11,7 +11,6 @@ from typing import Any
 
 from branchax.config.agents import (
     AgentConfig,
-    CriticConfig,
     DQNConfig,
     OwnAgentConfig,
     PathwiseConfig,
@@ -20,9 +19,9 @@ from branchax.config.agents import (
     QLearningConfig,
     SACConfig,
     TD3Config,
-    Traits,
 )
 from branchax.config.changes import RESUMABLE, changes, decisive
+from branchax.config.critic import CriticConfig, Traits
 from branchax.config.fields import (
     LARGEST,
     Count,

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
-import re
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from branchax.config.fields import LARGEST, check_ranges, from_dict, with_field
+from branchax.checks.files import read_settings
+from branchax.checks.mesh import check_mesh
+from branchax.checks.world import Need, check_actions, check_world, needs_table
+from branchax.config.fields import LARGEST, check_ranges, from_dict
 from branchax.config.run import Config
-from branchax.errors import ConfigError, nearest
-from branchax.worlds.catalog import PLAYGROUND, WORLDS
+from branchax.errors import ConfigError
+
+__all__ = ["check", "check_actions", "needs_table", "read", "read_settings"]
 
 
 def check(config: Config) -> None:
@@ -25,7 +25,7 @@ def check(config: Config) -> None:
             value = functools.reduce(getattr, path.split("."), config)
             raise ConfigError(f"{path}: {value} is not possible; allowed: {allowed}")
 
-    _check_world(config, need)
+    check_world(config, need)
     _check_sizes(config, need)
     need(
         config.model.kind != "own" or ":" in config.model.factory, "model.factory", "module:function (also by --model)"
@@ -43,64 +43,7 @@ def check(config: Config) -> None:
     need(repeats, "first_updates", f"a multiple of the {config.updates_per_round} updates of a round")
     one_round = config.first_updates is None or config.collect_steps == config.epoch_steps
     need(one_round, "first_updates", f"unset, unless collect_steps = epoch_steps = {config.epoch_steps}")
-    _check_mesh(config, need)
-
-
-Need = Callable[[bool, str, str], None]  # (the condition, the field's path, the allowed values)
-
-
-def _check_world(config: Config, need: Need) -> None:
-    if config.world.startswith("gym/") or ":" in config.world:
-        return  # not in the catalog: checked when the environment is built
-    if config.world.startswith("playground/"):
-        _check_playground(config, need)
-    else:
-        _check_catalog(config, need)
-
-
-def _check_playground(config: Config, need: Need) -> None:
-    names = [f"playground/{name}" for name in PLAYGROUND]
-    near = nearest(config.world, names)
-    need(config.world in names, "world", f"MuJoCo Playground's control suite, see `branchax list`{near}")
-    need(not needs_table(config), "world", "a world of few states, because tables need one")
-    check_actions(config, discrete=False)
-
-
-def _check_catalog(config: Config, need: Need) -> None:
-    if config.world not in WORLDS:
-        raise ConfigError(
-            f"world: {config.world!r} is unknown{nearest(config.world, WORLDS)}; `branchax list` shows all"
-        )
-    entry, is_brax = WORLDS[config.world], config.world.startswith("brax/")
-    need(not entry.refused, "world", f"another world: {entry.refused}")
-    check_actions(config, entry.discrete)
-    tables = [name for name, other in WORLDS.items() if other.tabular]
-    need(entry.tabular or not needs_table(config), "world", f"{', '.join(tables)}: a table needs a world of few states")
-    near = nearest(config.backend, entry.backends)
-    need(not is_brax or config.backend in entry.backends, "backend", ", ".join(entry.backends) + near)
-    own_length = config.world.startswith("probe/")
-    need(config.episode_length is None or not own_length, "episode_length", f"unset: {config.world} has its own")
-
-
-def needs_table(config: Config) -> bool:
-    """Whether the agent or the model is a table, which needs an environment with few states."""
-    return config.agent.traits.tabular or config.model.counts
-
-
-def check_actions(config: Config, discrete: bool) -> None:
-    """Raises `ConfigError` unless the agent supports the environment's kind of actions."""
-    if config.discrete is None or config.discrete == discrete:
-        return
-    if hasattr(config.agent, "through_model"):  # the setting that excludes discrete actions
-        raise ConfigError(
-            f"agent.through_model: True is not possible on {config.world}; allowed: False, because discrete actions"
-            " have no derivative"
-        )
-    kind, others = ("discrete", "dqn, dyna, sac, mbpo, ppo") if discrete else ("continuous", "mbpo, sac, td3, ppo")
-    raise ConfigError(
-        f"agent.kind: {config.agent.kind} is not possible on {config.world}, whose actions are {kind}; allowed: agents"
-        f" that take them, as in presets {others}"
-    )
+    check_mesh(config, need)
 
 
 def _check_sizes(config: Config, need: Need) -> None:
@@ -325,47 +268,6 @@ def _check_rules(config: Config, need: Need) -> None:
         need(holds, f"agent.{field}", allowed)
 
 
-def _check_mesh(config: Config, need: Need) -> None:
-    """Checks that the axes of a mesh divide the sizes spread over them; an automatic mesh always does."""
-    if config.mesh_shape is None:
-        return
-    over_seeds, over_batch = config.mesh_shape
-    total = over_seeds * over_batch
-    need(config.devices in (None, total), "devices", f"{total}, the product of mesh = {config.mesh}")
-    knob = "devices" if config.mesh is None else "mesh"
-    divisors = [n for n in range(1, config.seeds + 1) if config.seeds % n == 0]
-    fitting = f"a seed axis that divides seeds = {config.seeds}: {', '.join(map(str, divisors))}"
-    need(config.seeds % over_seeds == 0, knob, fitting)
-    if over_batch == 1:
-        return
-    alone = config.plans or config.agent.traits.online or (config.on_policy and config.model_free)
-    need(not alone, knob, f"a batch axis of 1: agent.kind = {config.agent.kind} has no work to spread over it")
-
-    def divides(path: str, count: Callable[[Config], int]) -> None:
-        """Checks that `count`, a size that follows from the field at `path`, is a multiple of the batch axis."""
-        value: Any = functools.reduce(getattr, path.split("."), config)
-
-        def fits(candidate: int) -> bool:
-            return candidate >= 1 and count(with_field(config, path, candidate)) % over_batch == 0
-
-        further = range(1, 64 * over_batch)
-        lower = next((value - n for n in further if fits(value - n)), None)
-        higher = next((value + n for n in further if fits(value + n)), None)
-        numbers = " or ".join(str(n) for n in (lower, higher) if n is not None) or "another"
-        group = "" if path.endswith("batch_size") else ", so that the rollouts of a group divide"
-        need(fits(value), path, f"{numbers}, for a batch axis of {over_batch}{group}")
-
-    if not config.on_policy:
-        divides("batch_size", lambda c: c.batch_size)
-    if config.model_free:
-        return
-    if config.model.has_networks:
-        divides("model.batch_size", lambda c: c.model.batch_size)
-    if config.on_policy or config.stores_imagined:
-        knob = "rollout.per_update" if config.on_policy else "rollout.per_step"
-        divides(knob, lambda c: c.rollouts // c.rollout.groups)
-
-
 def read(path: Path) -> Config:
     """Reads and checks the settings in a file, such as a run's `config.json`; missing fields get their defaults.
 
@@ -375,33 +277,3 @@ def read(path: Path) -> Config:
     config = from_dict(Config, read_settings(path))
     check(config)
     return config
-
-
-def read_settings(path: Path) -> dict[str, Any]:
-    """What a JSON file says, or a YAML file (`.yaml`, `.yml`). Raises `ConfigError` unless it is a set of fields."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        data = _read_yaml(text) if path.suffix in (".yaml", ".yml") else json.loads(text)
-    except FileNotFoundError as error:
-        raise ConfigError(f"config: {path} does not exist") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise ConfigError(f"config: cannot read {path}: {error}") from error
-    if not isinstance(data, dict):
-        raise ConfigError(f"config: {path} is not a set of fields")
-    return data
-
-
-def _read_yaml(text: str) -> Any:
-    """YAML 1.2, in which 1e-3 is a number. Raises `ValueError` for what is none; an empty file has no fields."""
-    import yaml  # not above: few need it, and it takes a while
-
-    class Loader(yaml.SafeLoader):
-        """PyYAML's, which reads YAML 1.1."""
-
-    number = r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+"
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(f"^{number}$"), list("-+.0123456789"))
-    try:
-        data = yaml.load(text, Loader)
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from error
-    return {} if data is None else data

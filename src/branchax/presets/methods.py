@@ -1,9 +1,8 @@
-"""The methods, as values: a preset is a `Config` literal, and a world may bring settings that a paper reports."""
+"""The methods, as values: a preset is a `Config` literal."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 from branchax.config import (
     Config,
@@ -17,10 +16,7 @@ from branchax.config import (
     RolloutConfig,
     SACConfig,
     TD3Config,
-    with_field,
 )
-from branchax.config.fields import check_ranges, with_fields
-from branchax.errors import ConfigError, nearest
 
 # Sized for a laptop's processor: a small world needs no 4 x 200, and time goes into updates, not into a perfect fit.
 _MODEL = ModelConfig(members=5, elites=3, hidden=(64, 64, 64), round_steps=50, max_rounds=30)
@@ -32,6 +28,17 @@ _SMALL = Config(
     model=_MODEL,
     rollout=RolloutConfig(per_step=100, groups=6),
     agent=_AGENT,
+)
+# Chosen on seeds 20 to 39 of small worlds (docs/algorithms/mbpo.md): an update soon sees what was just collected, and
+# rollouts come to states that were not met yet. LayerNorm keeps the critics' values within what is possible.
+_BRANCHED = replace(
+    _SMALL,
+    explore_steps=100,
+    epoch_steps=50,
+    updates_per_step=20.0,
+    model=replace(_MODEL, max_rounds=20),
+    rollout=replace(_SMALL.rollout, horizon=10),
+    agent=replace(_AGENT, critic=CriticConfig(pre_norm=True)),
 )
 
 # On-policy agents in a model: collect, fit, then many updates, each on rollouts of its own from initial states.
@@ -92,45 +99,20 @@ _PLAN = replace(
 _ORACLE = ModelConfig(kind="oracle")
 
 
-def at_paper_sizes(config: Config) -> Config:
-    """A config at the sizes of MBPO's paper, the defaults of `Config`: 7 x (4 x 200), 2 x 256, 400 rollouts per step.
-
-    What makes the method is left as it is. Raises `ConfigError` for agents that the paper has no sizes for.
-    """
-    paper, agent = Config(), SACConfig()
-    if config.agent.traits.critic is None:
-        known = ", ".join(name for name, preset in PRESETS.items() if preset.agent.traits.critic is not None)
-        raise ConfigError(f"paper: MBPO's paper has no sizes for {config.agent.kind!r}; allowed: {known}")
-    model, rollout = config.model, config.rollout
-    if model.has_networks:
-        sizes = ("members", "elites", "hidden", "round_steps", "max_rounds")
-        model = replace(model, **{name: getattr(paper.model, name) for name in sizes})
-    if rollout.horizon:
-        rollout = replace(rollout, per_step=paper.rollout.per_step, groups=paper.rollout.groups)
-    return replace(
-        config,
-        env_steps=paper.env_steps,
-        explore_steps=paper.explore_steps,
-        model=model,
-        rollout=rollout,
-        agent=replace(config.agent, hidden=agent.hidden, learning_rate=agent.learning_rate),
-    )
-
-
 PRESETS: dict[str, Config] = {
     # Short branched rollouts (Janner et al. 2019, arXiv:1906.08253).
-    "mbpo": _SMALL,
-    # The same at the sizes of the paper: `--paper` is for any of those that learn off-policy.
-    "mbpo_paper": at_paper_sizes(_SMALL),
+    "mbpo": _BRANCHED,
+    # As in the paper, sizes and all: rollouts of one step, a fit every 250.
+    "mbpo_paper": Config(),
     # The model-free baseline: the same code with nothing imagined.
     "sac": replace(_SMALL, rollout=RolloutConfig(horizon=0), real_fraction=1.0),
     # The simulator in place of the model: what is left of the error is not the model's.
-    "oracle_mbpo": replace(_SMALL, model=_ORACLE),
+    "oracle_mbpo": replace(_BRANCHED, model=_ORACLE),
     # Rollouts ruled out where the ensemble doubts: Pan et al. 2020, arXiv:2010.04893; Frauenknecht et al. 2024,
     # arXiv:2405.19014.
     "m2ac": replace(
-        _SMALL,
-        model=replace(_MODEL, uncertainty="one_vs_rest"),
+        _BRANCHED,
+        model=replace(_BRANCHED.model, uncertainty="one_vs_rest"),
         rollout=RolloutConfig(per_step=100, groups=6, horizon=5, gate="rank", penalty=1e-3),
     ),
     # Offline, with a penalty for doubt: Yu et al. 2020, arXiv:2005.13239.
@@ -139,7 +121,7 @@ PRESETS: dict[str, Config] = {
         model=replace(_MODEL, uncertainty="max_std"),
         rollout=RolloutConfig(per_step=100, groups=6, horizon=5, penalty=1.0),
     ),
-    "macura": replace(_SMALL, rollout=RolloutConfig(per_step=100, groups=6, horizon=10, gate="threshold")),
+    "macura": replace(_BRANCHED, rollout=RolloutConfig(per_step=100, groups=6, horizon=10, gate="threshold")),
     # Critics' targets that look ahead in the model: Feinberg et al. 2018, arXiv:1803.00101; Buckman et al. 2018,
     # arXiv:1807.01675.
     "mve": replace(_AHEAD, agent=replace(_AGENT, critic=CriticConfig(expand="mve"))),
@@ -163,7 +145,7 @@ PRESETS: dict[str, Config] = {
     ),
     # TD3 in SAC's place, without a model and with one.
     "td3": replace(_SMALL, rollout=RolloutConfig(horizon=0), real_fraction=1.0, agent=_TD3),
-    "mbpo_td3": replace(_SMALL, agent=_TD3),
+    "mbpo_td3": replace(_BRANCHED, agent=replace(_TD3, critic=_BRANCHED.agent.critic)),
     "dqn": replace(_DQN, rollout=RolloutConfig(horizon=0), real_fraction=1.0),
     "q_learning": _TABLE,
     # 2.0: back through long rollouts of the model (SVG(infinity), Heess et al. 2015).
@@ -327,64 +309,3 @@ ABOUT |= {
     "mad_td": "SAC on 95 % real and 5 % imagined one-step rows",
 }
 ABOUT |= {f"oracle_{name}": f"{name} with the simulator itself as the model" for name in _WITH_ORACLE}
-
-# Updates, target entropy and horizon of MBPO's own configurations (its code, examples/config), for the presets that
-# learn off-policy as it does; how much a run explores first, and all else, stays the preset's. They are Gymnasium's
-# tasks, and serve Brax's versions of them as well.
-WORLD_SETTINGS: dict[str, dict[str, Any]] = {
-    "hopper": {
-        "updates_per_step": 20.0,
-        "agent.target_entropy": -1.0,
-        "rollout.horizon_end": 15,
-        "rollout.ramp": (20_000, 150_000),
-    },
-    "walker2d": {"updates_per_step": 20.0, "agent.target_entropy": -3.0},
-    "halfcheetah": {"updates_per_step": 40.0, "agent.target_entropy": -3.0},
-    "ant": {
-        "updates_per_step": 20.0,
-        "agent.target_entropy": -4.0,
-        "rollout.horizon_end": 25,
-        "rollout.ramp": (20_000, 100_000),
-    },
-    "humanoid": {
-        "updates_per_step": 20.0,
-        "agent.target_entropy": -2.0,
-        "rollout.horizon_end": 25,
-        "rollout.ramp": (20_000, 300_000),
-    },
-}
-
-
-def preset(name: str, world: str | None = None, paper: bool = False, **fields: Any) -> Config:
-    """The config of a preset, with the world's own settings and then `fields` applied.
-
-        preset("mbpo", "classic/pendulum", env_steps=2_000, agent__tau=0.01, **{"model.hidden": (64, 64)})
-
-    Args:
-      name: of `branchax list`.
-      world: where to act; by default the preset's own.
-      paper: at the sizes of MBPO's paper.
-      **fields: further settings by their paths, where `__` may stand for a dot.
-
-    Raises:
-      ConfigError: for an unknown name of a preset or a setting, or a value that is out of its range.
-    """
-    if name not in PRESETS:
-        raise ConfigError(f"preset: {name!r} is unknown{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
-    config = at_paper_sizes(PRESETS[name]) if paper else PRESETS[name]
-    as_mbpo = config.updates_per_step == _SMALL.updates_per_step  # with another number a preset follows another paper
-    applies = {
-        "updates_per_step": as_mbpo and config.agent.traits.critic is not None,
-        "agent": as_mbpo and hasattr(config.agent, "target_entropy"),
-        "rollout": config.stores_imagined and config.rollout.horizon == 1,
-    }
-    family, _, task = (world or "").lower().partition("/")
-    settings = WORLD_SETTINGS.get(task.partition("-v")[0], {}) if family in ("brax", "gym") else {}
-    for path, value in settings.items():
-        if applies[path.partition(".")[0]]:
-            config = with_field(config, path, value)
-    config = config if world is None else replace(config, world=world)
-    if fields:
-        config = with_fields(config, {path.replace("__", "."): value for path, value in fields.items()})
-        check_ranges(config, "")
-    return config
