@@ -1,5 +1,6 @@
 """Worlds of one's own as people write them: Python's numbers, nested states, neighbours, other directories."""
 
+import json
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from branchax import build, cli, worlds
+from branchax import build, cli, outside, worlds
+from branchax.config import Config, OwnAgentConfig
 from branchax.errors import ConfigError
 from branchax.presets import preset
 from branchax.runs import rundir
@@ -30,7 +32,7 @@ def own_modules():
     for name in set(sys.modules) - before:
         if "stranger" in name:
             del sys.modules[name]
-    worlds._FOUND.clear()
+    outside._FOLDERS.clear()
     sys.path[:] = path
 
 
@@ -129,10 +131,31 @@ def test_two_modules_of_one_name_are_not_taken_for_each_other(lazy, tmp_path):
     shutil.copytree(lazy, other)
     for folder in (lazy, other):
         rundir.write_json(folder / "run" / rundir.CONFIG, {"world": "stranger_lazy:late"})
-        rundir.write_json(folder / "run" / rundir.ENVIRONMENT, {rundir.WORLD_FROM: str(folder)})
-    rundir.find_world(lazy / "run")
+        rundir.write_json(folder / "run" / rundir.ENVIRONMENT, {rundir.FOUND_IN: {"world": str(folder)}})
+    rundir.find_modules(lazy / "run")
     with pytest.raises(ConfigError, match=f"^world: .* of {other} cannot be used beside the one of {lazy}"):
-        rundir.find_world(other / "run")
+        rundir.find_modules(other / "run")
+
+
+def test_a_run_finds_its_own_agent_from_elsewhere(tmp_path, monkeypatch):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "stranger_agent.py").write_text("def make_agent(spec): ...\n")
+    monkeypatch.chdir(tmp_path / "there")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    name = "stranger_agent:make_agent"
+    config = Config(agent=OwnAgentConfig(factory=name))
+    outside.find(name, "agent.factory")
+    assert rundir.record(tmp_path / "run", config, "") == []
+    assert json.loads((tmp_path / "run" / rundir.ENVIRONMENT).read_text())[rundir.FOUND_IN] == {
+        "agent.factory": str(tmp_path / "there")
+    }
+    del sys.modules["stranger_agent"]  # as in another process, in another folder
+    sys.path[:] = [x for x in sys.path if "there" not in x]
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="cannot be imported"):
+        outside.find(name, "agent.factory")
+    rundir.find_modules(tmp_path / "run")
+    assert callable(outside.find(name, "agent.factory"))
 
 
 def test_gymnasium_s_own_modules_are_found_where_one_works(lazy, capsys):

@@ -19,10 +19,11 @@ from typing import Any
 from branchax.errors import ConfigError, nearest
 
 _GIVEN: dict[str, Any] = {}  # parts passed in Python, by name; the latest one of each name
+_FOLDERS: dict[str, Path] = {}  # where to look for a module first, by its name; the others: the current directory
 
 
-def find(name: str, field: str, folder: Path | None = None) -> Any:
-    """The object called `module:name`. Its module is searched first in `folder` (default: the current directory).
+def find(name: str, field: str) -> Any:
+    """The object called `module:name`. Its module is searched first where `look_for` says, or in the current directory.
 
     The folder stays in `sys.path`, because a module may import its neighbours later.
 
@@ -32,8 +33,7 @@ def find(name: str, field: str, folder: Path | None = None) -> Any:
         return _GIVEN[name]
     check_module(name, field)
     module, _, attribute = name.partition(":")
-    if sys.path[:1] != [where := str(folder or Path.cwd())]:
-        sys.path.insert(0, where)
+    look_in_folder_of(name)
     try:
         found = importlib.import_module(module)
     except Exception as error:  # a user's module may raise anything
@@ -49,6 +49,42 @@ def find(name: str, field: str, folder: Path | None = None) -> Any:
         )
     known = [x for x in vars(found) if not x.startswith("_")]
     raise ConfigError(f"{field}: {name!r} is unknown: {module} has no {attribute!r}{nearest(attribute, known)}")
+
+
+def look_in_folder_of(name: str) -> None:
+    """Has Python look for modules first where a part's own is: where `look_for` says, or in the current directory."""
+    folder = str(_FOLDERS.get(module_of(name) or "", Path.cwd()))
+    if sys.path[:1] != [folder]:
+        sys.path.insert(0, folder)
+
+
+def module_of(name: str) -> str | None:
+    """The top module of `module:name` (also of an environment that registers itself, `gym/module:Id`), or None."""
+    module, colon, _ = name.removeprefix("gym/").rpartition(":")
+    return module.partition(".")[0] if colon else None
+
+
+def folder_of(name: str) -> Path | None:
+    """The folder in which the module of a part was found; None if it is not loaded, or has none."""
+    module = sys.modules.get(module_of(name) or "")
+    places = [*getattr(module, "__path__", []), getattr(module, "__file__", None)]
+    return None if places[0] is None else Path(places[0]).absolute().parent
+
+
+def look_for(name: str, field: str, folder: Path) -> None:
+    """Has the module of a part be looked for in `folder`, where it once was, if it is still there.
+
+    Raises `ConfigError`, which begins with `field`, if another module of that name is in use.
+    """
+    module = module_of(name)
+    if module is None or importlib.machinery.PathFinder.find_spec(module, [str(folder)]) is None:
+        return
+    if (other := folder_of(name) or _FOLDERS.get(module)) not in (None, folder):
+        raise ConfigError(
+            f"{field}: {name!r} of {folder} cannot be used beside the one of {other}; do one after the other"
+        )
+    _FOLDERS[module] = folder
+    look_in_folder_of(name)
 
 
 def check_module(name: str, field: str) -> None:

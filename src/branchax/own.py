@@ -91,9 +91,8 @@ def find_stages(config: Config, world: World) -> Stages:
 
 def try_out(config: Config, program: Program) -> None:
     """Traces an epoch of a program with the user's own parts. Raises `ConfigError` if they raise."""
-    named = {"agent.factory": getattr(config.agent, "factory", ""), "stages": config.stages or ""}
-    named |= {} if config.model_free else {"model.factory": config.model.factory}
-    if not (named := {field: name for field, name in named.items() if name}):
+    named = {field: name for field, name in config.own_parts.items() if field != "world"}
+    if not named:
         return
     state = _attempt(named, "exploring", program.init, jax.random.key(0))
     epoch = functools.partial(trace_epoch, program)

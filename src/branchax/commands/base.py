@@ -40,17 +40,15 @@ def check_installed(world: str) -> None:
 def check_found(config: Config) -> None:
     """Raises `ConfigError` when what the settings name is not there: a world's package, a module of one's own."""
     check_installed(config.world)
-    named = {"agent.factory": getattr(config.agent, "factory", ""), "stages": config.stages or ""}
-    named |= {"model.factory": config.model.factory} if config.model.kind == "own" else {}
-    for field, name in named.items():
-        if name:
+    for field, name in config.own_parts.items():
+        if field != "world":
             outside.check_module(name, field)
 
 
 def check_run(directory: Path, seed: int | None = None) -> None:
     """Raises `ConfigError` unless a run is there, its world is installed and `seed`, if given, is one of its own."""
     config = rundir.load_config(directory)
-    rundir.find_world(directory)
+    rundir.find_modules(directory)
     check_found(config)
     last = config.seed + config.seeds - 1
     if seed is not None and not config.seed <= seed <= last:

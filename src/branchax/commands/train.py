@@ -144,7 +144,7 @@ def launch(
     `directory` is the one that was `named`, or what a new one's name begins with (`rundir.claimed`).
     """
     config = door.prepare(config)
-    rundir.find_world(directory)
+    rundir.find_modules(directory)
     check_found(config)
     distributed.check(processes, named=named)
     with contextlib.ExitStack() as held:

@@ -113,6 +113,17 @@ class Config(Upkeep):
     """Precision of matrix products. On a GPU, lower ones round to TF32 or less: faster, but training may fail silently
     (measurements: docs/how-to/gpu.md)."""
 
+    @property
+    def own_parts(self) -> dict[str, str]:
+        """The names (`module:function`) of parts that are not the library's, by their fields."""
+        named = {
+            "world": self.world if ":" in self.world else "",
+            "agent.factory": getattr(self.agent, "factory", ""),
+            "model.factory": self.model.factory if self.model.kind == "own" and not self.model_free else "",
+            "stages": self.stages or "",
+        }
+        return {field: name for field, name in named.items() if name}
+
     # --- derived sizes ---
 
     @property

@@ -70,7 +70,7 @@ def restore(
     `say` hears of checkpoints that are passed over. Raises as `collected` does.
     """
     rundir.load_config(directory)
-    rundir.find_world(directory)
+    rundir.find_modules(directory)
     folder = directory / rundir.CHECKPOINTS
     if step is None:
         step = checkpoint.newest(folder, say)

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from branchax import worlds
+from branchax import outside
 from branchax.checks import read
 from branchax.config import RESUMABLE, Config, changes, to_dict
 from branchax.devices import cache
@@ -36,7 +36,7 @@ from branchax.runs import lock
 STATUS, FAULTS, TENSORBOARD, WANDB = "status.json", "faults", "tb", "wandb"
 CONFIG, COMMAND, ENVIRONMENT, METRICS = "config.json", "command.txt", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATIONS, CURVE = "checkpoints", "evaluations", "plots/learning_curve.png"
-WORLD_FROM = "world_from"  # in `ENVIRONMENT`: the folder in which the module of one's own world was found
+FOUND_IN = "found_in"  # in `ENVIRONMENT`: the folders in which the modules of one's own parts were found, by field
 PACKAGES = ("branchax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "gymnasium", "numpy")
 # Where these differ, floats can.
 DECISIVE = ("jax", "jaxlib", "brax", "mujoco", "device", "device_count", "cpu", "xla_flags")
@@ -190,20 +190,24 @@ def record(directory: Path, config: Config, command: str) -> list[str]:
     now = environment()
     path = directory / ENVIRONMENT
     if not path.exists():
-        folder = worlds.folder_of(config.world)
-        write_json(path, now if folder is None else now | {WORLD_FROM: str(folder)})
+        folders = {field: outside.folder_of(name) for field, name in config.own_parts.items()}
+        write_json(path, now | {FOUND_IN: {field: str(x) for field, x in folders.items() if x is not None}})
         return []
     return differences(directory, now)
 
 
-def find_world(directory: Path) -> None:
-    """Has Python look where the run's own world was found when it began. Raises `ConfigError` as `worlds.find` does."""
+def find_modules(directory: Path) -> None:
+    """Has Python look for the modules of the run's own parts where they were when it began.
+
+    Raises `ConfigError` as `outside.look_for` does.
+    """
     try:
-        recorded = json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8")).get(WORLD_FROM)
+        folders = json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8")).get(FOUND_IN, {})
     except (OSError, ValueError, AttributeError):  # a run without this file can still be read
         return
-    if recorded is not None:
-        worlds.find(load_config(directory).world, Path(recorded))
+    parts = load_config(directory).own_parts if folders else {}
+    for field, folder in folders.items():
+        outside.look_for(parts.get(field, ""), field, Path(folder))
 
 
 def differences(directory: Path, now: dict[str, Any]) -> list[str]:

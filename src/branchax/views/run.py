@@ -131,7 +131,7 @@ class Run:
 
         `callbacks` and `loggers` are those of `branchax.run`, which says what it raises.
         """
-        rundir.find_world(self.directory)
+        rundir.find_modules(self.directory)
         config = self.config
         if env_steps is not None:
             config = dataclasses.replace(config, env_steps=env_steps)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import importlib
-import importlib.machinery
-import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -93,7 +90,7 @@ def _own(name: str, options: dict[str, Any]) -> World:
     from branchax.errors import ConfigError
     from branchax.worlds.base import World
 
-    make_own = outside.find(name, "world", _FOUND.get(module_of(name) or ""))
+    make_own = outside.find(name, "world")
     if not callable(make_own):
         raise ConfigError(
             f"world: {name!r} is no function, but {type(make_own).__name__}; allowed: one that returns a World"
@@ -137,6 +134,7 @@ def gymnasium_spec(name: str) -> Any:
     Raises:
       ConfigError: Gymnasium or the module is not installed or cannot be imported, or the id is unknown.
     """
+    from branchax import outside
     from branchax.errors import ConfigError, nearest
 
     module, _, short = name.rpartition(":")
@@ -144,7 +142,7 @@ def gymnasium_spec(name: str) -> Any:
         from gymnasium.envs.registration import registry
 
         if module:
-            look_in(_FOUND.get(module_of(f"gym/{name}") or "", Path.cwd()))
+            outside.look_in_folder_of(f"gym/{name}")
             importlib.import_module(module)
     except ModuleNotFoundError as error:
         advice = ": pip install 'branchax[gym]'" if error.name == "gymnasium" else ""
@@ -154,45 +152,3 @@ def gymnasium_spec(name: str) -> Any:
     if short not in registry:
         raise ConfigError(f"world: gym/{name} is unknown to Gymnasium{nearest(short, registry)}")
     return registry[short]
-
-
-_FOUND: dict[str, Path] = {}  # the folders of modules that are not looked for where one works, by their names
-
-
-def look_in(folder: Path) -> None:
-    """Has Python look for modules in a folder first, and for good: a world may import its neighbours when it is called,
-    which may be as late as when a program is traced."""
-    if sys.path[:1] != [str(folder)]:
-        sys.path.insert(0, str(folder))
-
-
-def module_of(name: str) -> str | None:
-    """The top module of a world that is someone's own, or registers itself with Gymnasium; None for other worlds."""
-    module, colon, _ = name.removeprefix("gym/").rpartition(":")
-    return module.partition(".")[0] if colon else None
-
-
-def folder_of(name: str) -> Path | None:
-    """The folder in which the module of a world that has been made was found; None for a world without one."""
-    module = sys.modules.get(module_of(name) or "")
-    places = [*getattr(module, "__path__", []), getattr(module, "__file__", None)]
-    return None if places[0] is None else Path(places[0]).absolute().parent
-
-
-def find(name: str, folder: Path) -> None:
-    """Has the module of a world be found in `folder`, where it once was, if it still is there.
-
-    Raises:
-      ConfigError: another module of that name is in use already.
-    """
-    module = module_of(name)
-    if module is None or importlib.machinery.PathFinder.find_spec(module, [str(folder)]) is None:
-        return
-    from branchax.errors import ConfigError
-
-    if (other := folder_of(name) or _FOUND.get(module)) not in (None, folder):
-        raise ConfigError(
-            f"world: {name!r} of {folder} cannot be used beside the one of {other}; do one after the other"
-        )
-    _FOUND[module] = folder
-    look_in(folder)
