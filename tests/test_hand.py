@@ -2,6 +2,7 @@
 
 import json
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from conftest import replace, toy_program
 from test_report import BROWSER, Page, opened
 
 import branchax
-from branchax import build, cli
+from branchax import build, cli, pretrained
 from branchax.config import to_dict
 from branchax.errors import ConfigError
 from branchax.presets import preset
@@ -218,6 +219,37 @@ def asked(url, **headers):
             return answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def test_a_policy_that_was_kept_plays_without_its_run(held, tmp_path, monkeypatch, capsys):
+    source, kept = branchax.load(held.directory, seed=4), tmp_path / "kept" / "swing"
+    shutil.copytree(branchax.export(held.directory, seed=4), kept / "policy")
+    shutil.copy(held.directory / rundir.CONFIG, kept)
+    monkeypatch.setattr(pretrained, "FOLDER", tmp_path / "kept")
+    assert pretrained.names() == ["swing"]
+    run, obs = branchax.load("swing"), np.linspace(-1, 1, 6).reshape(2, 3)
+    assert pretrained.locate(held.directory) == held.directory
+    np.testing.assert_allclose(run.policy(obs), source.policy(obs), rtol=1e-5)
+    np.testing.assert_array_equal(run.policy(obs[0]), run.act(obs[0], jax.random.key(0)))  # its mode is all there is
+    with pytest.raises(ConfigError, match=r"^model: .* has none to imagine in: only the policy of this run was kept"):
+        run.model  # noqa: B018
+    with pytest.raises(ConfigError, match=r"^seed: 3 is not in .*; allowed: 4, whose policy was exported"):
+        branchax.load("swing", seed=3).policy(obs)
+    assert cli.main(["play", "swing", "--steps", "3", "--out", str(tmp_path / "play.html")]) == 0
+    assert "only the policy of this run was kept" in (tmp_path / "play.html").read_text()
+    assert cli.main(["list"]) == 0 and "(branchax play NAME): swing" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", pretrained.names())
+def test_each_pretrained_policy_is_small_and_acts(name):
+    folder = pretrained.FOLDER / name
+    assert sum(file.stat().st_size for file in folder.rglob("*")) < 300_000
+    run, told = branchax.load(name), json.loads((folder / "policy" / "spec.json").read_text())
+    obs = np.zeros(told["observation"]["size"], np.float32)
+    assert np.isfinite(run.policy(obs)).all() and run.metrics[-1]["env_steps"] == told["env_steps"]
+    load_policy = runpy.run_path(str(folder / "policy" / "policy.py"))["load"]
+    np.testing.assert_allclose(load_policy(folder / "policy" / "policy.npz")(obs), run.policy(obs), atol=1e-4)
+    assert json.loads(Path("results/pretrained.json").read_text())["returns"][name] == told["return"]["mean"]
 
 
 def test_play_serves_one_new_episode_after_the_other(held):

@@ -49,6 +49,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "relu": {"agent.activation": "relu"},
     "raw": {"agent.normalise_obs": False},
     "unscaled": {"agent.critic.scale": "none"},
+    "possible": {"agent.critic.scale": "possible"},
     "no_norm": {"agent.critic.pre_norm": False, "model.pre_norm": False},
     "no_dropout": {"agent.critic.dropout": 0.0, "model.dropout": 0.0},
     "no_warmup": {"agent.critic_warmup": 0},

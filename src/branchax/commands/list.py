@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from branchax import pretrained
 from branchax.commands.base import installed
 from branchax.commands.flags import parse
 from branchax.presets import ABOUT, PRESETS
@@ -12,7 +13,7 @@ from branchax.worlds.catalog import PLAYGROUND, WORLDS
 
 @dataclass(frozen=True)
 class ListOptions:
-    """Shows the presets and the worlds."""
+    """Shows the presets, the worlds and the pretrained policies."""
 
 
 def run(arguments: list[str]) -> None:
@@ -31,3 +32,4 @@ def run(arguments: list[str]) -> None:
     print(f"  {'gym/<Id>':<31} {gymnasium}{'' if installed('gymnasium') else ' [pip install branchax[gym]]'}")
     note = "" if installed("mujoco_playground") else " [pip install branchax[playground]]"
     print(f"  {'playground/<Task>':<31} MuJoCo Playground's control suite: {', '.join(PLAYGROUND)}{note}")
+    print(f"\npretrained policies (branchax play NAME): {', '.join(pretrained.names())}")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import webbrowser
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from branchax import pretrained
 from branchax.commands.base import aside, check_run
 from branchax.commands.flags import Directory, Switch, parse
 from branchax.errors import ConfigError
@@ -22,7 +23,7 @@ class PlayOptions:
     model imagines from the same start. Worlds without a drawing are shown as traces of their observations."""
 
     run: Directory
-    """Directory of the run."""
+    """Directory of the run, or the name of a pretrained policy, such as hopper."""
     seed: int | None = None
     """By default the run's first."""
     steps: int | None = None
@@ -44,6 +45,7 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"steps: {options.steps} is not possible; allowed: >= 1")
     if not 0 <= options.port < 65_536:
         raise ConfigError(f"port: {options.port} is not possible; allowed: 0 to 65535")
+    options = replace(options, run=pretrained.locate(options.run))
     check_run(options.run, options.seed)
     aside("loading JAX and the policy")
     from branchax.views import live

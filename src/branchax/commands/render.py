@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from branchax import pretrained
 from branchax.commands.base import aside, check_run
 from branchax.commands.flags import Directory, Switch, parse
 from branchax.errors import ConfigError
@@ -16,9 +17,9 @@ class RenderOptions:
     classic ones and Gymnasium's planar bodies by a drawing of its own."""
 
     run: Directory
-    """Directory of the run."""
+    """Directory of the run, or the name of a pretrained policy, such as hopper."""
     out: Path | None = None
-    """FILE.gif, or FILE.mp4 where ffmpeg is installed (DIR/plots/policy.gif)."""
+    """FILE.gif, or FILE.mp4 where ffmpeg is installed (DIR/plots/policy.gif, or NAME.gif)."""
     steps: int | None = None
     """At most so many; by default the whole episode."""
     seed: int | None = None
@@ -32,11 +33,13 @@ def run(arguments: list[str]) -> None:
     options = parse(RenderOptions, arguments, "branchax render")
     if options.steps is not None and options.steps < 1:
         raise ConfigError(f"steps: {options.steps} is not possible; allowed: >= 1")
-    check_run(options.run)
+    run = pretrained.locate(options.run)
+    check_run(run)
     aside("loading JAX and the policy")
 
     from branchax.views import render
 
-    path = options.out or options.run / "plots" / "policy.gif"
-    steps = render.render(options.run, path, options.steps, options.seed, options.imagined, say=aside)
+    named = Path(f"{options.run}.gif") if run != options.run else run / "plots" / "policy.gif"
+    path = options.out or named
+    steps = render.render(run, path, options.steps, options.seed, options.imagined, say=aside)
     print(f"{path} ({steps:,} steps)")

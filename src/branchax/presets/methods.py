@@ -20,8 +20,10 @@ from branchax.config import (
 
 # Sized for a laptop's processor: a small world needs no 4 x 200, and time goes into updates, not into a perfect fit.
 _MODEL = ModelConfig(members=5, elites=3, hidden=(64, 64, 64), round_steps=50, max_rounds=30)
-_AGENT = SACConfig(hidden=(64, 64), learning_rate=1e-3)
-_TD3 = TD3Config(hidden=(64, 64), learning_rate=1e-3)
+# Targets that follow within 50 updates: a small world is learned in some thousands of updates, and values grow only as
+# fast as the targets follow.
+_AGENT = SACConfig(hidden=(64, 64), learning_rate=1e-3, tau=0.02)
+_TD3 = TD3Config(hidden=(64, 64), learning_rate=1e-3, tau=0.02)
 _SMALL = Config(
     env_steps=4_000,
     explore_steps=250,

@@ -88,6 +88,8 @@ def refusal(config: Any) -> str | None:
 def unfit(player: Player) -> str | None:
     """Why a model of one's own cannot be measured, or need not."""
     dynamics = player.dynamics
+    if dynamics is None and refusal(player.config) is None:
+        return "only the policy of this run was kept"
     if dynamics is not None and not dynamics.learned:
         return "its model is not learned: there is no error to measure"
     if dynamics is not None and dynamics.needs_state:

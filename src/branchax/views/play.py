@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,15 +15,25 @@ import numpy as np
 from branchax import build, worlds
 from branchax.agents.base import Agent
 from branchax.config import Config
+from branchax.deploy import export
 from branchax.dynamics.base import Dynamics
 from branchax.epoch.host import draw_seeds
-from branchax.epoch.state import TrainState
+from branchax.epoch.state import Counts, TrainState, no_counts
 from branchax.errors import ConfigError
 from branchax.rollout import Act, copies, rollout
+from branchax.runs import rundir
 from branchax.runs.restoring import restore
 from branchax.sharding import of_seed
 from branchax.types import Key, Row, Stream, Trajectory, Transition, stream
 from branchax.worlds.base import World, WorldState
+
+
+class Kept(NamedTuple):
+    """What is left of a run of which only the exported policy was kept; as in a `TrainState`."""
+
+    counts: Counts
+    agent: tuple[()] = ()
+    model: tuple[()] = ()
 
 
 class Player(NamedTuple):
@@ -31,9 +42,9 @@ class Player(NamedTuple):
     config: Config
     seed: int
     world: World
-    dynamics: Dynamics | None  # None: model-free
+    dynamics: Dynamics | None  # None: model-free, or only the policy was kept
     agent: Agent
-    state: TrainState  # of this seed alone
+    state: TrainState | Kept  # of this seed alone
     key: Key  # [] that training never draws from: the one its evaluation at this step had
 
     @property
@@ -45,10 +56,14 @@ class Player(NamedTuple):
 def load(directory: Path, seed: int | None = None) -> Player:
     """The seed (by default the run's first) at the run's last checkpoint.
 
+    Without checkpoints, as in a pretrained policy's folder, it is the seed whose policy was exported.
+
     Raises:
       ConfigError: when the directory holds no run, no checkpoint yet, or no such seed.
       CheckpointError: when the checkpoint cannot be read.
     """
+    if (directory / export.POLICY / export.JAX).exists() and not (directory / rundir.CHECKPOINTS).exists():
+        return _load_exported(directory, seed)
     config, states = restore(directory)
     seed = config.seed if seed is None else seed
     place = seed - config.seed
@@ -60,6 +75,38 @@ def load(directory: Path, seed: int | None = None) -> Player:
     dynamics = build.build_dynamics(config, world)
     key = stream(jax.random.key(seed), Stream.EVALUATE, state.counts.env_steps)
     return Player(config, seed, world, dynamics, build.build_agent(config, world, dynamics), state, key)
+
+
+def _load_exported(directory: Path, seed: int | None) -> Player:
+    """The exported policy of a run that has no checkpoints."""
+    config, folder = rundir.load_config(directory), directory / export.POLICY
+    told = json.loads((folder / export.SPEC).read_text(encoding="utf-8"))
+    if seed not in (None, told["seed"]):
+        raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {told['seed']}, whose policy was exported")
+    program = jax.export.deserialize(bytearray((folder / export.JAX).read_bytes()))
+
+    @jax.custom_batching.custom_vmap
+    def act(obs: jax.Array) -> jax.Array:
+        """[..., D] -> [..., A]."""
+        return program.call(obs.reshape(-1, obs.shape[-1])).reshape(*obs.shape[:-1], -1)
+
+    @act.def_vmap
+    def _(size: int, batched: list[bool], obs: jax.Array) -> tuple[jax.Array, bool]:
+        del size, batched  # an exported program has no rule of its own for `vmap`, but takes any number of rows
+        return act(obs), True
+
+    def mode(agent: Any, obs: jax.Array) -> jax.Array:
+        del agent
+        return act(obs)
+
+    def refuse(*arguments: Any) -> Any:
+        raise ConfigError(f"run: {directory} keeps only a policy's mode; train on from its config.json")
+
+    agent = Agent(init=refuse, act=lambda key, agent, obs: (mode(agent, obs), ()), mode=mode, update=refuse)
+    world = worlds.make(config.world, config.backend, config.episode_length, config.world_args)
+    counts = no_counts()._replace(env_steps=jnp.int32(told["env_steps"]))
+    key = stream(jax.random.key(told["seed"]), Stream.EVALUATE, counts.env_steps)
+    return Player(config, told["seed"], world, None, agent, Kept(counts), key)
 
 
 def policy(player: Player, agent: Any, greedy: jax.Array | bool) -> Act:

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
+from branchax import pretrained
 from branchax.config import Config
 from branchax.devices import cache
 from branchax.errors import ConfigError
@@ -166,10 +167,13 @@ class Run:
 def load(directory: str | Path, seed: int | None = None) -> Run:
     """The run in a directory, with the policy of one of its seeds, by default the first.
 
+    The name of a pretrained policy (`branchax.pretrained.names()`) will do, too: `load("hopper")`.
+
     Raises:
       ConfigError: when the directory holds no run, or no such seed.
     """
-    config = rundir.load_config(Path(directory))
+    directory = pretrained.locate(Path(directory))
+    config = rundir.load_config(directory)
     if seed is not None and not config.seed <= seed < config.seed + config.seeds:
         last = config.seed + config.seeds - 1
         raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")

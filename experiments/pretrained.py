@@ -1,0 +1,82 @@
+"""The policies that come with the library: trains each, evaluates it, and keeps its folder in `branchax.pretrained`.
+
+Each is the first seed of a run by its preset's defaults, at its last checkpoint. What it returns over 100 episodes is
+in its `policy/spec.json` and in `results/pretrained.json`, whatever it is.
+
+    python -m experiments.pretrained            # all of them, or what is missing of them
+    python -m experiments.pretrained pendulum   # one
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+from branchax.config import Config, to_dict
+from branchax.deploy.export import ARRAYS, JAX, NUMPY, POLICY, SPEC, export
+from branchax.presets import preset
+from branchax.pretrained import FOLDER
+from branchax.runs import rundir, runlog
+from branchax.runs.evaluate import evaluate
+from experiments.harness import publish, run
+
+EPISODES = 100
+
+
+class Made(NamedTuple):
+    """How a policy is made."""
+
+    preset: str
+    world: str
+    env_steps: int
+
+
+POLICIES = {
+    "pendulum": Made("dhmbpo_tiny", "classic/pendulum", 1_000),
+    "cartpole": Made("dhmbpo_tiny", "classic/cartpole", 1_500),
+    "cartpole_discrete": Made("mbpo", "classic/cartpole_discrete", 1_500),
+    "inverted_pendulum": Made("mbpo", "brax/inverted_pendulum", 4_000),
+    "inverted_double_pendulum": Made("dhmbpo_tiny", "gym/InvertedDoublePendulum-v5", 2_000),
+    "hopper": Made("dhmbpo_small", "gym/Hopper-v5", 30_000),
+}
+
+
+def config_of(name: str) -> Config:
+    """The settings of its run."""
+    made = POLICIES[name]
+    return dataclasses.replace(preset(made.preset, made.world), env_steps=made.env_steps)
+
+
+def keep(name: str, directory: Path) -> float:
+    """Copies what is kept of a run, and returns the mean return of its first seed over `EPISODES` episodes."""
+    config, folder = rundir.load_config(directory), FOLDER / name
+    (row, *_) = evaluate(directory, EPISODES)
+    exported = export(directory)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / POLICY).mkdir(parents=True)
+    rundir.write_json(folder / rundir.CONFIG, to_dict(config))
+    curve = [r for r in runlog.read(directory / rundir.METRICS) if r["seed"] == config.seed and runlog.RETURN in r]
+    kept = ("seed", "epoch", "env_steps", "wall_s", runlog.RETURN)
+    lines = (json.dumps({key: r[key] for key in kept}) + "\n" for r in curve)
+    (folder / rundir.METRICS).write_text("".join(lines), encoding="utf-8")
+    for file in (JAX, ARRAYS, NUMPY):
+        shutil.copy(exported / file, folder / POLICY / file)
+    told = json.loads((exported / SPEC).read_text(encoding="utf-8"))
+    rundir.write_json(folder / POLICY / SPEC, told | {"return": {"mean": row[runlog.RETURN], "episodes": EPISODES}})
+    return row[runlog.RETURN]
+
+
+def main(names: list[str]) -> None:
+    """Trains, keeps, publishes."""
+    directories = {name: run(config_of(name), f"pretrained_{name}") for name in names or POLICIES}
+    returns = {name: keep(name, directory) for name, directory in directories.items()}
+    configs = {name: config_of(name) for name in returns}
+    print("written to", publish("pretrained", {"returns": returns}, configs, list(directories.values())))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
