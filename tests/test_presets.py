@@ -78,10 +78,10 @@ def test_a_task_s_rollouts_are_for_those_that_roll_out_as_mbpo_does():
 def test_the_paper_s_sizes_are_the_defaults_and_leave_the_method_alone():
     assert presets.preset("mbpo_paper") == Config()
     large, small = presets.preset("mbpo", paper=True), presets.preset("mbpo")
-    assert (large.rollout.horizon, large.epoch_steps) == (small.rollout.horizon, small.epoch_steps) == (10, 50)
+    assert (large.rollout.horizon, large.epoch_steps) == (small.rollout.horizon, small.epoch_steps) == (10, 25)
     assert large.model.members == 7 and large.agent.hidden == (256, 256) and large.agent.critic == small.agent.critic
     gated, small = presets.preset("m2ac", paper=True), presets.preset("m2ac")
-    assert gated.model.members == 7 and gated.rollouts == 400 * 50 and gated.agent.hidden == (256, 256)
+    assert gated.model.members == 7 and gated.rollouts == 400 * 25 and gated.agent.hidden == (256, 256)
     assert (gated.rollout.horizon, gated.rollout.gate, gated.model.uncertainty) == (5, "rank", "one_vs_rest")
     assert presets.preset("sac", paper=True).model_free and small.model.members == 5
     many = presets.preset("redq", paper=True).agent
