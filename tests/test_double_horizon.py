@@ -188,6 +188,37 @@ def test_the_actors_gradient_equals_finite_differences():
     assert float(jnp.abs(moment.mean).max()) == 0.0  # no gradient moves the statistics
 
 
+def scheduled(length, horizon):
+    """Sources whose rollouts may be `length` steps long, and are now `horizon`; rows end nowhere."""
+
+    def mixed(key, act, starts):
+        def one(key, member, start):
+            endless = line(member)
+            step = lambda *a: (lambda s, t: (s, t._replace(terminated=t.terminated & False)))(*endless.step(*a))  # noqa: E731
+            return rollout(key, endless._replace(step=step), act, start, length, horizon=horizon)[1]
+
+        return jax.vmap(one)(jax.random.split(key, ELITES), jnp.arange(ELITES, dtype=jnp.float32), starts)
+
+    return SOURCES._replace(ahead=SOURCES.ahead._replace(mixed=mixed))
+
+
+def test_a_scheduled_look_ahead_equals_one_of_that_length():
+    """Rows past the horizon are blank: the last is not the state to bootstrap from, and their rewards do not count."""
+    update, agent = make_sac(SPEC, CONFIG).update, made()
+    told = [
+        jax.jit(lambda p, h: update(jax.random.key(5), p, scheduled(length, h)))(agent, jnp.int32(2))  # noqa: B023
+        for length in (2, 5)
+    ]
+    (short, now), (long, then) = told
+    assert float(then.losses["critic/loss"]) == pytest.approx(float(now.losses["critic/loss"]), rel=1e-5)
+    assert float(then.losses["policy/loss"]) == pytest.approx(float(now.losses["policy/loss"]), rel=1e-5)
+    assert (float(long.range.low), float(long.range.high)) == pytest.approx(
+        (float(short.range.low), float(short.range.high)), rel=1e-5
+    )
+    for x, y in zip(*(jax.tree.leaves(a.actor.optimizer.inner_state[1].mu) for a in (short, long)), strict=True):
+        np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-6)
+
+
 def test_bounds_hold_values_and_leave_the_derivative():
     stats = normalize.Stats(jnp.zeros(2), jnp.ones(2), -jnp.ones(2), jnp.ones(2))
     x = jnp.array([0.5, 7.0])

@@ -84,6 +84,15 @@ def test_predicted_deviation_is_that_of_the_noise():
     np.testing.assert_allclose(spread, noise, rtol=0.35)
 
 
+def test_constant_noise_that_fell_to_its_least_rises_again():
+    """As where a reward was always the same, until it was found."""
+    dynamics = make_ensemble(linear_world(never), dataclasses.replace(CONFIG, noise="constant", max_rounds=4))
+    model = jax.jit(dynamics.init)(jax.random.key(1))
+    model = model._replace(params=model.params | {"log_var": jnp.full((3, 3), -10.5)})
+    fitted, _ = jax.jit(dynamics.fit)(jax.random.key(0), model, ring_of(data(0.2)))
+    assert float(fitted.params["log_var"].min()) > -9.99
+
+
 def test_held_out_rows_are_never_trained_on():
     """NaN in every held-out row reaches no gradient: all steps are taken, and the parameters stay finite."""
     ring = ring_of(data())

@@ -254,16 +254,22 @@ def init_range() -> ValueRange:
 
 
 def track_range(
-    now: ValueRange, rewards: jax.Array, discount: jax.Array, rate: float, ends: bool = False
+    now: ValueRange,
+    rewards: jax.Array,
+    discount: jax.Array,
+    rate: float,
+    ends: bool = False,
+    mask: jax.Array | bool = True,
 ) -> ValueRange:
     """Moves the range towards the 1 % and 99 % quantiles of rewards [...] / (1 - discount); the first call sets it.
 
     low <- low + rate (q_0.01(r) / (1 - gamma) - low),   high likewise with q_0.99        (Kubo et al. 2025, code)
 
-    With `ends` 0 counts as a return, because nothing follows a termination.
+    With `ends` 0 counts as a return, because nothing follows a termination. Rewards where `mask` is false do not count.
     """
     good = jnp.isfinite(rewards).all()
-    low, high = jnp.quantile(jnp.where(good, rewards, 0.0), jnp.array([0.01, 0.99])) / (1 - discount)
+    counted = jnp.where(mask, jnp.where(good, rewards, 0.0), jnp.nan)
+    low, high = jnp.nanquantile(counted, jnp.array([0.01, 0.99])) / (1 - discount)
     low, high = (jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)) if ends else (low, high)
     step = jnp.where(good, jnp.where(now.seen, rate, 1.0), 0.0)
     low, high = (1 - step) * now.low + step * low, (1 - step) * now.high + step * high

@@ -38,9 +38,14 @@ def roll_out(pieces: Pieces, key: Key, actor: Params, row: Row, sources: Sources
     assert sources.ahead is not None, "a look-ahead needs a model"
     key_ahead, key_last = jax.random.split(key)
     trajectory = in_mixed_elites(key_ahead, row, sources.ahead, soft_act(pieces, actor, -1.0))
-    last = trajectory.transition.next_obs[-1]
+    last = trajectory.transition.next_obs[taken(trajectory).sum() - 1]
     action, log_prob = pieces.distribution.sample(key_last, pieces.policy.apply(actor, last))
     return Ahead(trajectory.transition.reward, trajectory.extras, last, action, log_prob), trajectory
+
+
+def taken(trajectory: Trajectory) -> jax.Array:
+    """Which steps [H] any rollout took: a scheduled horizon may end before H, and the rows after it are blank."""
+    return trajectory.valid.any(1)
 
 
 def follow(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
@@ -53,7 +58,7 @@ def follow(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) ->
 def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory: Trajectory) -> tuple[SAC, Targets]:
     """The critics' targets for the rollout's first actions, and the agent with an updated range of values."""
     ahead = jax.lax.stop_gradient(ahead)
-    agent = see_rewards(pieces, agent, ahead.reward - agent.alpha * ahead.log_prob)
+    agent = see_rewards(pieces, agent, ahead.reward - agent.alpha * ahead.log_prob, taken(trajectory)[:, None])
     each = values_of(pieces, agent, agent.targets)(ahead.last_obs, ahead.last_action)
     last = clip_to_range(least(key, each, pieces.config.critic.subset), agent.range)
     y = follow(agent, ahead, trajectory, last)

@@ -152,12 +152,12 @@ def values_of(pieces: Pieces, agent: SAC, critics: Params) -> Values:
     return lambda obs, action: mine.values(critics, obs, action)
 
 
-def see_rewards(pieces: Pieces, agent: SAC, soft: jax.Array) -> SAC:
-    """Updates the agent's range of values, if it has one, from soft rewards [...]."""
+def see_rewards(pieces: Pieces, agent: SAC, soft: jax.Array, mask: jax.Array | bool = True) -> SAC:
+    """Updates the agent's range of values, if it has one, from soft rewards [...] where the mask is true."""
     if not isinstance(agent.range, ValueRange):
         return agent
-    critic = pieces.config.critic
-    seen = track_range(agent.range, soft, agent.knobs.discount, critic.scale_rate, critic.scale == "possible")
+    critic, possible = pieces.config.critic, pieces.config.critic.scale == "possible"
+    seen = track_range(agent.range, soft, agent.knobs.discount, critic.scale_rate, possible, mask)
     return agent._replace(range=seen)
 
 

@@ -150,6 +150,8 @@ def _check_model(config: Config, need: Need) -> None:
         f">= rollout.horizon = {config.rollout.horizon}",
     )
     need(bool(config.model.weight_decay), "model.weight_decay", "at least one value")
+    drops = config.model.kind == "own" or (learned and bool(config.model.hidden))
+    need(config.model.dropout == 0 or drops, "model.dropout", "0: the model has no hidden layers to drop from")
     need(
         not config.model.exact or not (config.looks_ahead and config.stores_imagined),
         "real_fraction",
@@ -173,6 +175,9 @@ def _check_model(config: Config, need: Need) -> None:
         need(used, field, f"{off}: it applies only to rollouts into a buffer and to those of an on-policy agent")
         several = not ensemble or config.model.elites > 1 or config.model.uncertainty == "max_std"
         need(several, "model.elites", f">= 2, because {field} measures how far elites disagree")
+    if config.rollout.penalty > 0:
+        stored = getattr(config.agent.traits.critic, "expand", "none") != "fresh"
+        need(stored, "rollout.penalty", "0: this agent's critics do not learn on the rewards of stored rollouts")
     if config.rollout.weigh:
         replayed = config.stores_imagined and getattr(config.agent.traits.critic, "expand", "fresh") != "fresh"
         need(replayed, "rollout.weigh", "false: this agent's critics do not learn on imagined rows of a buffer")
@@ -229,6 +234,8 @@ def _check_agent(config: Config, need: Need) -> None:
         )
         dropped = critic.dropout == 0 or agent.traits.scales
         need(dropped, "agent.critic.dropout", f"0: agent.kind = {agent.kind} has no dropout")
+        layered = critic.dropout == 0 or bool(getattr(agent, "hidden", True))
+        need(layered, "agent.critic.dropout", "0: agent.hidden = () has no layers to drop from")
         need(not steve or critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")
         need(
             critic.td_k or critic.expand == "mve",

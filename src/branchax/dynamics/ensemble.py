@@ -112,6 +112,16 @@ def predict(net: nn.Network, params: Params, x: jax.Array, key: Key | None = Non
     return Prediction(mean, log_var, logit)
 
 
+def keep_learnable(params: Params) -> Params:
+    """A member's parameters after a step, with constant noise not below its least value.
+
+    Below it, `predict` has no derivative, so that an entry which was once constant could never become noisy.
+    """
+    if "log_var" not in params:
+        return params
+    return params | {"log_var": jnp.maximum(params["log_var"], LOG_VAR_BOUNDS[0])}
+
+
 def predict_all(net: nn.Network, model: Ensemble, x: jax.Array) -> Prediction:
     """The elites' Gaussians at x [..., D + A], each leaf with a leading axis [n]."""
     elites = jax.tree.map(lambda leaf: leaf[model.elites], model.params)

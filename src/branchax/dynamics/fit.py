@@ -89,7 +89,7 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
     def step(member: Networks, x: jax.Array, y: jax.Array, ended: jax.Array, key: Key | None) -> Networks:
         gradient = jax.grad(loss)(member.params, x, y, ended, key)
         updates, state = optimizer.update(gradient, member.optimizer, member.params)
-        return Networks(optax.apply_updates(member.params, updates), state)
+        return Networks(ensemble.keep_learnable(optax.apply_updates(member.params, updates)), state)
 
     def prepare(scales: Scales, rows: Transition) -> tuple[jax.Array, jax.Array, jax.Array]:
         x = normalize.apply(scales.inputs, ensemble.inputs(rows.obs, rows.action))
