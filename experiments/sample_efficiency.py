@@ -109,9 +109,12 @@ def compare(solved: dict[str, list[float | None]], budget: int) -> dict[str, Any
     ratios = {}
     for method, steps in counted.items():
         if "@" not in method:
-            pairs = np.stack([steps, counted[best]], -1)
-            low, high = bootstrap(lambda p: p[:, 0].mean() / p[:, 1].mean(), pairs)
-            ratios[method] = {"of": best, "ratio": float(steps.mean() / counted[best].mean()), "interval": [low, high]}
+
+            def ratio(pairs: Any, steps: np.ndarray = steps) -> float:
+                return float(steps[pairs].mean() / counted[best][pairs].mean())
+
+            pairs = np.arange(len(steps))
+            ratios[method] = {"of": best, "ratio": ratio(pairs), "interval": [*map(float, bootstrap(ratio, pairs))]}
     spread = {m: float(s.std(ddof=1)) for m, s in counted.items()}
     return {"mean": {m: float(s.mean()) for m, s in counted.items()}, "sd": spread, "ratios": ratios}
 

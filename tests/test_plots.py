@@ -187,26 +187,42 @@ def test_folders_mean_the_runs_in_them_and_what_is_none_is_left_out(tmp_path, mo
     assert cli.main(["plot", ".", "--seed", "1"]) == 2
 
 
-def test_sample_efficiency_draws_both_methods_from_their_metrics_and_when_each_seed_had_solved_it(
-    tmp_path, drawn, monkeypatch
-):
-    monkeypatch.setitem(sample_efficiency.WORLDS, "classic/lqr", (25.0, 500, 1_000))
+def test_sample_efficiency_counts_and_draws_the_best_arm_of_the_baseline(tmp_path, drawn, monkeypatch):
+    monkeypatch.setattr(
+        sample_efficiency, "WORLDS", {"classic/lqr": sample_efficiency.Task(25.0, 1_000, 250, discrete=True)}
+    )
+    solved = {"sac@10": [750.0, None], "sac@20": [500.0, 700.0], "mbpo": [250.0, 200.0]}
+    counted = sample_efficiency.compare(solved, 1_000)
+    assert counted["mean"] == {"sac@10": 875.0, "sac@20": 600.0, "mbpo": 225.0}
+    ratio = counted["ratios"]["mbpo"]
+    assert (ratio["of"], ratio["ratio"]) == ("sac@20", 0.375)
+    assert ratio["interval"] == pytest.approx([200 / 700, 250 / 500], abs=0.01)  # of pairs, not of either alone
+    found = {"classic/lqr": {"solved": 25.0, "solved_at": solved, **counted}}
+    assert sample_efficiency.as_table(found).splitlines()[2] == (
+        "| `classic/lqr` (25) | `sac@20` 600 ± 141 | 225 ± 35 | 0.38 [0.29, 0.50] | – | – |"
+    )
     made = {
-        name: [make_run(tmp_path / f"{name}_s{s}_1", dataclasses.replace(config, seed=s), seeds=(s,)) for s in (0, 1)]
-        for name, config in (("mbpo", MBPO), ("sac", preset("sac", "classic/lqr")))
+        name: make_run(tmp_path / name, dataclasses.replace(config, seeds=2), seeds=(0, 1))
+        for name, config in (("mbpo", MBPO), ("sac@20", preset("sac", "classic/lqr")))
     }
-    solved = {"mbpo": [None, None], "sac": [750.0, None]}
-    sample_efficiency.draw("classic/lqr", made, solved, tmp_path / "figure.png")
-    assert legend(drawn[0]) == [
-        "solved: 25",
-        "mbpo: interquartile mean of 2 seeds",
-        "sac: interquartile mean of 2 seeds",
-    ]
-    marks = {line.get_marker(): [] for line in drawn[0].axes[1].lines}
-    for line in drawn[0].axes[1].lines:
-        marks[line.get_marker()] += line.get_xydata().tolist()
-    assert marks["|"] == [[750, 1]]
-    assert marks["x"] == [[500, pytest.approx(-0.1)], [500, pytest.approx(0.1)], [1_000, 1]]
+    sample_efficiency.draw({"classic/lqr": made}, found, tmp_path / "figure.png")
+    assert legend(drawn[0]) == ["sac@20: interquartile mean of 2 seeds", "mbpo: interquartile mean of 2 seeds"]
+
+
+def test_a_run_is_done_when_each_seed_has_solved_its_world_or_spent_its_budget(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_efficiency, "RUNS", tmp_path)
+    world = "classic/pendulum"
+    assert not sample_efficiency.is_done("mbpo", world)
+    monkeypatch.setattr(sample_efficiency, "curves", lambda _: {0: curve, 1: other})
+    sample_efficiency.directory_of("mbpo", world).mkdir()
+    good, bad = np.full(3, -200.0), np.full(3, -900.0)
+    curve = other = (np.array([25.0, 50.0, 75.0]), good)
+    assert sample_efficiency.is_done("mbpo", world) and sample_efficiency.solved_at("mbpo", world) == [25.0, 25.0]
+    other = (np.array([25.0, 50.0, 75.0]), bad)
+    assert not sample_efficiency.is_done("mbpo", world)
+    other = (np.array([25.0, 50.0, 1_000.0]), bad)
+    curve = (np.array([25.0, 50.0, 1_000.0]), good)
+    assert sample_efficiency.is_done("mbpo", world) and sample_efficiency.solved_at("mbpo", world) == [25.0, None]
 
 
 def middle_of(values):

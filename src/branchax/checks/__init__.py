@@ -27,9 +27,8 @@ def check(config: Config) -> None:
 
     check_world(config, need)
     _check_sizes(config, need)
-    need(
-        config.model.kind != "own" or ":" in config.model.factory, "model.factory", "module:function (also by --model)"
-    )
+    named = not config.model.is_own or ":" in config.model.factory
+    need(named, "model.factory", "module:function (also by --model)")
     if config.agent.traits.learns_from is None:  # the user's own agent: `build.settle` checks the rest once it is built
         _check_rules(config, need)
         return
@@ -150,7 +149,7 @@ def _check_model(config: Config, need: Need) -> None:
         f">= rollout.horizon = {config.rollout.horizon}",
     )
     need(bool(config.model.weight_decay), "model.weight_decay", "at least one value")
-    drops = config.model.kind == "own" or (learned and bool(config.model.hidden))
+    drops = config.model.is_own or (learned and bool(config.model.hidden))
     need(config.model.dropout == 0 or drops, "model.dropout", "0: the model has no hidden layers to drop from")
     need(
         not config.model.exact or not (config.looks_ahead and config.stores_imagined),

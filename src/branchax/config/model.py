@@ -71,6 +71,11 @@ class ModelConfig:
         return self.kind == "tabular"
 
     @property
+    def is_own(self) -> bool:
+        """Whether the model is the one that `factory` returns."""
+        return self.kind == "own"
+
+    @property
     def has_networks(self) -> bool:
         """Whether the model is an ensemble of networks; most settings here apply only to those."""
         return self.kind == "ensemble"

@@ -119,7 +119,7 @@ class Config(Upkeep):
         named = {
             "world": self.world if ":" in self.world else "",
             "agent.factory": getattr(self.agent, "factory", ""),
-            "model.factory": self.model.factory if self.model.kind == "own" and not self.model_free else "",
+            "model.factory": self.model.factory if self.model.is_own and not self.model_free else "",
             "stages": self.stages or "",
         }
         return {field: name for field, name in named.items() if name}
