@@ -36,6 +36,7 @@ _SMALL = Config(
 # observations, begin in the middle of the possible values, and stay among them.
 _BRANCHED = replace(
     _SMALL,
+    env_steps=1_500,
     explore_steps=100,
     epoch_steps=25,
     updates_per_step=20.0,
