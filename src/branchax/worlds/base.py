@@ -60,6 +60,7 @@ class HostWorld(NamedTuple):
     set_state: Callable[[Any, Sequence[str]], None]
     close: Callable[[Any], None]
     comes_back: Callable[[], bool]  # whether what `save_state` reads is the whole state: tried on an episode
+    spaces: dict[str, Any]  # JSON-ready: what "observation" and "action" are in the simulator's own terms
 
 
 class World(NamedTuple):
