@@ -115,6 +115,42 @@ class ManyDiscrete(Base):
         return super().step(action[:1] / 2)
 
 
+class Shared(Base):
+    """Shares its random generator with a part of it."""
+
+    def reset(self, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.wind = Wind(self.np_random)
+        return found
+
+    def step(self, action):
+        self.state = self.state + self.wind.rng.normal(size=2) + self.np_random.normal(size=2)
+        return super().step(action)
+
+
+class Wind:
+    def __init__(self, rng):
+        self.rng = rng
+
+
+class Grid(Base):
+    """Keeps its place in a tuple that it looks up in a set, and shows it by a property that nobody can set."""
+
+    place = property(lambda self: self.at)
+
+    def reset(self, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.at, Grid.resets = (0, 0), Grid.resets + 1
+        return found
+
+    resets = 0
+
+    def step(self, action):
+        self.at = self.at[0] + 1, (self.at[1] + 3) % 4
+        obs, _, _, _, info = super().step(action)
+        return obs, float(self.place in {(3, 1), (1, 3)}), np.array([self.at[0] == 10]), np.array(False), info
+
+
 class RewardArray(Base):
     def reward(self):
         return np.array([-1.5])
@@ -137,6 +173,61 @@ class DoneText(Base):
 
 class WrongShape(Base):
     observation_space = spaces.Box(-10, 10, (3,))
+
+
+class SwappedParts(Base):
+    """Its parts have each other's shapes, so that they are as many numbers in all."""
+
+    observation_space = spaces.Dict({"x": spaces.Box(-1, 1, (2, 3)), "y": spaces.Box(-1, 1, (6, 1))})
+
+    def seen(self):
+        return {"x": np.zeros((6, 1)), "y": np.zeros((2, 3))}
+
+
+class BesideTheStates(Base):
+    observation_space = spaces.Discrete(4)
+
+    def seen(self):
+        return -1
+
+
+class BesideTheWheels(Base):
+    observation_space = spaces.Tuple([spaces.MultiDiscrete([2, 3], start=[1, 0])])
+
+    def seen(self):
+        return (np.array([1, 3]),)
+
+
+class NoSpace(Base):
+    observation_space = None
+
+
+class OldSpace(Base):
+    """One of another library's."""
+
+    class Box:
+        low, high, shape = -1.0, 1.0, (1,)
+
+    action_space = Box()
+
+
+class NoActions(Base):
+    action_space = spaces.Tuple([])
+
+
+class Leaves(Base):
+    """Ends the whole process, as programs do that were never meant to be a part of one."""
+
+    def over(self):
+        raise SystemExit("the licence has expired")
+
+
+class FloatMaximum(Base):
+    action_space = spaces.Box(-3.4e38, 3.4e38, (1,))
+
+
+class IntegerMaximum(Base):
+    action_space = spaces.Box(0, 2**63 - 1, (1,), np.int64)
 
 
 class OldStep(Base):

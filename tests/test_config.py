@@ -29,7 +29,7 @@ REFUSED = [
     (MBPO, {"agent__learning_rate": 0.0}, ["agent.learning_rate: 0", "> 0"]),
     (MBPO, {"agent__learning_rate": float("inf")}, ["agent.learning_rate: inf"]),
     (MBPO, {"agent__tau": 0.0}, ["agent.tau: 0", "> 0 and <= 1"]),
-    (MBPO, {"agent__target_entropy": "low"}, ["agent.target_entropy: 'low'", "float or none"]),
+    (MBPO, {"agent__target_entropy": "low"}, ["agent.target_entropy: 'low'", "float or None"]),
     (MBPO, {"agent__learn_temperature": 1}, ["agent.learn_temperature: 1", "bool"]),
     (MBPO, {"agent__hidden": (64, 0)}, ["agent.hidden[1]: 0", ">= 1"]),
     (MBPO, {"model__holdout_every": 1}, ["model.holdout_every: 1", ">= 2"]),

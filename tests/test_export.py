@@ -137,6 +137,15 @@ def test_the_command_takes_a_run_and_one_of_its_seeds(tmp_path, monkeypatch, cap
     assert cli.main(["export", str(tmp_path / "none")]) == 2
 
 
+def test_actions_are_told_in_the_terms_of_gymnasium_s_environments():
+    pytest.importorskip("gymnasium")
+    config = replace(preset("sac", "gym/Pendulum-v1"), world_args=("g=9.0",))
+    spec = export.spec_of(config, build.make_world(config), None, {})
+    assert spec["action"]["in_the_world"] == {"low": [-2.0], "high": [2.0]} and spec["world"]["arguments"] == ["g=9.0"]
+    assert spec["observation"]["meaning"].startswith("as gym/Pendulum-v1 returns it: Box(")
+    json.dumps(spec)
+
+
 def test_a_planner_is_refused():
     with pytest.raises(ConfigError, match=r"^export: an agent of kind planner has no policy"):
         export.check(preset("pets"), None)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import threading
 import time
 from concurrent.futures import Future
+from pathlib import Path
 
 import pytest
 from test_plots import make_run
@@ -122,6 +124,8 @@ def test_what_is_advised_can_be_pasted(monkeypatch):
     }.items():
         monkeypatch.setattr(sys, "argv", [argument])
         assert progress.called() == said
+    words = shlex.split(progress.advised("resume", Path("my runs/a [1] $x")))
+    assert words == ["branchax", "resume", "my runs/a [1] $x"]
 
 
 def test_plot_says_what_it_draws(tmp_path, monkeypatch, capsys):

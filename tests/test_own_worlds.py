@@ -43,6 +43,7 @@ PLAIN = {
     "integers": lambda k, x, a: (x, x, jnp.int32(1), (x[0] > 2).astype(jnp.int32)),
     "numpy's": lambda k, x, a: (x, x, np.float64(0.5), np.bool_(False)),
     "a list": lambda k, x, a: (x, [x[0]], 0.5, False),
+    "others' precision": lambda k, x, a: (x, x.astype(jnp.float16), np.float64(0.5), False),
     "an integer observation": lambda k, x, a: (x, jnp.zeros(1, jnp.int32), 0.5, False),
 }
 
@@ -183,9 +184,15 @@ def test_check_world_takes_what_train_takes(capsys, monkeypatch):
     assert cli.main(["check-world", "playground/CartpoleBalance", "--episode-length", "30"]) == 0
 
 
+def in_doubles():
+    return make_world(SPEC, lambda k: (jax.random.uniform(k, (1,), jnp.float64),) * 2, PLAIN["python's flag"])
+
+
 def test_64_bits_are_refused_in_a_line(capsys):
     with jax.enable_x64(True):
         with pytest.raises(ConfigError, match=r"^jax_enable_x64: True is not possible for classic/pendulum"):
             build.build(preset("sac", "classic/pendulum"))
         assert cli.main(["check-world", "classic/pendulum"]) == 2
-    assert "unset JAX_ENABLE_X64" in capsys.readouterr().err
+        assert "unset JAX_ENABLE_X64" in capsys.readouterr().err
+        assert cli.main(["check-world", f"{__name__}:in_doubles"]) == 2
+        assert capsys.readouterr().err.startswith(f"branchax: jax_enable_x64: True is not possible for {__name__}:")

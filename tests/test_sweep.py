@@ -94,6 +94,7 @@ def test_sweeps_without_a_name_are_numbered_and_found_again(here, tmp_path):
         (["--grid", "agent.learning_rate"], "grid: 'agent.learning_rate' is not possible; allowed: FIELD=A,B"),
         (["--grid", "agent.tau=0.1,0.1"], "has a value twice"),
         (["--grid", "agent.tau=0.1", "agent.tau=0.2"], "agent.tau is there twice"),
+        (["--grid", "agent.tau=1e-2,0.5,0.01"], "agent.tau=1e-2 and agent.tau=0.01 are the same settings"),
         (["--grid", "agent.tau=0.1,7"], "agent.tau: 7.0 is not possible"),
         (["--grid", "agent.learn_temperature=maybe"], "allowed: true, false"),
         (["--grid", "agent.tau=0.1", "--jobs", "0"], "jobs: 0"),

@@ -21,7 +21,8 @@ from branchax.errors import ConfigError, WorldFault
 from branchax.types import Row, Transition
 from branchax.worlds import contract, environments, make, snapshots, terminations
 from branchax.worlds.base import never
-from branchax.worlds.spaces import Unusable, make_actions, read_observations
+from branchax.worlds.gymnasium import read_argument
+from branchax.worlds.spaces import Unusable, make_actions, own_terms, read_observations
 
 NEVER_BUILT = {"Pusher-v4"}  # for MuJoCo 2 alone
 sys.path.insert(0, str(Path(__file__).parent))
@@ -104,7 +105,17 @@ def test_an_action_or_number_that_is_not_finite_reaches_nobody(fleet_of):
     assert (later[0] != starts[0]).any()
 
 
-@pytest.mark.parametrize("name", ["Hopper-v5", "CartPole-v1", "strange_envs:Hidden-v0", "strange_envs:Remembering-v0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Hopper-v5",
+        "CartPole-v1",
+        "strange_envs:Hidden-v0",
+        "strange_envs:Remembering-v0",
+        "strange_envs:Shared-v0",
+        "strange_envs:Grid-v0",
+    ],
+)
 def test_an_environment_comes_back_from_a_snapshot(name):
     assert snapshots.comes_back(guard(name))
 
@@ -195,6 +206,14 @@ def test_discrete_actions_are_every_combination():
     assert len({(int(x["a"]), *map(int, x["b"][0])) for x in made}) == 12
 
 
+def test_actions_are_told_in_the_environment_s_own_terms():
+    box = spaces.Tuple([spaces.Box(np.float32([0, -3]), np.float32([5, 1])), spaces.Box(-2, 2, ())])
+    assert own_terms(make_actions(box)) == {"low": [[0.0, -3.0], -2.0], "high": [[5.0, 1.0], 2.0]}
+    assert own_terms(make_actions(spaces.Discrete(3, start=-1))) == {"actions": [-1, 0, 1]}
+    pair = spaces.Dict({"a": spaces.Discrete(2), "b": spaces.MultiDiscrete([2], start=[7])})
+    assert own_terms(make_actions(pair))["actions"][2] == {"a": 1, "b": [7]}
+
+
 def test_observations_are_what_flatten_gives():
     space = spaces.Dict({"x": spaces.Box(-1, 1, (2, 2)), "n": spaces.Discrete(3, start=5)})
     observations = read_observations(space)
@@ -224,6 +243,8 @@ def test_arguments_reach_the_environment():
     with pytest.raises(ConfigError, match=r"world_args: x=1 is not possible for classic/pendulum"):
         make("classic/pendulum", arguments=["x=1"])
     assert make("gym/strange_envs:NeedsArgument-v0", arguments=["goal=word"]).spec.obs_size == 2
+    read = {"a=false": False, "a=TRUE": True, "a=none": None, "a='false'": "false", "a=-1e-3": -1e-3, "a=[1]": [1]}
+    assert {text: read_argument(text)[1] for text in read} == read
 
 
 @pytest.mark.parametrize(
@@ -239,6 +260,15 @@ def test_arguments_reach_the_environment():
         ("RaisesInInit", "it cannot be made: RuntimeError: no simulator at port 5005"),
         ("NeedsArgument", "it cannot be made: TypeError.*'goal'.*--world-args NAME=VALUE"),
         ("Unbounded", "its actions are Box.*allowed: boxes with finite bounds"),
+        ("SwappedParts", r"an observation of shape \[6, 1\], and its space says \[2, 3\]"),
+        ("BesideTheStates", r"an observation of -1, and its space says Discrete\(4\)"),
+        ("BesideTheWheels", r"an observation of \[1 3\], and its space says MultiDiscrete"),
+        ("NoSpace", "its observation_space is builtins.NoneType; allowed: one of gymnasium.spaces"),
+        ("OldSpace", "its action_space is strange_envs.OldSpace.Box; allowed: one of gymnasium.spaces"),
+        ("NoActions", r"its actions are Tuple\(\); allowed: at least one"),
+        ("Leaves", "its step raised SystemExit: the licence has expired"),
+        ("FloatMaximum", "its actions are Box.*allowed: boxes with finite bounds"),
+        ("IntegerMaximum", "its actions are Box.*allowed: boxes with finite bounds"),
         ("Mixed", "its actions are Dict.*allowed: bounded boxes or discrete ones, and not both"),
     ],
 )
@@ -252,6 +282,16 @@ def test_a_number_in_an_array_is_that_number(fleet_of):
     fleet = fleet_of("strange_envs:RewardArray-v0")
     fleet.reset(np.array([0]))
     assert fleet.step(np.zeros((1, 1), np.float32))[2] == -1.5
+
+
+def test_flags_in_arrays_end_episodes_and_nothing_is_reset_more_often(fleet_of):
+    fleet = fleet_of("strange_envs:Grid-v0", 2)
+    before = strange.Grid.resets
+    fleet.reset(np.array([1, 2]))
+    *_, reward, terminated, truncated = walk(fleet, np.zeros((45, 2, 1), np.float32))
+    assert np.flatnonzero(terminated[:, 1]).tolist() == [9, 19, 29, 39] and not truncated.any()
+    assert reward[:10, 0].tolist() == [1, 0, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert strange.Grid.resets - before == 2 + 2 * 4
 
 
 def test_a_compiled_program_cannot_step_it():

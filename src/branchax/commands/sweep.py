@@ -57,10 +57,14 @@ def run(arguments: list[str]) -> None:
     settings = dict(entry.split("=", 1) for entry in options.launch)
     launch.check(options.launcher, settings)
     grid = _grid([entry for entries in options.grid for entry in entries], known)
-    configs = [_config(name, rest, dict(zip(grid, x, strict=True))) for x in itertools.product(*grid.values())]
+    values = list(itertools.product(*grid.values()))
+    configs = [_config(name, rest, dict(zip(grid, x, strict=True))) for x in values]
     configs = [door.prepare(config) for config in configs]
-    for config in configs:
+    for i, config in enumerate(configs):
         check_found(config)
+        if (first := configs.index(config)) < i:
+            named = (", ".join(map("=".join, zip(grid, values[j], strict=True))) for j in (first, i))
+            raise ConfigError(f"grid: {' and '.join(named)} are the same settings")
     if any(config.wandb for config in configs):
         from branchax.runs import trackers  # which loads NumPy
 

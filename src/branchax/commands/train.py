@@ -168,11 +168,11 @@ def _train(config: Config, directory: Path, force: bool, command: str, changed: 
     except CheckpointError:
         raise
     except RunError as error:
-        from branchax.runs.progress import called  # which loads NumPy
+        from branchax.runs.progress import advised  # which loads NumPy
 
         saved = rundir.status(directory).get("last_good_step")
         then = "begins again: nothing was saved yet" if saved is None else f"goes on after {saved:,} env steps"
-        error.add_note(f"{called()} resume {directory} {then}")
+        error.add_note(f"{advised('resume', directory)} {then}")
         raise
     except OSError as error:
         raise RunError(f"cannot write to {directory}: {error}") from error

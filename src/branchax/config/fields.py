@@ -122,7 +122,7 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     else:
         kinds = tuple(float if o is float else o for o in options) + ((int,) if float in options else ())
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in options):
-            wanted = " or ".join("none" if o is types.NoneType else o.__name__ for o in options)
+            wanted = " or ".join("None" if o is types.NoneType else o.__name__ for o in options)
             raise ConfigError(f"{name}: {value!r} is not possible; allowed: {wanted}")
         if limits is not None and value is not None and value not in limits:
             raise ConfigError(f"{name}: {value} is not possible; allowed: {limits}")

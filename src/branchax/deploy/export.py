@@ -26,7 +26,7 @@ from branchax.errors import ConfigError
 from branchax.runs import rundir
 from branchax.runs.restoring import restore
 from branchax.sharding import of_seed
-from branchax.worlds.base import WorldSpec
+from branchax.worlds.base import World
 
 POLICY = "policy"  # the folder in a run's directory
 JAX, ARRAYS, NUMPY, SPEC = "policy.jaxexport", "policy.npz", "policy.py", "spec.json"
@@ -80,7 +80,7 @@ def write(folder: Path, config: Config, agent: Any, origin: dict[str, Any]) -> P
     if layers is not None:
         np.savez(folder / ARRAYS, **arrays_of(layers))  # type: ignore[arg-type]
         (folder / NUMPY).write_bytes(Path(numpy_policy.__file__).read_bytes())
-    rundir.write_json(folder / SPEC, spec_of(config, world.spec, layers, origin))
+    rundir.write_json(folder / SPEC, spec_of(config, world, layers, origin))
     return folder
 
 
@@ -110,8 +110,9 @@ def arrays_of(layers: Layers) -> dict[str, np.ndarray]:
     return arrays
 
 
-def spec_of(config: Config, spec: WorldSpec, layers: Layers | None, origin: dict[str, Any]) -> dict[str, Any]:
+def spec_of(config: Config, world: World, layers: Layers | None, origin: dict[str, Any]) -> dict[str, Any]:
     """The contents of spec.json."""
+    spec, own = world.spec, {} if world.host is None else world.host.spaces
     if spec.discrete:
         bounds, meaning = [0.0, 1.0], "one-hot: the number of the action is its argmax"
     else:
@@ -124,9 +125,16 @@ def spec_of(config: Config, spec: WorldSpec, layers: Layers | None, origin: dict
     if layers is not None:
         files[ARRAYS] = {"read_by": NUMPY, "activation": layers.activation, "head": layers.head}
     seen = "one-hot: which state" if spec.tabular else f"as {config.world} returns it"
+    if own:
+        seen += f": {own['observation']}, as gymnasium.spaces.flatten makes it a vector"
     return {
         "format": FORMAT,
-        "world": {"name": config.world, "backend": config.backend, "episode_length": spec.episode_length},
+        "world": {
+            "name": config.world,
+            "backend": config.backend,
+            "episode_length": spec.episode_length,
+            "arguments": list(config.world_args),
+        },
         "agent": config.agent.kind,
         **origin,
         "observation": {"size": spec.obs_size, "dtype": "float32", "meaning": seen, "normaliser": None},
@@ -136,6 +144,7 @@ def spec_of(config: Config, spec: WorldSpec, layers: Layers | None, origin: dict
             "discrete": spec.discrete,
             "bounds": bounds,
             "meaning": meaning,
+            **({"in_the_world": own["action"]} if own else {}),
             "deterministic": True,
         },
         "files": files,

@@ -9,6 +9,7 @@ led to it, from the lowest to the highest of them.
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 import time
@@ -169,6 +170,11 @@ def called() -> str:
     if this.name == "__main__.py":
         return f"{sys.executable} -m branchax"
     return str(this) if this.stem == "branchax" else "branchax"
+
+
+def advised(*words: str | Path) -> str:
+    """A command of this library that can be pasted into a shell, whatever is in its words."""
+    return f"{called()} {shlex.join(map(str, words))}"
 
 
 def sparkline(values: Sequence[float]) -> str:

@@ -31,7 +31,7 @@ from branchax.own import try_out
 from branchax.runs import checkpoint, dataset, door, rundir, runlog
 from branchax.runs.compiling import Compiled, Floats, compile_program, finish, lanes_of, program_of
 from branchax.runs.loop import WORLDS, Callback, GiveUp, Run, Session, kept_of, note_status, run_epochs, save_run
-from branchax.runs.progress import Progress, called, number
+from branchax.runs.progress import Progress, advised, number
 from branchax.runs.restoring import fill, load_all
 from branchax.runs.signals import Preempted, Stop
 from branchax.runs.trackers import Logger, open_curves
@@ -332,6 +332,6 @@ def _summarise(directory: Path, view: Progress) -> None:
         )
     view.say(f"  curve      {directory / rundir.CURVE}")
     view.say(f"  metrics    {directory / rundir.METRICS}")
-    view.say(f"  evaluate   {called()} evaluate {directory}")
-    view.say(f"  watch      {called()} play {directory}")
-    view.say(f"  go on      {called()} resume {directory} --env-steps N")
+    view.say(f"  evaluate   {advised('evaluate', directory)}")
+    view.say(f"  watch      {advised('play', directory)}")
+    view.say(f"  go on      {advised('resume', directory)} --env-steps N")

@@ -19,6 +19,7 @@ from branchax.epoch.state import TrainState, copy_state
 from branchax.errors import ConfigError, RunError
 from branchax.runs import checkpoint, dataset, faults, lock, rundir, runlog
 from branchax.runs.compiling import seed_keys
+from branchax.runs.progress import advised
 from branchax.runs.restoring import fill, load
 from branchax.sharding import of_seed, over_seeds
 from branchax.types import Key, Row
@@ -62,7 +63,7 @@ def run(directory: Path) -> Iterator[Finding]:
     elif state == "running":
         who = f"process {status.get('pid')} on {status.get('host')}, last heard of at {status.get('heartbeat')}"
         yield Finding(
-            "state", f"its process died without a word ({who}); branchax resume {directory} goes on", good=False
+            "state", f"its process died without a word ({who}); {advised('resume', directory)} goes on", good=False
         )
     else:
         yield Finding("state", said, good=state in ("done", "preempted"))

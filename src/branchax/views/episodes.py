@@ -34,7 +34,7 @@ def collect_frames(
             obs = np.asarray(trajectory.transition.obs[:steps, b])
             reward = np.cumsum(trajectory.transition.reward[:steps, b])
             drawn: Found = {"total": reward, "traces": obs[:, :SHOWN].T}
-            drawing = scenes.scene(spec.name, obs)
+            drawing = scenes.scene(spec.name, obs, config.world_args)
             if drawing is not None:
                 drawn["scene"] = drawing.data()
             if body is not None and side == "real":
@@ -51,7 +51,7 @@ def collect_frames(
         if body is None or exact
         else "The observation does not give the bodies' places: the imagined side is traces."
     )
-    seconds = body.seconds if body is not None else scenes.step_seconds(spec.name)
+    seconds = body.seconds if body is not None else scenes.step_seconds(spec.name, config.world_args)
     return {"episodes": episodes, "geoms": geoms, "seconds": seconds, "note": note}
 
 

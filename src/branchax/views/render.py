@@ -85,13 +85,14 @@ def render(
         env = environment(spec.name.removeprefix("brax/"), player.config.backend)
         pictures, seconds = mujoco_pictures(env.sys.mj_model, trajectory.state[:count, 0]), float(env.dt)
     else:
-        drawing = scenes.scene(spec.name, obs)
+        made = player.config.world_args
+        drawing = scenes.scene(spec.name, obs, made)
         assert drawing is not None
-        pictures, seconds = (picture(drawing, i) for i in range(count)), scenes.step_seconds(spec.name)
+        pictures, seconds = (picture(drawing, i) for i in range(count)), scenes.step_seconds(spec.name, made)
         if imagined:
             dream = play.imagine(player, obs[:1], count, members=1)
             alive = int(dream.valid[0, :, 0].sum())
-            other = scenes.scene(spec.name, np.asarray(dream.transition.obs[0, :alive, 0]))
+            other = scenes.scene(spec.name, np.asarray(dream.transition.obs[0, :alive, 0]), made)
             assert other is not None
             frames = (picture(other, min(i, alive - 1)) for i in range(count))  # where it has ended it stands still
             pictures = (put_beside(*both) for both in zip(pictures, frames, strict=True))

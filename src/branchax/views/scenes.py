@@ -7,7 +7,7 @@ drawn. The page of `report` and the files of `render` draw the same scenes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,17 +20,16 @@ from branchax.worlds.tabular import MAZE
 EDGE = 1.3  # of the plane that is shown; a mass that has left it waits at the edge
 
 
-def scene(world: str, obs: np.ndarray) -> Scene | None:
-    """The scene of observations [T, D] of a world; None for one that has no drawing."""
+def scene(world: str, obs: np.ndarray, arguments: Sequence[str] = ()) -> Scene | None:
+    """The scene of observations [T, D] of a world, made with `arguments`; None for one that has no drawing."""
     if sideways.planar(world) is not None:
-        return sideways.side_view(world, obs)
+        return sideways.side_view(world, obs, arguments)
     return SCENES[world](obs) if world in SCENES else None
 
 
-def step_seconds(world: str) -> float:
-    """Seconds that one step of a world takes when it is shown."""
-    task = sideways.planar(world)
-    return catalog.step_seconds(world) if task is None else sideways.PLANAR[task].seconds
+def step_seconds(world: str, arguments: Sequence[str] = ()) -> float:
+    """Seconds that one step of a world, made with `arguments`, takes when it is shown."""
+    return catalog.step_seconds(world) if sideways.planar(world) is None else sideways.step_seconds(world, arguments)
 
 
 def has_scene(world: str) -> bool:

@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from branchax.views.shapes import ACCENT, BODY, GROUND, Scene, Shape
+from branchax.worlds.gymnasium import read_argument
 
 TICKS = 0.5  # metres between two marks on the ground
 
 
 class Planar(NamedTuple):
-    """How an observation gives the joints of a body that moves in the plane of x and z."""
+    """How a body that moves in the plane of x and z is shown."""
 
-    hidden: int  # the first joint positions, which the observation leaves out: where the body is along the ground
-    seconds: float  # of a step
     view: tuple[float, float, float, float]  # x from, z from, x to, z to [m], about the first body where it travels
     travels: bool = True
 
 
-# Observations are the joint positions from the hidden ones on, and then all velocities.
+# Observations are the joint positions, but for the first ones that are left out (where the body is along the ground, if
+# it was not asked for), and then all velocities.
 PLANAR = {
-    "Hopper": Planar(1, 0.008, (-1.3, -0.15, 1.3, 1.8)),
-    "Walker2d": Planar(1, 0.008, (-1.3, -0.15, 1.3, 1.8)),
-    "HalfCheetah": Planar(1, 0.05, (-1.5, -0.15, 1.5, 1.4)),
-    "InvertedPendulum": Planar(0, 0.04, (-1.4, -0.4, 1.4, 0.9), travels=False),
+    "Hopper": Planar((-1.3, -0.15, 1.3, 1.8)),
+    "Walker2d": Planar((-1.3, -0.15, 1.3, 1.8)),
+    "HalfCheetah": Planar((-1.5, -0.15, 1.5, 1.4)),
+    "InvertedPendulum": Planar((-1.4, -0.4, 1.4, 0.9), travels=False),
 }
 
 
@@ -37,16 +39,29 @@ def planar(world: str) -> str | None:
     return task if family == "gym" and task in PLANAR else None
 
 
-def side_view(world: str, obs: np.ndarray) -> Scene:
-    """The scene of observations [T, D] of a world that `planar` knows."""
+def step_seconds(world: str, arguments: Sequence[str] = ()) -> float:
+    """Seconds that a step takes in a world that `planar` knows, made with `arguments` ("name=value")."""
+    return _body(world, tuple(arguments))[1]
+
+
+@functools.lru_cache(maxsize=8)
+def _body(world: str, arguments: tuple[str, ...]) -> tuple[Any, float]:
+    """MuJoCo's model of a world, and the seconds of a step."""
     import gymnasium
 
+    env: Any = gymnasium.make(world.removeprefix("gym/"), **dict(map(read_argument, arguments)))
+    try:
+        return env.unwrapped.model, float(env.unwrapped.dt)
+    finally:
+        env.close()
+
+
+def side_view(world: str, obs: np.ndarray, arguments: Sequence[str] = ()) -> Scene:
+    """The scene of observations [T, D] of a world that `planar` knows, made with `arguments` ("name=value")."""
     mujoco: Any = importlib.import_module("mujoco")  # its names are made as it loads, so that no checker sees them
     kind = PLANAR[str(planar(world))]
-    env: Any = gymnasium.make(world.removeprefix("gym/"))
-    model = env.unwrapped.model
-    env.close()
-    q = read_joints(obs, model.nq, kind.hidden, kind.seconds)
+    model, seconds = _body(world, tuple(arguments))
+    q = read_joints(obs, model.nq, model.nq + model.nv - obs.shape[1], seconds)
     data, shown = mujoco.MjData(model), [i for i in range(model.ngeom) if model.geom_type[i] in SHOWN]
     places = np.empty((len(q), len(shown), 2))
     axes = np.empty((len(q), len(shown), 2))

@@ -60,6 +60,7 @@ class HostWorld(NamedTuple):
     set_state: Callable[[Any, Sequence[str]], None]
     close: Callable[[Any], None]
     comes_back: Callable[[], bool]  # whether what `save_state` reads is the whole state: tried on an episode
+    spaces: dict[str, Any]  # JSON-ready: what "observation" and "action" are in the simulator's own terms
 
 
 class World(NamedTuple):
@@ -142,4 +143,4 @@ def _floats(x: Any) -> Any:
         return x
     x = jnp.asarray(x)
     real = jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool
-    return x.astype(jnp.result_type(float)) if real else x
+    return x.astype(jnp.float32) if real else x

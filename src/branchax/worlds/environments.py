@@ -36,7 +36,7 @@ def make(name: str, arguments: dict[str, Any], length: int | None) -> Any:
     try:
         with _without_mujoco_warnings():
             return gymnasium.make(name, disable_env_checker=True, **limit, **arguments)
-    except Exception as error:  # whatever someone else's constructor raises
+    except (Exception, SystemExit) as error:  # whatever someone else's constructor raises
         advice = "; --world-args NAME=VALUE ... gives arguments" if isinstance(error, TypeError) else ""
         raise WorldFault(f"it cannot be made: {_line(error)}{advice}") from error
 
@@ -103,7 +103,7 @@ class Guard(gymnasium.Env):
     def _call(self, name: str, *arguments: Any, **named: Any) -> Any:
         try:
             return getattr(self.env, name)(*arguments, **named)
-        except Exception as error:  # whatever someone else's code raises
+        except (Exception, SystemExit) as error:  # whatever someone else's code raises
             old = name == "step" and "expected 5, got 4" in str(error)  # a wrapper takes it apart before this does
             advice = "; allowed: five values, terminated and truncated apart" if old else ""
             raise WorldFault(f"its {name} raised {_line(error)}{advice}") from error
@@ -293,7 +293,8 @@ def make_guard(name: str, arguments: dict[str, Any], length: int | None, once: b
     """One environment, guarded. Raises `WorldFault` or `spaces.Unusable`."""
     env = make(name, arguments, length)
     try:
-        return Guard(env, read_observations(env.observation_space), make_actions(env.action_space), once)
+        seen, taken = (getattr(env, name, None) for name in ("observation_space", "action_space"))
+        return Guard(env, read_observations(seen), make_actions(taken), once)
     except BaseException:
         env.close()
         raise

@@ -32,9 +32,9 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
     """
     gymnasium_spec(name)
     from branchax.worlds import environments, snapshots
-    from branchax.worlds.spaces import Unusable
+    from branchax.worlds.spaces import Unusable, own_terms
 
-    given = dict(map(_argument, arguments))
+    given = dict(map(read_argument, arguments))
     guard = partial(environments.make_guard, name, given, episode_length)
     try:
         with contextlib.closing(guard()) as first:
@@ -42,6 +42,7 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
             first.reset(seed=0)
             first.step(np.zeros(first.actions.size, np.float32))
             observations, actions = first.observations, first.actions
+            terms = {"observation": str(first.env.observation_space), "action": own_terms(actions)}
     except (WorldFault, Unusable) as problem:
         raise ConfigError(f"world: gym/{name} is not possible: {problem}") from problem
     if length is None:
@@ -75,15 +76,21 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
         fleet.set_state,
         fleet.close,
         partial(snapshots.comes_back, guard),
+        terms,
     )
     return World(spec, refuse, refuse, host)
 
 
-def _argument(text: str) -> tuple[str, Any]:
+_WORDS = {"true": True, "false": False, "none": None, "null": None}  # however they are written; quoted, they are text
+
+
+def read_argument(text: str) -> tuple[str, Any]:
     """`"name=value"` as a name and a value. Raises `ConfigError` for anything else."""
     name, equals, value = text.partition("=")
     if not equals or not name.isidentifier():
         raise ConfigError(f"world_args: {text!r} is not possible; allowed: NAME=VALUE, such as render_fps=50")
+    if value.lower() in _WORDS:
+        return name, _WORDS[value.lower()]
     with contextlib.suppress(ValueError, SyntaxError):
         return name, ast.literal_eval(value)
     return name, value

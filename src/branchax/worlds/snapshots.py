@@ -94,18 +94,19 @@ def _read(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
     kind = next((name for name, of in _LISTS.items() if type(value) is of), None)
     if isinstance(value, np.generic) and value.dtype.kind in "biufc":
         return {"scalar": _bytes(np.asarray(value))}
-    if isinstance(value, np.random.Generator):
-        return {"generator": _plain(value.bit_generator.state)}
     if isinstance(value, np.ndarray):
         unreadable = value.dtype.kind not in "biufc"
     else:
-        holds = isinstance(value, (dict, collections.deque, random.Random)) or kind is not None or _is_mujoco(value)
+        known = (dict, collections.deque, random.Random, np.random.Generator)
+        holds = isinstance(value, known) or kind is not None or _is_mujoco(value)
         unreadable = not holds and (fixed or not hasattr(value, "__dict__"))
     if unreadable:
         return SAME
     seen[id(value)] = len(seen), value  # kept alive, so that its id stays its own
     if isinstance(value, np.ndarray):
         return {"array": _bytes(value)}
+    if isinstance(value, np.random.Generator):  # one that several hold stays one
+        return {"generator": _plain(value.bit_generator.state)}
     if kind is not None:
         return {kind: [_read(x, seen) for x in value]}  # pyright: ignore[reportGeneralTypeIssues]
     if isinstance(value, collections.deque):
@@ -129,14 +130,13 @@ def _write(old: Any, saved: Any, seen: list[Any]) -> Any:
         return old
     if kind == "scalar":
         return _array(content)[()]
-    if kind == "generator":
-        new = np.random.Generator(getattr(np.random, content["bit_generator"])())
-        new.bit_generator.state = _unplain(content)
-        return new
     place = len(seen)
     seen.append(old)
     if kind == "array":
         seen[place] = _array(content)
+    elif kind == "generator":
+        seen[place] = np.random.Generator(getattr(np.random, content["bit_generator"])())
+        seen[place].bit_generator.state = _unplain(content)
     elif kind == "random":
         seen[place] = random.Random()
         seen[place].setstate(_unplain(content))

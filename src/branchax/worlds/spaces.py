@@ -34,14 +34,14 @@ class Actions(NamedTuple):
 def read_observations(space: Any) -> Observations:
     """Of a Box: its numbers as they are. Of anything else that `gymnasium.spaces.flatten` flattens: what that gives,
     such as one-hot vectors for Discrete, or a Dict's entries in the order of its keys."""
-    if not space.is_np_flattenable:
+    _check(space, "observation_space")
+    if not space.is_np_flattenable or not spaces.flatdim(space):
         raise Unusable(f"its observations are {space}; allowed: spaces that gymnasium.spaces.flatten makes a vector")
     size = int(spaces.flatdim(space))
 
     def read(obs: Any) -> np.ndarray:
+        _check_fits(space, obs)
         if isinstance(space, spaces.Box):
-            if np.shape(obs) != space.shape:
-                raise ValueError(f"an observation of shape {_shape(obs)}, and its space says {list(space.shape)}")
             return np.array(obs, np.float32).ravel()  # a copy: some environments write into one array again and again
         row = np.array(spaces.flatten(space, obs), np.float32)
         if row.shape != (size,):
@@ -55,7 +55,10 @@ def make_actions(space: Any) -> Actions:
     """Of bounded Boxes, alone or in a Dict or Tuple: [-1, 1] is scaled to their bounds, all entries in one vector. Of
     Discrete, MultiDiscrete, MultiBinary, alone or in a Dict or Tuple: one discrete action for each combination.
     """
+    _check(space, "action_space")
     parts = list(_leaves(space))
+    if not parts:
+        raise Unusable(f"its actions are {space}; allowed: at least one")
     if all(isinstance(part, spaces.Box) for part in parts):
         return _continuous(space, parts)
     if not all(isinstance(part, (spaces.Discrete, spaces.MultiDiscrete, spaces.MultiBinary)) for part in parts):
@@ -71,16 +74,32 @@ def make_actions(space: Any) -> Actions:
     return Actions(total, make, discrete=True)
 
 
+def own_terms(actions: Actions) -> dict[str, Any]:
+    """What actions [A] are in the environment's own terms, JSON-ready: those at the entries -1 and 1, between which all
+    goes evenly, or the one that each entry of a discrete one stands for."""
+    if actions.discrete:
+        return {"actions": [_plain(actions.make(row)) for row in np.eye(actions.size, dtype=np.float32)]}
+    ones = np.ones(actions.size, np.float32)
+    return {"low": _plain(actions.make(-ones)), "high": _plain(actions.make(ones))}
+
+
+def _plain(action: Any) -> Any:
+    if isinstance(action, dict):
+        return {name: _plain(part) for name, part in action.items()}
+    return [_plain(part) for part in action] if isinstance(action, tuple) else np.asarray(action).tolist()
+
+
 def _continuous(space: Any, parts: list[Any]) -> Actions:
     low = np.concatenate([np.ravel(part.low).astype(np.float64) for part in parts])
     high = np.concatenate([np.ravel(part.high).astype(np.float64) for part in parts])
     middle, half = high / 2 + low / 2, high / 2 - low / 2
-    # Beyond a thousandth of float32's range a bound is a way to say that there is none.
-    if not len(low) or not np.all(np.isfinite(half) & (half < 1e35)):
+    whole = np.concatenate([np.full(part.low.size, part.dtype.kind in "iu") for part in parts])
+    # Beyond a thousandth of float32's range a bound is a way to say that there is none, as are integers that cannot be
+    # told apart.
+    if not len(low) or not np.all(np.isfinite(half) & (half < np.where(whole, 2.0**53, 1e35))):
         raise Unusable(
             f"its actions are {space}; allowed: boxes with finite bounds (gymnasium.wrappers.RescaleAction gives one)"
         )
-    whole = np.concatenate([np.full(part.low.size, part.dtype.kind in "iu") for part in parts])
     ends = np.cumsum([part.low.size for part in parts])[:-1]
 
     def make(action: np.ndarray) -> Any:
@@ -89,6 +108,33 @@ def _continuous(space: Any, parts: list[Any]) -> Actions:
         return _boxes(space, iter([scaled] if len(parts) == 1 else np.split(scaled, ends)))
 
     return Actions(len(low), make, discrete=False)
+
+
+def _check(space: Any, name: str) -> None:
+    """Raises `Unusable` for what is no space of Gymnasium's."""
+    if not isinstance(space, spaces.Space):
+        kind = type(space)
+        raise Unusable(f"its {name} is {kind.__module__}.{kind.__qualname__}; allowed: one of gymnasium.spaces")
+
+
+def _check_fits(space: Any, obs: Any) -> None:
+    """Raises `ValueError` for what `flatten` would take for another observation: parts of other shapes, which it puts
+    one after the other, and numbers beside those of a discrete part, which it counts from the end.
+    """
+    if isinstance(space, spaces.Dict):
+        for name, part in space.spaces.items():
+            _check_fits(part, obs[name])
+    elif isinstance(space, spaces.Tuple):
+        for part, x in zip(space.spaces, obs, strict=True):
+            _check_fits(part, x)
+    elif isinstance(space, spaces.Box):
+        if np.shape(obs) != space.shape:
+            raise ValueError(f"an observation of shape {_shape(obs)}, and its space says {list(space.shape)}")
+    elif isinstance(space, (spaces.Discrete, spaces.MultiDiscrete)):
+        start, found = space.start, np.asarray(obs)
+        count = space.n if isinstance(space, spaces.Discrete) else space.nvec
+        if found.shape != np.shape(count) or not np.all((found >= start) & (found < start + count)):
+            raise ValueError(f"an observation of {obs}, and its space says {space}")
 
 
 def _boxes(space: Any, pieces: Iterator[np.ndarray]) -> Any:
