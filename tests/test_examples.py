@@ -34,7 +34,7 @@ def small(monkeypatch):
 @pytest.mark.parametrize(
     ("name", "says"),
     [
-        ("first_run", ["60 env steps, 120 imagined ones, 20 updates", "held-out", "first observations of 3 seeds"]),
+        ("first_run", ["60 env steps, 360 imagined ones, 20 updates", "held-out", "first observations of 3 seeds"]),
         # `test_docs` trains in a world of one's own as well.
         pytest.param("own_world", ["60 env steps, model error", "80 env steps", "return -"], marks=pytest.mark.slow),
         # `test_own` has parts of one's own that are made sooner.

@@ -49,7 +49,7 @@ def test_a_line_for_each_run(tmp_path):
         ("running", 250, 1_000, -205.0, 65.4),
         ("new", 0, 4_000, None, 0.0),
     ]
-    assert [x.differs for x in lines] == ["tau=0.005", "tau=0.05", ""]
+    assert [x.differs for x in lines] == ["tau=0.02", "tau=0.05", ""]
     assert overview([other])[0].state == "killed"  # nobody holds its lock
 
 
@@ -63,7 +63,7 @@ def test_the_table_takes_folders_and_looks_into_runs_by_itself(tmp_path, monkeyp
     said = capsys.readouterr().out
     rows = [line.split() for line in said.splitlines() if "runs/" in line]
     assert rows == [
-        ["runs/one", "done", "1,000", "-200.0", "1:05", "tau=0.005"],
+        ["runs/one", "done", "1,000", "-200.0", "1:05", "tau=0.02"],
         ["runs/two", "preempted", "250/1,000", "-200.0", "1:05", "tau=0.05"],
     ]
     assert cli.main(["runs", "runs/two"]) == 0 and "runs/one" not in capsys.readouterr().out

@@ -315,10 +315,10 @@ def test_any_path_holds_a_run(toy_config, tmp_path, monkeypatch, name):
 def test_force_goes_on_with_other_settings(toy_config, tmp_path, capsys):
     host.train(toy_config, tmp_path)
     other = replace(toy_config, env_steps=70, agent__tau=0.5)
-    with pytest.raises(ConfigError, match=r"agent.tau 0.005 -> 0.5"):
+    with pytest.raises(ConfigError, match=r"agent.tau 0.02 -> 0.5"):
         host.train(other, tmp_path)
     host.train(other, tmp_path, force=True)
-    assert "changed: agent.tau 0.005 -> 0.5" in capsys.readouterr().out
+    assert "changed: agent.tau 0.02 -> 0.5" in capsys.readouterr().out
     assert rundir.load_config(tmp_path) == other
     with pytest.raises(ConfigError, match="replay_capacity: None -> 90 is not possible"):
         host.train(replace(other, env_steps=80, replay_capacity=90), tmp_path, force=True)

@@ -150,7 +150,7 @@ def test_resume_of_a_finished_run_does_nothing(toy, toy_config, tmp_path, capsys
 
 def test_resume_refuses_other_settings(toy, toy_config, tmp_path):
     host.train(toy_config, tmp_path)
-    with pytest.raises(ConfigError, match=r"other settings: seed 0 -> 1; agent.tau 0.005 -> 0.5;"):
+    with pytest.raises(ConfigError, match=r"other settings: seed 0 -> 1; agent.tau 0.02 -> 0.5;"):
         host.train(replace(toy_config, seed=1, agent__tau=0.5, env_steps=100), tmp_path)
     with pytest.raises(ConfigError, match="other settings: env_steps 60 -> 50"):
         host.train(replace(toy_config, env_steps=50), tmp_path)
