@@ -47,7 +47,7 @@ def test_a_line_for_each_run(tmp_path):
     assert [(x.state, x.steps, x.wanted, x.returned, x.seconds) for x in lines] == [
         ("done", 1_000, 1_000, -200.0, 65.4),
         ("running", 250, 1_000, -205.0, 65.4),
-        ("new", 0, 4_000, None, 0.0),
+        ("new", 0, 1_500, None, 0.0),
     ]
     assert [x.differs for x in lines] == ["tau=0.02", "tau=0.05", ""]
     assert overview([other])[0].state == "killed"  # nobody holds its lock

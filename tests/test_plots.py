@@ -97,7 +97,7 @@ def test_legends_say_what_differs(tmp_path, drawn):
         for i, tau in enumerate((0.005, 0.05), 1)
     ]
     plots.curve(runs, tmp_path / "a.png")
-    assert legend(drawn[0]) == ["tau=0.02: seed 0", "tau=0.05: seed 0"]
+    assert legend(drawn[0]) == ["tau=0.005: seed 0", "tau=0.05: seed 0"]
     # Where more differs the directories say it, with what tells those of one name apart; `hidden` is there twice.
     runs.append(make_run(tmp_path / "classic-lqr_mbpo_s0_1", MBPO))
     hidden = settings(sac, agent__hidden=(8, 16), agent__learn_temperature=False)
@@ -105,7 +105,7 @@ def test_legends_say_what_differs(tmp_path, drawn):
     plots.curve(runs, tmp_path / "b.png")
     mine = " ".join(map(str, sac.agent.hidden))
     assert legend(drawn[1]) == [
-        f"classic-lqr_sac hidden={mine}, tau=0.02, learn_temperature=true: seed 0",
+        f"classic-lqr_sac hidden={mine}, tau=0.005, learn_temperature=true: seed 0",
         f"classic-lqr_sac hidden={mine}, tau=0.05, learn_temperature=true: seed 0",
         "classic-lqr_mbpo: seed 0",
         "classic-lqr_sac hidden=8 16, tau=0.02, learn_temperature=false: seed 0",
