@@ -15,7 +15,7 @@ TICKS = 0.5  # metres between two marks on the ground
 class Planar(NamedTuple):
     """How an observation gives the joints of a body that moves in the plane of x and z."""
 
-    hidden: int  # the first joint positions, which the observation leaves out: where the body is along the ground
+    hidden: int  # how many of the first joint positions the observation leaves out: the position along the ground
     seconds: float  # of a step
     view: tuple[float, float, float, float]  # x from, z from, x to, z to [m], about the first body where it travels
     travels: bool = True
@@ -41,7 +41,7 @@ def side_view(world: str, obs: np.ndarray) -> Scene:
     """The scene of observations [T, D] of a world that `planar` knows."""
     import gymnasium
 
-    mujoco: Any = importlib.import_module("mujoco")  # its names are made as it loads, so that no checker sees them
+    mujoco: Any = importlib.import_module("mujoco")  # a type checker cannot see its names
     kind = PLANAR[str(planar(world))]
     env: Any = gymnasium.make(world.removeprefix("gym/"))
     model = env.unwrapped.model
@@ -67,7 +67,7 @@ def side_view(world: str, obs: np.ndarray) -> Scene:
     return Scene(kind.view, shapes)
 
 
-# MuJoCo's kinds of shapes that are drawn as a thick line, and half of its length: spheres, capsules, cylinders.
+# MuJoCo's shapes that are drawn as a thick line -> half the length of the line: spheres, capsules, cylinders.
 SHOWN = {2: lambda size: 0.0, 3: lambda size: float(size[1]), 5: lambda size: float(size[1])}
 
 
