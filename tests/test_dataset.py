@@ -194,7 +194,7 @@ BROKEN = {
     "as long as each other": {"rewards": np.zeros(49)},
     "needs .50, 3.": {"observations": np.zeros((50, 4))},
     r"observations of .* has shape \(5, 10, 3\)": {"observations": np.zeros((5, 10, 3))},
-    "ends before its last row": {
+    "ends before the last row": {
         "observations": np.zeros((51, 3)),
         "next_observations": None,
         "terminations": np.arange(50) == 7,

@@ -1,10 +1,10 @@
-"""Policies that come with the library, each as the folder of a run of which only these files were kept.
+"""Pretrained policies that come with the library. Each is the folder of a run, reduced to these files:
 
     config.json     its settings
     metrics.jsonl   the seed's evaluations
     policy/         what `branchax export` writes
 
-`branchax play hopper` and `branchax.load("hopper")` take them by their names. `experiments/pretrained.py` makes them.
+`branchax play hopper` and `branchax.load("hopper")` accept their names. `experiments/pretrained.py` trains them.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ FOLDER = Path(__file__).parent
 
 
 def names() -> list[str]:
-    """The names of the policies that there are."""
+    """The names of the pretrained policies."""
     return sorted(path.parent.name for path in FOLDER.glob("*/config.json"))
 
 
 def locate(run: Path) -> Path:
-    """The folder of the pretrained policy that a path is the name of; the path itself if it is none, or exists."""
+    """The folder of a pretrained policy, if `run` is the name of one and no such path exists; otherwise `run`."""
     return FOLDER / run if not run.exists() and str(run) in names() else run

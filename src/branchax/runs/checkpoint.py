@@ -1,9 +1,9 @@
-"""Checkpoints of a whole pytree: Orbax writes the arrays, a manifest of SHA-256 sums says that they are all there.
+"""Checkpoints of a whole pytree: Orbax writes the arrays, a manifest of SHA-256 sums shows that they are complete.
 
 A tree is saved as a flat dictionary `{path of the leaf: array}`, so that messages can name a leaf and nothing on disk
-depends on a class of this library. A step counts once its manifest is on disk, which is written after everything else
-has reached the disk; older steps go only after that. Nothing that is read is executed: the manifest is JSON, and the
-arrays are restored into a template.
+depends on a class of this library. A step is valid once its manifest is on disk. The manifest is written last, after
+all other files have reached the disk; older steps are deleted only after that. Reading a checkpoint never executes
+code: the manifest is JSON, and the arrays are restored into a template.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from branchax.devices import distributed, memory
 from branchax.errors import ConfigError, RunError
 from branchax.runs import rundir
 
-SCHEMA = 2  # of the manifest and of how the arrays lie beside it
+SCHEMA = 2  # version of the manifest and of the layout of the arrays next to it
 MANIFEST = "branchax.json"  # {"sha256": of "body", "body": {"schema", "files": {path: [bytes, sha256]}, **note}}
-SCORE = "score"  # of a note: what `keep_best` goes by, larger is better; absent or None for a step not evaluated
+SCORE = "score"  # a note's field that `keep_best` compares, larger is better; absent or None if not evaluated
 
 logging.getLogger("absl").setLevel(logging.ERROR)  # Orbax reports each save there
 
@@ -38,15 +38,15 @@ class CheckpointError(RunError):
 
 
 def steps(directory: Path) -> list[int]:
-    """The steps that were saved to their end, oldest first. Unfinished and half-deleted ones do not count."""
+    """The steps that were saved completely, oldest first. Unfinished and half-deleted ones do not count."""
     return [step for step in _present(directory) if (directory / str(step) / MANIFEST).is_file()]
 
 
 def newest(directory: Path, say: Callable[[str], Any], last: int | None = None) -> int | None:
-    """The newest step, up to `last`, whose files are what was saved; `say` hears what is wrong with newer ones.
+    """The newest step, up to `last`, with intact files; `say` is told what is wrong with newer ones.
 
     Raises:
-      CheckpointError: when steps were saved but none of them is sound, or one has the format of another version.
+      CheckpointError: when steps were saved but none of them is intact, or one has the format of another version.
     """
     for step in reversed(_present(directory)):
         if last is not None and step > last:
@@ -91,17 +91,17 @@ def save(
 
     Args:
       directory: the folder that holds the steps.
-      step: its number. Later ones that lie there belong to a future that was given up, and go.
+      step: its number. Later steps in the folder come from an abandoned continuation and are deleted.
       tree: arrays.
-      note: comes back from the function `note`; its `SCORE` decides which step is the best.
-      kept: so many of the newest steps stay.
-      keep_best: the step with the highest score stays too.
-      beside: what else is kept, JSON by the names of files; `beside` reads it.
+      note: the function `note` returns it; its `SCORE` decides which step is the best.
+      kept: how many of the newest steps to keep.
+      keep_best: keep the step with the highest score, too.
+      beside: further data to keep, as file name -> JSON; the function `beside` reads it.
 
-    Of several processes, each calls this and writes what lies on its devices.
+    With several processes, each calls this and writes the data on its own devices.
 
     Raises:
-      CheckpointError: when it cannot be written. The steps saved before are left as they were.
+      CheckpointError: when it cannot be written. Earlier steps are left unchanged.
     """
     path = directory.absolute() / str(step)
     directory.mkdir(parents=True, exist_ok=True)
@@ -120,7 +120,7 @@ def save(
         distributed.wait_for_all("the checkpoint counts")
     except distributed.PeerLost:
         raise
-    except Exception as error:  # Orbax raises whatever its layers raise
+    except Exception as error:  # Orbax raises many kinds of errors
         if distributed.leads():
             sweep(directory)
         if distributed.leads() and not (path / MANIFEST).exists():
@@ -133,15 +133,15 @@ def save(
     whole = [s for s in steps(directory) if s <= step]
     keep = {*whole[-kept:], *([_best(directory, whole)] if keep_best else [])}
     for old in set(_present(directory)) - keep:
-        gone = (directory / str(old)).rename(directory / f"{old}.deleted")  # at once: no half step is ever listed
+        gone = (directory / str(old)).rename(directory / f"{old}.deleted")  # atomic: a half step is never listed
         shutil.rmtree(gone)
 
 
 def note(directory: Path, step: int) -> dict[str, Any]:
-    """What was noted beside a step.
+    """The note that was saved with a step.
 
     Raises:
-      CheckpointError: when there is no sound manifest, or one of another version of this format.
+      CheckpointError: when there is no intact manifest, or one of another version of this format.
     """
     try:
         return _manifest(directory / str(step))
@@ -150,34 +150,34 @@ def note(directory: Path, step: int) -> dict[str, Any]:
 
 
 def beside(directory: Path, step: int, name: str) -> Any:
-    """What was kept as the file `name` beside a sound step's arrays; None if nothing was."""
+    """The content of the file `name` next to an intact step's arrays; None if there is no such file."""
     path = directory / str(step) / name
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def restore(directory: Path, step: int, template: Any) -> Any:
-    """The tree saved as `directory/<step>`, on however many devices it was saved from.
+    """The tree saved as `directory/<step>`. It may have been saved from any number of devices.
 
     Args:
       directory: the folder that holds the steps.
       step: one of `steps(directory)`.
       template: a tree of arrays or `ShapeDtypeStruct`s (`jax.eval_shape`), of the shapes and dtypes that were saved.
-        A leaf comes to lie where the template's has its `sharding`, or on the first device.
+        A leaf is placed by the `sharding` of the template's leaf, or on the first device if that has none.
 
     Raises:
       CheckpointError: when the files cannot be read, or leaves are missing, left over, or of another shape or dtype.
     """
     path = directory.absolute() / str(step)
     leaves = _named(template)
-    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # else Orbax wants the devices that saved it
+    first = jax.sharding.SingleDeviceSharding(jax.devices()[0])  # otherwise Orbax asks for the devices that saved it
     where = {name: leaf.sharding or first for name, leaf in leaves.items()}
     shapes = {name: jax.eval_shape(_raw, leaf) for name, leaf in leaves.items() if leaf.size}
     wanted = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where[name]) for name, x in shapes.items()}
     saved = shapes_of(directory, step)
-    wrong = sorted(f"{name} is in one of both only" for name in wanted.keys() ^ saved.keys())
+    wrong = sorted(f"{name} is only in one of the two" for name in wanted.keys() ^ saved.keys())
     for name in wanted.keys() & saved.keys():
         kinds = [f"{x.dtype}{list(x.shape)}" for x in (saved[name], wanted[name])]
-        if kinds[0] != kinds[1]:  # Orbax itself would cast in silence
+        if kinds[0] != kinds[1]:  # Orbax itself would cast silently
             wrong.append(f"{name} was saved as {kinds[0]}, expected {kinds[1]}")
     if wrong:
         raise CheckpointError(f"{path} does not fit this run: {'; '.join(wrong[:8])}")
@@ -219,7 +219,7 @@ def _manifest(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         if _older_format(path):
             raise CheckpointError(f"{path} has format 1; this version of branchax reads {SCHEMA}") from None
-        raise _Broken("it was not saved, or copied, to its end") from None
+        raise _Broken("it was not saved or copied completely") from None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         raise _Broken(f"its {MANIFEST} is damaged") from None
     if not sound:
@@ -230,14 +230,14 @@ def _manifest(path: Path) -> dict[str, Any]:
 
 
 def _present(directory: Path) -> list[int]:
-    """Every folder with the name of a step, oldest first, whatever is in it."""
+    """Every folder with the name of a step, oldest first, regardless of its content."""
     if not directory.is_dir():
         return []
     return sorted(int(p.name) for p in directory.iterdir() if p.name.isdecimal() and p.is_dir())
 
 
 def _best(directory: Path, whole: list[int]) -> int:
-    """The step with the highest score, the latest of equals; without scores the last one."""
+    """The step with the highest score, the latest of equal ones; the last step if there are no scores."""
 
     def score(step: int) -> tuple[float, int]:
         try:
@@ -250,7 +250,7 @@ def _best(directory: Path, whole: list[int]) -> int:
 
 
 def _seal(path: Path, note: dict[str, Any]) -> None:
-    """Brings every file and folder of a step to the disk, then its manifest, which makes it count."""
+    """Flushes every file and folder of a step to the disk, then writes its manifest, which makes it valid."""
     files = sorted(p for p in path.rglob("*") if p.is_file())
     for file in files:
         rundir.sync(file)
@@ -267,7 +267,7 @@ def _seal(path: Path, note: dict[str, Any]) -> None:
 
 
 def _sum_of(what: Path | dict[str, Any]) -> str:
-    """The SHA-256 sum of a file, or of JSON-ready data whatever the order of its keys."""
+    """The SHA-256 sum of a file, or of JSON-ready data (independent of the order of its keys)."""
     if isinstance(what, Path):
         with what.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -296,13 +296,13 @@ def shapes_of(directory: Path, step: int) -> dict[str, Any]:
     try:
         with _plain(path) as plain, ocp.StandardCheckpointer() as checkpointer:
             return dict(checkpointer.metadata(plain).item_metadata.tree)
-    except Exception as error:  # whatever the layers of Orbax make of broken files
+    except Exception as error:  # Orbax raises different errors for broken files
         raise CheckpointError(f"cannot read {path}: {error}") from error
 
 
 @contextlib.contextmanager
 def _plain(path: Path) -> Iterator[Path]:
-    """A way to a step's folder without brackets, by a link where its own has some: Orbax takes a path for a pattern."""
+    """A path to a step's folder without brackets, through a link if needed: Orbax reads a path as a glob pattern."""
     if not {"[", "]"} & set(str(path)):
         yield path
         return
@@ -313,7 +313,7 @@ def _plain(path: Path) -> Iterator[Path]:
 
 
 def _older_format(path: Path) -> bool:
-    """Whether a step was written before there were manifests: its format's number then stood in Orbax's metadata."""
+    """Whether a step was written before there were manifests. Its format number was then in Orbax's metadata."""
     try:
         metadata = json.loads((path / "_CHECKPOINT_METADATA").read_text(encoding="utf-8"))
         return metadata["custom_metadata"]["schema"] == 1

@@ -1,4 +1,4 @@
-"""Which runs are compared, which of them are one curve, and what tells the curves apart."""
+"""Finds the runs to compare, groups them into curves, and labels the curves by what differs."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from branchax.errors import ConfigError
 from branchax.runs import rundir, runlog
 from branchax.runs.runlog import Row
 
-DEPTH = 3  # folders below a folder in which runs are looked for
-TOLD_BY = 3  # so many settings tell curves apart; where more differ, their names do
-ANY = ("seed", "seeds", "env_steps")  # settings in which the runs of one curve may differ
+DEPTH = 3  # how many levels of subfolders are searched for runs
+TOLD_BY = 3  # curves are labelled by up to this many settings; if more differ, by the names of the directories
+ANY = ("seed", "seeds", "env_steps")  # settings that may differ between the runs of one curve
 
 Say = Callable[[str], Any]
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seeds, and how far they have come, alone."""
+    """Runs that differ only in their seeds and in how far they have come."""
 
     label: str
     world: str
@@ -28,15 +28,15 @@ class Group(NamedTuple):
 
 
 class _Found(NamedTuple):
-    """A group on the way."""
+    """A group that is still being collected."""
 
     name: str  # of its first directory, without seed and number
     settings: dict[str, Any]
-    rows: dict[int, tuple[Path, list[Row]]]  # of each seed, and where they are from
+    rows: dict[int, tuple[Path, list[Row]]]  # seed -> (directory that the rows are from, rows)
 
 
 def runs_in(paths: Sequence[Path], say: Say) -> list[Path]:
-    """The directories of runs among `paths` and in the folders among them, each once; `say` hears of what is none.
+    """The run directories in `paths` and in their subfolders, each once; `say` is told of paths without a run.
 
     Raises:
       ConfigError: there is no run at all.
@@ -71,10 +71,10 @@ def _below(path: Path, left_out: list[str], depth: int = DEPTH) -> Iterator[Path
 
 
 def groups(run_dirs: Iterable[Path], say: Say = lambda text: None) -> list[Group]:
-    """The runs, those that differ in their seeds alone (and in how far they have come) as one.
+    """The runs in groups: those that differ only in their seeds (and in how far they have come) are one group.
 
-    A seed that is there twice counts once, as the run that has come farther; `say` hears of that, and of seeds that end
-    before others of their curve.
+    If two runs have the same seed, only the one that has come farther counts. `say` is told of that, and of seeds that
+    end before others of their curve.
     """
     found: dict[str, _Found] = {}
     for directory in run_dirs:
@@ -116,9 +116,9 @@ def _say_short(group: _Found, say: Say) -> None:
 
 
 def _labels(found: list[_Found]) -> list[str]:
-    """What tells each group from the others of its world: the settings in which they differ, if these are few.
+    """A label for each group: the settings that differ from the other groups of its world, if these are few.
 
-    Otherwise the names of their directories, with such settings where these are the same.
+    Otherwise the name of its directory. Where two groups have the same name, such settings are added.
     """
     labels = []
     for group in found:
@@ -132,7 +132,7 @@ def _labels(found: list[_Found]) -> list[str]:
 
 
 def told_apart(settings: dict[str, Any], others: Sequence[dict[str, Any]]) -> str | None:
-    """`tau=0.05`: those of the settings in which the `others`, these among them, differ; None if they are many."""
+    """The `settings` that differ among the `others`, which include these: `tau=0.05`. None if too many differ."""
     names = dict.fromkeys(name for other in others for name in other)
     differ = [name for name in names if len({repr(other.get(name)) for other in others}) > 1]
     if len(differ) > TOLD_BY:

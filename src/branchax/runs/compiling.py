@@ -1,4 +1,4 @@
-"""A program over all lanes: its functions compiled, and the values that the lanes differ in."""
+"""Compiles the functions of a program over all lanes, and makes the values that differ between lanes."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ Floats = dict[str, jax.Array]  # path of a field -> its value, or one for each l
 class Compiled(NamedTuple):
     """The functions of a `Program` over all lanes, each a future that holds the compiled function.
 
-    A lane is a seed of a run.
+    A lane is one seed of one run.
     """
 
-    template: TrainState  # of `ShapeDtypeStruct`s that say where they lie, leading axis K
-    lanes: tuple[Floats, Key]  # [K] each: the values of what is swept, and the root keys
+    template: TrainState  # of `ShapeDtypeStruct`s with their shardings, leading axis K
+    lanes: tuple[Floats, Key]  # [K] each: the values of the swept fields, and the root keys
     init: Future  # lanes -> state
     epoch: Future  # (floats, state, horizon [] int32) -> (state, report of [K]); the state that goes in is donated
     evaluate: Future  # (*lanes, env_steps [K], agent) -> {"return": [K, N], "length": [K, N]}
-    host: HostEpochs | None = None  # what steps a world of the host's, if it is one
+    host: HostEpochs | None = None  # steps the world if it lives on the host
 
 
 def seed_keys(config: Config) -> Key:
@@ -48,14 +48,17 @@ def seed_keys(config: Config) -> Key:
 
 
 def lanes_of(configs: list[Config], swept: Sequence[str]) -> tuple[Floats, Key]:
-    """For each seed of each run: the values of what is swept, and the root key; [K]."""
+    """For each seed of each run: the values of the `swept` fields, and the root key; [K]."""
     seeds = configs[0].seeds
     floats = {f: jnp.repeat(jnp.float32([value_at(config, f) for config in configs]), seeds) for f in swept}
     return floats, jnp.concatenate([seed_keys(config) for config in configs])
 
 
 def program_of(config: Config, swept: Sequence[str], world: World | None = None) -> Callable[[Floats], Program]:
-    """The program by the values [], which may be traced, of the float fields `swept`; in `world`, or in its own."""
+    """A function from the values of the float fields `swept` ([] each, may be traced) to the program.
+
+    The program uses `world`, by default that of the `config`.
+    """
     if not swept:
         program = build.build(config)
         return lambda floats: program
@@ -80,17 +83,18 @@ def compile_program(
     restored: bool = False,
     ready: Callable[[TrainState], None] = lambda template: None,
 ) -> Compiled:
-    """Compiles the functions of `program`, over all `lanes` (`sharding.over_seeds`) and laid out on `mesh`, at once
-    in `pool`; `init` not if `restored`. As many lanes as `config` has seeds, or as several runs of that shape have.
+    """Compiles the functions of `program` over all `lanes` (`sharding.over_seeds`), laid out on `mesh`, in parallel in
+    `pool`. `init` is not compiled if `restored`. There are as many lanes as `config` has seeds, times the number of
+    runs.
 
-    `ready` hears of the shapes of the state before anything is compiled, and may object. Raises `ConfigError` when the
-    state cannot fit into memory.
+    `ready` is called with the shapes of the state before anything is compiled, and may raise an error. Raises
+    `ConfigError` when the state cannot fit into memory.
     """
 
     def submit(name: str, function: Any, *arguments: Any) -> Future:
         def work() -> Any:
             start = time.perf_counter()
-            with meshes.entered(mesh):  # of this thread
+            with meshes.entered(mesh):  # a setting of each thread
                 compiled = cache.compiled(function.lower(*arguments), cache.SOONER.get(name))
             view.compiled(name, time.perf_counter() - start)
             if name == "epoch" and (reserved := memory.says_reserved(compiled)):
@@ -106,7 +110,7 @@ def compile_program(
     all_init = over_seeds(lambda floats, key: program(floats).init(key))
     all_epoch = over_seeds(lambda floats, *state: program(floats).epoch(*state), in_axes=(0, 0, None))
     all_evaluate = over_seeds(lambda floats, *agent: evaluate_at(program(floats))(*agent))
-    with meshes.entered(mesh):  # as below, so that it is traced once
+    with meshes.entered(mesh):  # as when it is compiled, so that it is traced only once
         template = meshes.placed(jax.eval_shape(jax.jit(all_init), floats, keys), mesh)
     ready(template)
     planned = memory.plan(template, mesh)
@@ -136,19 +140,19 @@ def compile_program(
 
 
 def _done(value: Any) -> Future:
-    """A future that holds a value already."""
+    """A future that is already done."""
     future: Future = Future()
     future.set_result(value)
     return future
 
 
 def compiled_now(name: str, function: Any, *arguments: Any) -> Future:
-    """What `HostEvaluation` wants compiled, at once."""
+    """Compiles a function immediately: the `submit` of a `HostEvaluation`."""
     return _done(cache.compiled(function.lower(*arguments), cache.SOONER.get(name)))
 
 
 def evaluate_at(program: Program) -> Callable[[Key, jax.Array, Any], Metrics]:
-    """`(root key, env_steps, agent) -> program.evaluate(...)`, on keys that training never draws from."""
+    """`(root key, env_steps, agent) -> program.evaluate(...)`, with random keys that training never uses."""
     return lambda key, env_steps, agent: program.evaluate(stream(key, Stream.EVALUATE, env_steps), agent)
 
 
@@ -159,5 +163,5 @@ def summarise(evaluation: Metrics) -> dict[str, np.ndarray]:
 
 
 def finish(function: Callable[..., Any], *arguments: Any) -> Any:
-    """What a compiled function returns, once it is there."""
+    """Calls a compiled function and waits for its result."""
     return jax.block_until_ready(function(*arguments))

@@ -1,16 +1,16 @@
-"""Files of transitions: what an offline run learns from, and what any run has collected.
+"""Files of transitions: an offline run learns from one, and any run can export what it has collected.
 
-A `.npz` of plain arrays with Minari's names, N transitions, episode after episode; nothing in it is executed when it is
-read.
+A file is a `.npz` of plain arrays with Minari's names: N transitions, episode after episode. Reading it never executes
+code.
 
     observations [N, D]    actions [N, A] (discrete ones as numbers [N] or one-hot)    rewards [N]
     next_observations [N, D], before any reset    terminations [N] bool    truncations [N] bool (optional)
 
-A row is followed by the next one of its episode, or it is marked: as terminated, or as truncated, which the last row of
-what was collected is too. D4RL's `terminals` and `timeouts` are understood as well, columns [N, 1] as numbers, and
-`observations` [N + 1, D] of a single episode in place of `next_observations`.
+Each row is followed by the next one of its episode, or it is marked as terminated or truncated. The last row of the
+collected data is marked as truncated, too. D4RL's names `terminals` and `timeouts` also work. So do columns of numbers
+[N, 1], and `observations` [N + 1, D] of a single episode without `next_observations`.
 
-`minari:NAME` is a dataset of Minari's on this machine (pip install 'branchax[minari]').
+`minari:NAME` is a Minari dataset on this machine (pip install 'branchax[minari]').
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from branchax.config import Config
 from branchax.errors import ConfigError, nearest
 from branchax.runs import minari
 
-if TYPE_CHECKING:  # a dataset is looked at before JAX is loaded
+if TYPE_CHECKING:  # a dataset is checked before JAX is loaded
     from branchax.types import Transition
     from branchax.worlds.base import WorldSpec
 
-MINARI = "minari:"  # before the name of a dataset that Minari keeps
+MINARI = "minari:"  # prefix of the name of a Minari dataset
 
-# our name of the field: names in the file, the first one is what is written
+# name of the field here -> names in a file; `save` writes the first one
 NAMES = {
     "obs": ("observations",),
     "action": ("actions",),
@@ -52,14 +52,14 @@ def rows(path: str | Path) -> int:
 
 
 def sized(config: Config) -> Config:
-    """`config` with a replay buffer that holds its dataset, unless it says how many rows to keep."""
+    """`config` with a replay buffer large enough for its dataset, unless `replay_capacity` is set."""
     if config.dataset is None or config.replay_capacity is not None:
         return config
     return dataclasses.replace(config, replay_capacity=rows(config.dataset))
 
 
 def read(path: str | Path) -> dict[str, np.ndarray]:
-    """The arrays of a file, or of a dataset of Minari's, by our names; numbers are as they are.
+    """The arrays of a file or of a Minari dataset, by the names of the fields of `Transition`; values are unchanged.
 
     Raises:
       ConfigError: when it cannot be read, lacks a field, or fields differ in length.
@@ -67,9 +67,9 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
     if str(path).startswith(MINARI):
         return minari.read(str(path).removeprefix(MINARI))
     try:
-        if not zipfile.is_zipfile(path):  # NumPy would take it for a pickle, and say so
+        if not zipfile.is_zipfile(path):  # NumPy would call it a pickle
             Path(path).open("rb").close()
-            raise ConfigError(f"dataset: {path} is no .npz file; allowed: what numpy.savez writes")
+            raise ConfigError(f"dataset: {path} is not a .npz file; allowed: what numpy.savez writes")
         with np.load(path, allow_pickle=False) as file:
             found = {ours: next((file[n] for n in names if n in file), None) for ours, names in NAMES.items()}
             known = list(file)
@@ -101,19 +101,23 @@ def read(path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _of_one_episode(path: str | Path, found: dict[str, np.ndarray | None]) -> None:
-    """Takes `observations` [N + 1, D] of one episode of N steps apart. Raises `ConfigError` where there are several."""
+    """Splits `observations` [N + 1, D] of one episode of N steps into `obs` and `next_obs`.
+
+    Raises `ConfigError` if there is more than one episode.
+    """
     obs, reward, ends = found["obs"], found["reward"], (found["terminated"], found["truncated"])
     if found["next_obs"] is not None or obs is None or reward is None or len(obs) != len(reward) + 1:
         return
     if any(end is not None and np.any(end[:-1]) for end in ends):
         raise ConfigError(
-            f"dataset: {path} has no next_observations, and ends before its last row; allowed: one episode, or both"
+            f"dataset: {path} has no next_observations, and an episode ends before the last row; allowed: one episode,"
+            " or both"
         )
     found["obs"], found["next_obs"] = obs[:-1], obs[1:]
 
 
 def load(path: str | Path, spec: WorldSpec) -> Transition:
-    """The transitions of a file [N, ...], for a world.
+    """The transitions [N, ...] of a file, checked against a world.
 
     Raises:
       ConfigError: when it cannot be read, does not fit the world, or holds a number that is not finite.
@@ -144,7 +148,7 @@ def load(path: str | Path, spec: WorldSpec) -> Transition:
         if array.dtype.kind not in "biuf":
             raise ConfigError(f"dataset: {name} of {path} holds {array.dtype}; allowed: real numbers")
         with np.errstate(over="ignore"):
-            bad = ~np.isfinite(array.astype(np.float32))  # what a float64 holds may be infinite here
+            bad = ~np.isfinite(array.astype(np.float32))  # a finite float64 may be infinite in float32
         if bad.any():
             raise ConfigError(f"dataset: {name} of {path} is not finite in row {int(np.argwhere(bad)[0, 0])}")
         if ours in ("terminated", "truncated") and not np.isin(array, (0, 1)).all():
@@ -157,13 +161,13 @@ def load(path: str | Path, spec: WorldSpec) -> Transition:
         largest = np.abs(arrays["action"]).max()
         if largest > 1 + 1e-5:
             raise ConfigError(f"dataset: actions of {path} reach {largest:.3g}; allowed: -1 to 1, the actuators' range")
-        arrays["action"] = np.clip(arrays["action"], -1, 1)  # what was off by rounding
+        arrays["action"] = np.clip(arrays["action"], -1, 1)  # removes rounding errors
     kinds = {name: bool if name in ("terminated", "truncated") else np.float32 for name in wanted}
     return Transition(**{name: np.asarray(arrays[name], kinds[name]) for name in wanted})  # type: ignore[arg-type]
 
 
 def save(path: str | Path, transitions: Transition, spec: WorldSpec) -> None:
-    """Writes transitions [N, ...] of a world to a file, actions as the world took them: clipped, if it clips them.
+    """Writes transitions [N, ...] of a world to a file. Actions are clipped if the world clips them.
 
     Raises `ConfigError` when it cannot be written.
     """
@@ -178,18 +182,18 @@ def save(path: str | Path, transitions: Transition, spec: WorldSpec) -> None:
 
 
 def by_episode(rows: Transition, worlds: int) -> Transition:
-    """Rows [N, ...] that `worlds` side by side have brought in turn, world after world, and where each is cut marked.
+    """Sorts rows [N, ...], which `worlds` parallel worlds have added in turn, by world, and marks where they are cut.
 
-    The world whose turn it is goes on from its last row's `next_obs`, or from a reset after an end. Where it does not,
-    its row was left out for a number that is not finite: the row belongs to the next world that does go on like that,
-    or begins an episode.
+    The next row of a world starts at its last row's `next_obs`, or at a reset after an end. If the next row does not
+    start there, the world's own row was dropped because of a non-finite number. The row then belongs to the next world
+    in turn that it does fit, or it begins an episode.
     """
-    import jax  # whoever has rows has loaded it
+    import jax  # not above: already loaded when there are rows
 
     starts, ends = ([row.tobytes() for row in np.asarray(x)] for x in (rows.obs, rows.next_obs))
     over = np.asarray(rows.terminated) | np.asarray(rows.truncated)
     places: list[list[int]] = [[] for _ in range(worlds)]  # the rows of each world
-    awaits: list[bytes | None] = [None] * worlds  # what each goes on from; None: a reset
+    awaits: list[bytes | None] = [None] * worlds  # the observation that each world continues from; None: a reset
     turns = deque(range(worlds))
     for row, start in enumerate(starts):
         passed = next((i for i, world in enumerate(turns) if awaits[world] in (None, start)), 0)

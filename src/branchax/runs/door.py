@@ -1,4 +1,4 @@
-"""The door of a run: its settings are checked here, once, and its directory is entered here. Nothing loads JAX."""
+"""The entry point of a run: checks its settings, once, and takes its directory. Nothing here loads JAX."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from branchax.runs import rundir
 
 
 def prepare(config: Config) -> Config:
-    """Checked settings that a run can begin with: its replay buffer is as large as its dataset.
+    """Checks settings and returns them ready for a run: the replay buffer is made as large as the dataset.
 
-    Raises `ConfigError` for what cannot work. Nothing behind it checks again.
+    Raises `ConfigError` for settings that cannot work. They are not checked again later.
     """
     if config.dataset is not None:
-        from branchax.runs import dataset  # which loads NumPy
+        from branchax.runs import dataset  # not above: it loads NumPy
 
         config = dataset.sized(config)
     check(config)
@@ -25,13 +25,13 @@ def prepare(config: Config) -> Config:
 
 
 def enter(runs: Sequence[tuple[Path, Config]], force: bool, held: contextlib.ExitStack) -> list[str]:
-    """Takes the directories of runs, which `held` lets go again; returns what has changed since they were left.
+    """Locks the directories of runs until `held` is closed; returns the settings that have changed since the last time.
 
-    Raises `ConfigError` when one is in use, cannot be written, or holds something else (`rundir.admit`), and when
-    metrics are to be sent and cannot be.
+    Raises `ConfigError` when a directory is in use, cannot be written, or holds something else (`rundir.admit`), and
+    when metrics are to be sent to Weights & Biases but cannot be.
     """
     if any(config.wandb for _, config in runs):
-        from branchax.runs import trackers  # which loads NumPy
+        from branchax.runs import trackers  # not above: it loads NumPy
 
         trackers.check_wandb()
     changed: list[str] = []

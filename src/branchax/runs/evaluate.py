@@ -28,18 +28,18 @@ def evaluate(
 ) -> list[dict[str, Any]]:
     """Runs episodes with the mode of a saved policy; returns one record per seed.
 
-    With as many episodes as the run's own evaluations had, it repeats the last of them exactly (of a run on several
-    devices, but for the last digits): the start states follow from the seed and the env step alone. The records are
-    also added to `evaluations/<env_steps>.json`, after what was measured before.
+    With the run's own number of evaluation episodes, it repeats the run's last evaluation exactly (except for the last
+    digits if the run used several devices): the start states depend only on the seed and the env step. The records are
+    also appended to `evaluations/<env_steps>.json`.
 
     Args:
       directory: a run's directory.
       episodes: how many; by default the run's `eval_episodes`.
       step: the env steps of the checkpoint; by default the last good one.
-      say: hears of checkpoints that are passed over because they are damaged.
+      say: called with a message for each checkpoint that is skipped because it is damaged.
 
     Raises:
-      ConfigError: when the directory holds no run, or nothing was saved in it (at that step).
+      ConfigError: when the directory holds no run, or no checkpoint (at that step).
       CheckpointError: when the checkpoint cannot be read.
     """
     directory = Path(directory)

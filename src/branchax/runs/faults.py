@@ -1,8 +1,8 @@
-"""Numbers that are not finite: whose they are, what the policy says about them, and what is kept to look into them.
+"""Non-finite numbers: where they come from, whether they stop the run, and what is saved to debug them.
 
-All of it is counted in the compiled epoch: rows of a world (`state.fault`), members of the ensemble, and losses and
-gradients of the agent (`epoch.report.Health`). None of it reaches what is good: such rows are not stored, such members
-are rolled back alone, such updates are left out. The policy (`config.faults`) only decides whether the run goes on.
+The compiled epoch counts them: rows of a world (`state.fault`), members of the ensemble, and losses and gradients of
+the agent (`epoch.report.Health`). They never spread: such rows are not stored, only the affected members are rolled
+back, and such updates are skipped. The setting `config.faults` only decides whether the run continues.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from branchax.types import Transition
 
 
 class NonFinite(RunError):
-    """A number that is not finite ended the run, as `config.faults` asks. What was saved before is good."""
+    """A non-finite number stopped the run, as set by `config.faults`. Earlier checkpoints are good."""
 
     def __init__(self, what: str, brief: str) -> None:
         super().__init__(what)
@@ -35,9 +35,9 @@ class Found(NamedTuple):
     """One thing that went wrong in an epoch."""
 
     kind: str  # "world", "model" or "agent"
-    place: int  # of the seed, among those of the run
+    place: int  # index of the seed among those of the run
     what: str
-    brief: str  # the same for a cell of a table
+    brief: str  # a short version for a cell of a table
     stops: bool
 
 
@@ -46,8 +46,8 @@ def find(config: Config, fault: Fault, health: Health | None) -> list[Found]:
 
     Args:
       config: the settings.
-      fault: that of the state after the epoch, [K, ...].
-      health: the epoch's, of [K]; `None` after exploring, before the first epoch.
+      fault: `fault` of the state after the epoch, [K, ...].
+      health: of the epoch, [K]; `None` after exploration, before the first epoch.
     """
     found = []
     everything = config.explore_steps if health is None else config.epoch_steps
@@ -57,7 +57,7 @@ def find(config: Config, fault: Fault, health: Health | None) -> list[Found]:
         if rows := int(fault.rows[i]):
             field, step = Transition._fields[int(fault.field[i])], int(fault.step[i])
             what = f"{config.world} returned a non-finite {field} at env step {step} {seed}"
-            if config.parallel_worlds > 1:  # whose steps are counted world after world
+            if config.parallel_worlds > 1:  # env steps are counted world after world
                 what += f", in parallel world {step % config.parallel_worlds}"
             if field == "action":
                 what = f"the policy's action is not finite at env step {step} {seed}: training has diverged"
@@ -83,7 +83,7 @@ def find(config: Config, fault: Fault, health: Health | None) -> list[Found]:
 
 
 def dump(directory: Path, found: Found, config: Config, state: TrainState, horizon: int, metrics: Any) -> Path:
-    """Writes what there is to look into a fault: `faults/<kind>_<env steps>_seed<n>.json` and an `.npz` beside it.
+    """Writes the details of a fault to `faults/<kind>_<env steps>_seed<n>.json` and to an `.npz` next to it.
 
     The arrays are the first bad row of a world (`row.*`) and the seed's state after the epoch without its buffers
     (`state.*`). The epoch itself can be run again from the last checkpoint: `branchax doctor DIR --replay`.

@@ -1,8 +1,9 @@
-"""An exploration, an epoch and an evaluation in a world whose simulators live on the host.
+"""Exploration, epochs and evaluation in a world (environment) with simulators on the host, such as Gymnasium's.
 
-Simulators are stepped here, between compiled pieces (`epoch/host.py`): one small call says what to do, one learns from
-a round of steps. No compiled program calls back, so each is cached as any other. All seeds' simulators are one fleet.
-Where seeds take turns (`sharding.in_turn`) each is a group of its own, so that its buffers are written in place.
+Simulators are stepped here, between compiled pieces (`epoch/host.py`): one small call chooses the actions, another
+learns from a round of steps. No compiled program calls back to Python, so all of them can be cached. The simulators of
+all seeds form one fleet. If seeds take turns (`sharding.in_turn`), each is its own group, so that its buffers are
+written in place.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ from branchax.sharding import SEED, in_turn, over_seeds
 from branchax.types import Key, Stream, Trajectory, Transition, stream
 from branchax.worlds.base import WorldState
 
-PATIENCE = 5.0  # seconds that a simulator's step may take once it is to be closed
+PATIENCE = 5.0  # seconds to wait for a simulator's step before closing it
 Submit = Callable[..., Future]  # (name, jitted function, *arguments) -> the compiled function
-Step = tuple[Transition, Any]  # [K, W, ...]: what was seen, and the policy's extras
+Step = tuple[Transition, Any]  # [K, W, ...]: the transitions, and the policy's extras
 
 
 class HostEvaluation:
-    """`Program.evaluate` of all lanes, each time in simulators of its own: none remembers the last time.
+    """`Program.evaluate` of all lanes. Each call makes new simulators, so that none keeps state from the last call.
 
     Args:
-      program: by the values of what is swept.
+      program: a function from the values of the swept fields to the program.
       lanes: these values and the root keys, [K].
-      config: of the run, or of any of those that share the program.
+      config: of the run, or of any of the runs that share the program.
       agent: the shapes of the agent, [K, ...].
-      submit: compiles, or returns a future of that.
+      submit: compiles a function and returns a future of it.
     """
 
     def __init__(
@@ -61,7 +62,7 @@ class HostEvaluation:
         self._look = submit("evaluate", look, floats, agent, obs, fresh, self._memory)
 
     def __call__(self, floats: Any, keys: Key, env_steps: Any, agent: Any) -> dict[str, np.ndarray]:
-        """`{"return": [K, N], "length": [K, N]}` of the policies' modes."""
+        """`{"return": [K, N], "length": [K, N]}` of episodes with the modes of the policies."""
         shape, look = self.shape, self._look.result()
         seeds = np.asarray(self._seeds(_streams(keys, Stream.EVALUATE, env_steps)))
         total, length, alive = np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.ones(shape, bool)
@@ -84,13 +85,13 @@ class HostEvaluation:
 
 
 class HostEpochs:
-    """The simulators of all lanes, and what is compiled around them: `init`, `epoch`, `evaluate` as a program has them.
+    """The simulators of all lanes with the compiled functions around them: `init`, `epoch` and `evaluate` of a program.
 
     Args:
-      program: by the values of what is swept.
+      program: a function from the values of the swept fields to the program.
       lanes: these values and the root keys, [K].
-      config: of the run, or of any of those that share the program.
-      template: the shapes of the state [K, ...], and where it lies.
+      config: of the run, or of any of the runs that share the program.
+      template: the shapes of the state [K, ...], with shardings.
       mesh: the devices.
       submit: compiles in the background.
     """
@@ -114,13 +115,13 @@ class HostEpochs:
         self.groups = self.count if in_turn(mesh.shape[SEED]) else 1
         self.lanes_of_groups: list[tuple[Any, Key]] = self._split(lanes)
         self.fleet: Any = None
-        self.obs: Any = np.zeros((self.count, self.worlds, self.spec.obs_size), np.float32)  # to go on from
+        self.obs: Any = np.zeros((self.count, self.worlds, self.spec.obs_size), np.float32)  # to continue from
         self.time: Any = np.zeros((self.count, self.worlds), np.int32)  # steps since the resets
         self.closed, self.busy = False, threading.Lock()
         self._compile(program, submit)
 
     def _compile(self, program: Callable[[Any], Program], submit: Submit) -> None:
-        """The large pieces in the background, for a group; the small ones are at their first use."""
+        """Compiles the large pieces for one group in the background; the small ones compile at their first use."""
 
         def seen(lanes: int, count: int) -> tuple[Any, Any]:
             shape = jax.ShapeDtypeStruct
@@ -153,14 +154,14 @@ class HostEpochs:
     # --- what the loop calls ---
 
     def init(self, floats: Any, keys: Key) -> TrainState:
-        """The state [K, ...] after exploring."""
+        """The state [K, ...] after exploration."""
         with meshes.entered(self.mesh):
             state = self._blank(floats, keys)
         self._start(state)
         return self.explore(state)
 
     def explore(self, state: TrainState) -> TrainState:
-        """The state after the exploring steps that are left. Raises `WorldFault` with the state as far as it came."""
+        """The state after the remaining exploration steps. Raises `WorldFault` with the state reached so far."""
         env_steps = int(state.counts.env_steps[0])
         left = (self.config.explore_steps - env_steps) // self.worlds
         if left <= 0:
@@ -175,7 +176,7 @@ class HostEpochs:
         return self._added(state, taken)
 
     def epoch(self, floats: Any, state: TrainState, horizon: Any) -> tuple[TrainState, Report]:
-        """One epoch, as `Program.epoch`; `state` is donated. Raises `WorldFault` with the state as far as it came."""
+        """One epoch, like `Program.epoch`; `state` is donated. Raises `WorldFault` with the state reached so far."""
         begin, learn = self._begin.result(), self._learn.result()
         env_steps, rounds = int(state.counts.env_steps[0]), self.config.epoch_steps // self.config.collect_steps
         groups, states = [some for some, _ in self.lanes_of_groups], self._split(state)
@@ -203,13 +204,14 @@ class HostEpochs:
         return self._shown(self._join(states)), jax.tree.map(lambda *x: np.concatenate(x), *reports)
 
     def save_state(self) -> list[str] | None:
-        """What the simulators hold, lane after lane, W each; None while there are none."""
+        """The states of the simulators, lane after lane, W each; None while there are no simulators."""
         return None if self.fleet is None else self.world.save_state(self.fleet)
 
     def go_on(self, state: TrainState, saved: Sequence[str] | None) -> tuple[TrainState, str]:
-        """The state of a run that goes on, with simulators; and what there is to say about them.
+        """Makes the simulators of a resumed run. Returns its state and a message about the simulators, "" if none.
 
-        They are where they were `saved`, to the last bit, if they can be brought there; else episodes begin anew.
+        The simulators continue from their `saved` states, exact to the last bit, if these can be restored. Otherwise
+        fresh episodes begin.
         """
         obs, time = np.asarray(state.world.obs), np.asarray(state.world.time)
         if self.config.dataset is not None:
@@ -219,14 +221,14 @@ class HostEpochs:
             self.world.set_state(self.fleet, saved)
             self.obs, self.time, said = obs, time, ""
         else:
-            why = "the run broke off there" if saved is None else f"the state of {self.config.world} cannot be restored"
+            why = "the run stopped there" if saved is None else f"the state of {self.config.world} cannot be restored"
             said = f"fresh episodes begin: {why}"
             with meshes.entered(self.mesh):
                 state = self._cut(self.lanes[0], state)
         return self.explore(self._shown(state)), said
 
     def close(self) -> None:
-        """Closes the simulators, after the step under way if that ends; what still runs in a thread then ends too."""
+        """Closes the simulators, after waiting for the current step; a thread that still steps them then ends, too."""
         held = self.busy.acquire(timeout=PATIENCE)
         self.closed = True
         if self.fleet is not None:
@@ -237,14 +239,14 @@ class HostEpochs:
     # --- steps ---
 
     def _start(self, state: TrainState) -> None:
-        """Makes the simulators and begins an episode in each."""
+        """Makes the simulators and starts an episode in each."""
         seeds = np.asarray(self._seeds(_streams(state.key, Stream.WORLD, state.counts.env_steps)))
         self.fleet = self.world.make(self.count * self.worlds, self.config.env_workers, False)
         self.obs = self.world.reset(self.fleet, seeds.ravel()).reshape(self.obs.shape)
         self.time[:] = 0
 
     def _collect(self, states: list[TrainState], env_steps: int, taken: list[Step]) -> None:
-        """A round's steps, appended to `taken`."""
+        """Takes the steps of one round and appends them to `taken`."""
         act, groups = self._act.result(), self.lanes_of_groups
         fresh = np.ones(self.time.shape, bool)
         memory = [_zeros(self._act_memory)] * self.groups
@@ -259,7 +261,7 @@ class HostEpochs:
             fresh = self._step(action, extras, taken)
 
     def _step(self, action: Any, extras: Any, taken: list[Step]) -> np.ndarray:
-        """A step of all simulators with actions [K, W, A]; where episodes are over, [K, W]."""
+        """Steps all simulators with actions [K, W, A]; returns where episodes ended, [K, W]."""
         with self.busy:
             if self.closed:
                 raise WorldFault("its simulators were closed")
@@ -280,23 +282,23 @@ class HostEpochs:
         return [jax.tree.map(lambda x, i=i: x[i : i + size], whole) for i in range(0, self.count, size)]
 
     def _added(self, state: TrainState, taken: list[Step]) -> TrainState:
-        """The state with steps in its buffers, of which nothing else is made."""
+        """Adds steps to the buffers of the state without learning from them."""
         if taken:
             whole = jax.tree.map(lambda *x: np.concatenate(x), *self._rounds(taken))
             state = self._add(self.lanes[0], state, whole._replace(extras=()))
         return self._shown(state)
 
     def _give_up(self, fault: WorldFault, state: TrainState) -> NoReturn:
-        """Raises what ended the run, with the state that there is to save."""
+        """Raises the fault that ended the run, with the state to save."""
         steps = int(state.counts.env_steps[0])
-        told = WorldFault(f"{self.config.world} broke off: {fault}; saved after {steps:,} env steps")
+        told = WorldFault(f"{self.config.world} failed: {fault}; saved after {steps:,} env steps")
         told.state = state
         raise told from fault
 
     # --- the state, whole and in groups ---
 
     def _shown(self, state: TrainState) -> TrainState:
-        """The state with what the worlds show now."""
+        """The state with the current observations and times of the simulators."""
         lie = meshes.shardings(self.template.world)
         return state._replace(world=jax.device_put(WorldState((), self.obs.copy(), self.time.copy()), lie))
 
@@ -310,7 +312,7 @@ class HostEpochs:
 
 
 def _piece(program: Callable[[Any], Program], name: str, *axes: int | None, **options: Any) -> Any:
-    """A piece of the program over seeds, jitted: floats come first, then what has these axes."""
+    """A piece of the program over seeds, jitted. Its arguments: the floats, then one for each of the batch `axes`."""
     each = over_seeds(lambda floats, *rest: getattr(program(floats).host, name)(*rest), (0, *axes))
     return jax.jit(each, **options)
 

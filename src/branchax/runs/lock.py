@@ -1,7 +1,7 @@
-"""One process at a time in a run's directory.
+"""A lock that lets one process at a time use a run's directory.
 
-The lock is the system's, so that it is gone when its owner is, however that ended: a dead owner's directory is simply
-taken over. A file beside it says who the owner is, for messages only.
+It is a lock of the operating system, so it is released whenever its owner ends, even by a crash: the directory of a
+dead owner is simply taken over. A file next to it names the owner, for messages only.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ FILE, OWNER = "run.lock", "lock.json"
 
 
 def owner(directory: Path) -> str | None:
-    """Who is at work in the directory, such as `process 12 on host, since ...`; `None` when nobody is."""
-    from filelock import FileLock, Timeout  # not above: `--help` loads this module, and they take a while
+    """The process that uses the directory, such as `process 12 on host, since ...`; `None` if there is none."""
+    from filelock import FileLock, Timeout  # not above: slow to import, and `--help` loads this module
 
     if not (directory / FILE).exists():
         return None
@@ -50,14 +50,14 @@ def held(directory: Path) -> Iterator[None]:
         (directory / OWNER).write_text(json.dumps(mine), encoding="utf-8")
         yield
     finally:
-        for name in (OWNER, FILE):  # while it is held: nobody else's is removed
+        for name in (OWNER, FILE):  # while the lock is held, so that no other process's files are removed
             with contextlib.suppress(OSError):  # Windows removes the lock's own file once it is released
                 (directory / name).unlink()
         lock.release()
 
 
 def _said(path: Path) -> str:
-    """What the owner's file says."""
+    """The owner in words, from its file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return f"process {found['pid']} on {found['host']}, since {found['since']}"

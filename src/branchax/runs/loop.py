@@ -1,6 +1,6 @@
-"""The host loop: epoch after epoch; evaluate, write, save and look for faults in between.
+"""The host loop: runs epochs, and evaluates, writes, saves and checks for faults between them.
 
-Nothing under `jit` calls back. What an epoch of a world of the host's does is in `host_epoch.py`.
+Nothing under `jit` calls back to Python. `host_epoch.py` has the epochs of worlds that are stepped on the host.
 """
 
 from __future__ import annotations
@@ -27,30 +27,30 @@ from branchax.runs.progress import Progress
 from branchax.runs.signals import Preempted, Stop
 from branchax.runs.trackers import Logger, all_of
 
-HEARTBEAT = 10.0  # seconds between two updates of `status.json` where there is nothing else to say
-GRACE_WITH_COPY = 3.0  # seconds that an epoch may take after a signal where there is a copy of the state before it
-WORLDS = "worlds.json"  # beside a checkpoint: what simulators on the host held
-COPIED = 2**28  # bytes, the largest state of which there is such a copy
+HEARTBEAT = 10.0  # seconds between two updates of `status.json`, when nothing else updates it
+GRACE_WITH_COPY = 3.0  # seconds that an epoch may take after a signal, if the state before it was copied
+WORLDS = "worlds.json"  # file in a checkpoint: the states of the simulators on the host
+COPIED = 2**28  # bytes; larger states are not copied
 
 
 @dataclasses.dataclass
 class Run:
-    """One of the runs that share a program: its settings, its directory, and how it has come along there."""
+    """One of the runs that share a program: its settings, its directory, and its progress."""
 
     config: Config
     directory: Path
     command: str = ""
     lanes: slice | None = None  # its seeds among those of the program; `None`: all of them
-    given_up: bool = False  # for what was not finite, while others go on
+    given_up: bool = False  # stopped because of a non-finite number, while other runs continue
     score: float | None = None  # the mean return over seeds of this epoch's evaluation
-    loggers: Sequence[Logger] = ()  # of one's own
-    dumped: set[str] = dataclasses.field(default_factory=set)  # the kinds of faults
+    loggers: Sequence[Logger] = ()  # the user's
+    dumped: set[str] = dataclasses.field(default_factory=set)  # the kinds of faults that were written already
     log: runlog.Log = None  # pyright: ignore[reportAssignmentType]  # open while it trains
     curves: Logger = dataclasses.field(default_factory=lambda: all_of([]))
 
     @property
     def checkpoints(self) -> Path:
-        """The folder that holds them."""
+        """The folder of its checkpoints."""
         return self.directory / rundir.CHECKPOINTS
 
     def of(self, tree: Any) -> Any:
@@ -59,40 +59,40 @@ class Run:
 
 
 GiveUp = Callable[[Run, faults.NonFinite], None]
-Callback = Callable[[list[runlog.Row], TrainState], bool | None]  # (an epoch's rows, the live state) -> to stop or not
+Callback = Callable[[list[runlog.Row], TrainState], bool | None]  # (an epoch's rows, the live state) -> whether to stop
 
 
 class Session(NamedTuple):
-    """What the loop works with."""
+    """Everything that the loop needs."""
 
     runs: list[Run]
     compiled: Compiled
     pool: ThreadPoolExecutor
     stop: Stop
     view: Progress
-    origin: float  # the `time.perf_counter()` at which `wall_s` is 0
+    origin: float  # value of `time.perf_counter()` where `wall_s` is 0
     give_up: GiveUp | None
     callbacks: Sequence[Callback] = ()
 
     def going(self) -> list[Run]:
-        """The runs that were not given up."""
+        """The runs that are not given up."""
         return [run for run in self.runs if not run.given_up]
 
 
 def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
-    """Runs the epochs that are left. The rows of an epoch are on disk before its checkpoint."""
+    """Runs the remaining epochs. The rows of an epoch are on disk before its checkpoint."""
     config, view, stop = session.runs[0].config, session.view, session.stop
     done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
-    beat, safe = time.monotonic(), env_steps if restored else -1  # the step that was saved last
+    beat, safe = time.monotonic(), env_steps if restored else -1  # `safe`: the last saved step
     if not restored:
         look_for_faults(session, state, None, 0)
         report_or_save(session, state, config.rollout.at(env_steps), {}, evaluated=True)
-    stop.wait(session.compiled.evaluate)  # so that nothing but an epoch is waited for once there is something to save
+    stop.wait(session.compiled.evaluate)  # so that later, when there is something to save, only epochs block
     epoch, copies = stop.wait(session.compiled.epoch), copies_of(state)
     if copies and config.grace is None:
         stop.grace = GRACE_WITH_COPY
     view.began(env_steps)
-    if distributed.leads():  # Matplotlib, for the figure at the end, loads while the first epoch computes
+    if distributed.leads():  # loads Matplotlib, for the figure at the end, during the first epoch
         session.pool.submit(importlib.import_module, "branchax.runs.plots")
     with stop.deferred():
         is_last = env_steps >= config.env_steps
@@ -101,7 +101,7 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
             horizon, floats = config.rollout.at(env_steps), session.compiled.lanes[0]
             before = copy_state(state) if copies else None
             held = None if before is None else held_by(session)
-            try:  # in another thread, so that this one hears of signals
+            try:  # in another thread, so that this one receives signals
                 state, report = stop.wait(session.pool.submit(finish, epoch, floats, state, np.int32(horizon)))
             except (Preempted, WorldFault) as ended:
                 if isinstance(ended, WorldFault) and not stop.asked:
@@ -111,7 +111,7 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
                     raise
                 if safe != env_steps:
                     save(session, before, env_steps, held)
-                # Its processes, if it has any, hear of a signal too.
+                # A world's own processes receive a signal, too, so its fault may come from the signal.
                 why = f"stopped by {stop.asked}" if isinstance(ended, WorldFault) else ended
                 raise Preempted(f"{why}; saved as it was after {env_steps:,} env steps") from None
             before, report = None, jax.tree.map(np.asarray, report)
@@ -138,18 +138,23 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
 
 
 def copies_of(state: TrainState) -> bool:
-    """Whether the state is copied before an epoch takes its place, so that it can be saved if the epoch outlasts a
-    signal: unless it is large or lies in several processes."""
+    """Whether the state is copied before each epoch: unless it is large or spread over several processes.
+
+    The copy can be saved if an epoch does not end in time after a signal.
+    """
     return memory.bytes_of(state) <= COPIED and jax.process_count() == 1
 
 
 def held_by(session: Session) -> list[str] | None:
-    """What the simulators of a world of the host's hold; None for another world."""
+    """The states of the simulators, if the world is stepped on the host; None for another world."""
     return None if session.compiled.host is None else session.compiled.host.save_state()
 
 
 def save(session: Session, state: TrainState, env_steps: int, held: list[str] | None = None) -> None:
-    """A checkpoint of each run that goes on; its rows are on disk before. `held` is what `held_by` returned then."""
+    """Saves a checkpoint of each run that is not given up, after its rows are on disk.
+
+    `held` is what `held_by` returned for this state.
+    """
     session.view.phase("saving")
     for run in session.going():
         run.log.sync()
@@ -157,7 +162,7 @@ def save(session: Session, state: TrainState, env_steps: int, held: list[str] | 
 
 
 def save_run(run: Run, state: TrainState, env_steps: int, kept: int, held: list[str] | None = None) -> None:
-    """A checkpoint of one run, of the state of all lanes."""
+    """Saves a checkpoint of one run; `state` has the lanes of all runs."""
     note = {"config": to_dict(run.config), checkpoint.SCORE: run.score, "environment": rundir.versions()}
     lanes, worlds = run.lanes or slice(0, run.config.seeds), run.config.parallel_worlds
     beside = {} if held is None else {WORLDS: held[lanes.start * worlds : lanes.stop * worlds]}
@@ -165,7 +170,7 @@ def save_run(run: Run, state: TrainState, env_steps: int, kept: int, held: list[
 
 
 def save_fault(session: Session, fault: WorldFault) -> None:
-    """A checkpoint of what was reached when a simulator broke off, if it is told."""
+    """Saves the state that was reached when a simulator failed, if the fault has it."""
     if fault.state is not None:
         save(session, fault.state, int(fault.state.counts.env_steps[0]))
 
@@ -173,7 +178,7 @@ def save_fault(session: Session, fault: WorldFault) -> None:
 def report_or_save(
     session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool
 ) -> list[runlog.Row]:
-    """`report_epoch`; should a simulator break off in the evaluation, what was reached is saved first."""
+    """`report_epoch`; if a simulator fails during the evaluation, the state is saved first."""
     try:
         return report_epoch(session, state, horizon, metrics, evaluated)
     except WorldFault as fault:
@@ -185,7 +190,7 @@ def report_or_save(
 def report_epoch(
     session: Session, state: TrainState, horizon: int, metrics: dict[str, Any], evaluated: bool
 ) -> list[runlog.Row]:
-    """Evaluates if asked to, writes one row per seed of each run, shows them; returns the rows."""
+    """Evaluates if `evaluated`, writes one row per seed of each run, and shows them; returns the rows."""
     found, written = {}, []
     if evaluated and session.going():
         evaluate = session.stop.wait(session.compiled.evaluate)
@@ -208,7 +213,10 @@ def report_epoch(
 
 
 def look_for_faults(session: Session, state: TrainState, report: Report | None, horizon: int) -> None:
-    """Says what was not finite in an epoch, run by run. Raises `NonFinite` if that is to stop, or gives the run up."""
+    """Reports non-finite numbers of an epoch, run by run.
+
+    If the settings say to stop, it raises `NonFinite`, or gives up the run if others can continue.
+    """
     fault = jax.tree.map(np.asarray, state.fault)
     for run in session.going():
         metrics, health = ({}, None) if report is None else run.of(report)
@@ -226,22 +234,22 @@ def look_for_faults(session: Session, state: TrainState, report: Report | None, 
 def _judge(
     run: Run, found: list[faults.Found], state: TrainState, metrics: dict[str, Any], horizon: int, view: Progress
 ) -> None:
-    """Says what was found in a run and dumps the first of each kind. Raises `NonFinite` if that is to stop."""
+    """Reports the faults of a run and dumps the first of each kind. Raises `NonFinite` if the settings say to stop."""
     for each in sorted(found, key=lambda f: not f.stops):
         if each.kind in run.dumped and not each.stops:
             continue
         run.dumped.add(each.kind)
         where = ""
-        if distributed.count() == 1:  # of several processes none has the whole state
+        if distributed.count() == 1:  # with several processes, none has the whole state
             path = faults.dump(run.directory, each, run.config, run.of(state), horizon, metrics)
             where = f" ({path} has the details)"
         if each.stops:
             raise faults.NonFinite(f"{each.what}{where}", each.brief)
-        view.say(f"  {each.what}; said once{where}", "yellow")
+        view.say(f"  {each.what}; reported once{where}", "yellow")
 
 
 def note_status(run: Run, state: str, reason: str = "") -> None:
-    """Notes in a run's directory how it is with it, and the last step that is saved."""
+    """Writes the status of a run and its last saved step into its directory."""
     if not distributed.leads():
         return
     good = checkpoint.steps(run.checkpoints)
@@ -249,5 +257,5 @@ def note_status(run: Run, state: str, reason: str = "") -> None:
 
 
 def kept_of(runs: list[Run]) -> int:
-    """How many checkpoints stay: of several runs two at least, so that there is always a step that all have saved."""
+    """How many checkpoints to keep: at least two with several runs, so that all always have a saved step in common."""
     return runs[0].config.checkpoints_kept if len(runs) == 1 else max(2, runs[0].config.checkpoints_kept)

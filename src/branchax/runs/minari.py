@@ -1,4 +1,4 @@
-"""Datasets of Minari's (https://minari.farama.org), by their names. The package is imported when one is read."""
+"""Reads Minari datasets (https://minari.farama.org) by name. The package is imported when one is read."""
 
 from __future__ import annotations
 
@@ -10,12 +10,14 @@ from branchax.errors import ConfigError, nearest
 
 
 def read(name: str) -> dict[str, np.ndarray]:
-    """The transitions of a dataset that Minari keeps on this machine, as `dataset.read` has them, N in all.
+    """The N transitions of a local Minari dataset, in the form of `dataset.read`.
 
-    Actions come out as worlds take them: of a Box scaled from its bounds to [-1, 1], of a Discrete counted from 0.
+    Actions are converted to those of worlds: Box actions are scaled from their bounds to [-1, 1], and Discrete actions
+    are numbered from 0.
 
     Raises:
-      ConfigError: Minari is not installed, has no such dataset here, or it has other than vectors of numbers.
+      ConfigError: Minari is not installed, has no such dataset here, or the dataset has other spaces than a Box of
+        observations and a Box or Discrete of actions.
     """
     try:
         import minari
@@ -26,7 +28,7 @@ def read(name: str) -> dict[str, np.ndarray]:
         ) from error
     try:
         found = minari.load_dataset(name)
-    except Exception as error:  # Minari raises whatever its storage does
+    except Exception as error:  # Minari passes on any error of its storage
         near = nearest(name, minari.list_local_datasets())
         raise ConfigError(
             f"dataset: minari:{name} is not on this machine{near}; `minari download {name}` fetches it ({error})"
@@ -46,7 +48,7 @@ def read(name: str) -> dict[str, np.ndarray]:
 
 
 def _rows(episode: Any) -> dict[str, np.ndarray]:
-    """The transitions of one episode, [T, ...] each; its last row is marked, whoever cut it."""
+    """The transitions of one episode, [T, ...] each; the last row is always marked as terminated or truncated."""
     obs = np.asarray(episode.observations)
     obs = obs.reshape(len(obs), -1)
     terminated, truncated = (np.array(x, bool) for x in (episode.terminations, episode.truncations))
@@ -57,7 +59,7 @@ def _rows(episode: Any) -> dict[str, np.ndarray]:
 
 
 def _to_actuators(action: np.ndarray, space: Any, name: str) -> np.ndarray:
-    """Actions of a Box [N, ...] -> [N, A] in [-1, 1], those of a Discrete [N] counted from 0."""
+    """Box actions [N, ...] -> [N, A] in [-1, 1]; Discrete actions [N] -> numbers from 0."""
     if hasattr(space, "start"):
         return action - space.start
     low, high = (np.asarray(x, float).ravel() for x in (space.low, space.high))

@@ -1,4 +1,4 @@
-"""What the runs in some folders are and how they stand: a line each, from their files alone."""
+"""A summary of runs: one line each, read only from their files."""
 
 from __future__ import annotations
 
@@ -12,22 +12,20 @@ from branchax.config import decisive
 from branchax.runs import lock, rundir, runlog
 from branchax.runs.comparing import TOLD_BY, told_apart
 
-ASIDE = ("world", "seed", "seeds", "env_steps")  # settings that have a column of their own, or are in a run's name
+ASIDE = ("world", "seed", "seeds", "env_steps")  # settings with their own column, or in a run's name
 
 
 class Line(NamedTuple):
-    """A run."""
+    """The summary of a run."""
 
     directory: Path
     world: str
-    state: (
-        str  # running, preempted, failed, done (`rundir.write_status`), or killed: it says that it runs, and does not
-    )
-    steps: int  # that it has done, and ...
-    wanted: int  # ... those that it was to do
+    state: str  # running, preempted, failed, done (`rundir.write_status`), or killed: "running", but without a process
+    steps: int  # done so far
+    wanted: int  # to do in total
     returned: float | None  # the mean over seeds at the last evaluation
-    seconds: float  # that it has worked
-    differs: str  # the settings that tell it from the others of its world and its kind of agent
+    seconds: float  # of training
+    differs: str  # the settings in which it differs from others with the same world and kind of agent
 
 
 def overview(directories: Sequence[Path]) -> list[Line]:

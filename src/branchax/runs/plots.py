@@ -17,7 +17,7 @@ from branchax.runs.comparing import Group, groups
 from branchax.runs.runlog import Row
 from branchax.runs.statistics import bootstrap, interquartile_mean
 
-# Okabe and Ito's colours, told apart with any kind of colour vision; dashes help in print.
+# Okabe and Ito's colours, which people with any kind of colour vision can tell apart; dashes help in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 DASHES = ("-", "--", "-.", ":")
 
@@ -26,7 +26,7 @@ class Line(NamedTuple):
     """One quantity of a group."""
 
     x: np.ndarray  # [T]
-    seeds: np.ndarray  # [K, T], of the seeds that have it; NaN before a seed's first value and after its last
+    seeds: np.ndarray  # [K, T], of the seeds with this quantity; NaN before a seed's first value and after its last
     middle: np.ndarray  # [T], the interquartile mean
     low: np.ndarray  # [T], of its bootstrap interval
     high: np.ndarray  # [T]
@@ -40,9 +40,9 @@ def curve(
 ) -> None:
     """Draws evaluation return, and model error where there is one, over env steps (or `seconds`); writes a PNG.
 
-    Runs that differ in their seeds alone are one curve: their interquartile mean, a band for its 95 % bootstrap
-    interval (`statistics`) and a thin line per seed. A single seed has a band of ± 1 standard deviation over its
-    evaluation episodes instead. Each world has a panel of its own. `say` hears what `comparing.groups` says.
+    Runs that differ only in their seeds form one curve: their interquartile mean, a band for its 95 % bootstrap
+    interval (`statistics`) and a thin line per seed. For a single seed, the band is ± 1 standard deviation over its
+    evaluation episodes. Each world has its own panel. `say` gets the messages of `comparing.groups`.
     """
     found = groups([Path(d) for d in run_dirs], say)
     worlds = list(dict.fromkeys(group.world for group in found))
@@ -69,9 +69,9 @@ def _rows(found: list[Group]) -> list[Row]:
 
 
 def _panel(axes: list[Axes], found: list[Group], seconds: bool, heading: str) -> None:
-    """The groups of one world: returns on the first axes, and the model's error on the second, if there is one.
+    """Draws the groups of one world: returns on the first axes, and the model's error on the second, if there is one.
 
-    The `heading` says which world, where there are several panels.
+    The `heading` names the world if there are several panels.
     """
     for i, group in enumerate(found):
         look = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
@@ -83,7 +83,7 @@ def _panel(axes: list[Axes], found: list[Group], seconds: bool, heading: str) ->
         axes[0].set_title(as_text(heading), fontsize=12, loc="left")
         if axes[0].lines:
             axes[0].legend(frameon=False, fontsize=9, loc="best")
-    else:  # above the curves: there is no free corner among many
+    else:  # above the curves: many curves leave no free corner
         bands = f"{INTERVAL}, thin: each seed" if max(len(group.seeds) for group in found) > 1 else EPISODES
         axes[0].legend(
             frameon=False,
@@ -111,8 +111,9 @@ def _panel(axes: list[Axes], found: list[Group], seconds: bool, heading: str) ->
 def line(group: Group, what: str, seconds: bool = False) -> Line | None:
     """A metric of a group over env steps or seconds, each seed as far as it has come; None when no row has it.
 
-    Between its rows a seed's curve is read off: over env steps at each that any seed has, over seconds, which differ
-    from seed to seed, at as many times from when all had begun to the end.
+    The curve of a seed is interpolated between its rows. Over env steps, it is read at each step that any seed has.
+    Seconds differ from seed to seed, so there it is read at evenly spaced times: as many as the longest seed has rows,
+    from the time when all seeds had begun to the end.
     """
     found = [rows for rows in ([row for row in rows if row.get(what) is not None] for rows in group.seeds) if rows]
     if not found:
@@ -130,7 +131,7 @@ def line(group: Group, what: str, seconds: bool = False) -> Line | None:
 
 
 def _middle(values: np.ndarray) -> np.ndarray:
-    """The interquartile mean of seeds [K, T] and its interval, of those that there are at each time: [3, T]."""
+    """The interquartile mean and its interval [3, T] over the seeds [K, T] that have a value at each time."""
     there = ~np.isnan(values)
     found = np.full((3, values.shape[1]), np.nan)
     for seeds in np.unique(there, axis=1).T:
@@ -146,7 +147,7 @@ def _middle(values: np.ndarray) -> np.ndarray:
 def add(
     axes: Axes, group: Group, what: str, look: dict[str, Any], seconds: bool = False, name: str | None = None
 ) -> None:
-    """Middle, seeds (thin) and (when there is a `name` to say what it is) the band of one group."""
+    """Draws the middle and the seeds (thin) of one group; also the band, if there is a `name` for the legend."""
     found = line(group, what, seconds)
     if found is None:
         return
@@ -158,7 +159,7 @@ def add(
         spread = [row.get(runlog.RETURN_SPREAD) or 0.0 for row in mine]
         low, high = found.middle - spread, found.middle + spread
     if name is not None:
-        # Among several curves the legend has no room for a line per band: its title says what they are.
+        # With several curves, the legend has no room for one line per band: its title explains the bands.
         band = None if name else INTERVAL if many else EPISODES
         axes.fill_between(found.x, low, high, color=look["color"], alpha=0.18, linewidth=0, label=band)
     centre = f"interquartile mean of {len(found.seeds)} seeds" if many else f"seed {mine[0]['seed']}"
@@ -176,19 +177,19 @@ def add(
 
 
 def as_text(label: str) -> str:
-    """A label as Matplotlib shows it whatever is in it: dollars begin no formula, and an underscore hides nothing."""
+    """Escapes a label for Matplotlib, where dollar signs start a formula and a leading underscore hides the label."""
     shown = label.replace("$", r"\$")
     return f" {shown}" if shown.startswith("_") else shown
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a PNG, and its folder if it is not there."""
+    """Writes a PNG; makes its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)
 
 
 def tidy(axes: Axes, label: str) -> None:
-    """The look of all panels, and what their height is."""
+    """Sets the style of a panel and the label of its y axis."""
     axes.set_ylabel(label)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="0.9", linewidth=0.8)

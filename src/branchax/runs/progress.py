@@ -1,10 +1,10 @@
-"""What a run shows: plain lines that stay, and on a terminal two live lines below them, which fit 80 columns.
+"""The terminal output of a run: plain lines that stay, and in a terminal two live lines below, up to 80 columns wide.
 
     ⠋ training ━━━━╌╌╌╌╌╌ 1,750/4,000 env steps · 1:32 left · 24 steps/s
       return 812.3 ▁▁▂▅▇█▇ · model error 0.0123 · horizon 5
 
-The first says how far the work is, the second what has come of it: the bars beside the return are the evaluations that
-led to it, from the lowest to the highest of them.
+The first line shows the progress, the second the results. The bars next to the return are the latest evaluations,
+scaled from the lowest to the highest of them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from rich.text import Text
 from branchax.config import Config
 from branchax.runs.runlog import LENGTH, MODEL_ERROR, RETURN, RETURN_SPREAD, Row, clock
 
-RECENT = 3  # epochs that the speed is measured over
+RECENT = 3  # the speed is measured over so many epochs
 BAR = 10  # cells
-TREND = 12  # evaluations whose returns are drawn
+TREND = 12  # number of evaluations to draw
 LEVELS = "▁▂▃▄▅▆▇█"
 
 
 class Progress:
-    """The display of one run; a context manager. Everything it is told is a fact, it decides only how to show it."""
+    """The display of one run; a context manager. Its methods receive facts, and it only decides how to show them."""
 
     def __init__(
         self, config: Config, console: Console | None = None, now: Callable[[], float] = time.perf_counter
@@ -49,7 +49,7 @@ class Progress:
         self._env_steps = 0
         self._compiling: list[str] = []
         self._name = ""  # of the run that spoke last, among several
-        self._returns: dict[str, list[float]] = {}  # not changed but replaced: another thread draws the live lines
+        self._returns: dict[str, list[float]] = {}  # lists are replaced, not changed: another thread draws them
         self._model_error: float | None = None
         self._horizon = 0
         self._recent: deque[tuple[int, float]] = deque(maxlen=RECENT + 1)  # empty until training begins
@@ -67,40 +67,43 @@ class Progress:
         self._live.stop()
 
     def say(self, text: str, style: str = "") -> None:
-        """A line that stays."""
+        """Prints a line that stays."""
         self._console.print(text, style=style, markup=False)
         self._console.file.flush()
 
     def phase(self, name: str) -> None:
-        """Names what is being done from now on."""
+        """Sets the name of the current phase."""
         self._phase = name
         if not self._compiling:
             self._since = self._now()
 
     def finished(self, what: str, seconds: float) -> None:
-        """Something that comes before training is over, and how long it took."""
+        """Reports that a step before training has ended, and how long it took."""
         self.say(f"  {what} in {seconds:.1f} s", style="dim")
 
     def compiling(self, what: str) -> None:
-        """A function is being compiled, beside whatever else goes on, until `compiled` says otherwise."""
+        """Starts to show that a function is being compiled, until `compiled` is called."""
         if not self._compiling:
             self._since = self._now()
         self._compiling.append(what)
 
     def compiled(self, what: str, seconds: float) -> None:
-        """The function is ready."""
+        """Reports that a function is compiled."""
         self._compiling.remove(what)
         self.finished(f"compiled {what}", seconds)
 
     def began(self, env_steps: int) -> None:
-        """Training starts (again) here; the speed is measured from now on."""
+        """Marks the start of training (again); the speed is measured from now on."""
         self._env_steps = env_steps
         self._recent = deque([(env_steps, self._now())], maxlen=RECENT + 1)
 
     def advanced(self, rows: list[Row], name: str = "") -> None:
-        """One epoch is over, for all seeds of the run, `name` among several. Prints a line if it was evaluated."""
+        """Reports the end of an epoch for all seeds of a run. `name` is the run's, if there are several runs.
+
+        Prints a line if the epoch was evaluated.
+        """
         self._env_steps, self._name, self._horizon = clock(rows[0]), name, rows[0]["horizon"]
-        if self._recent and self._env_steps > self._recent[-1][0]:  # the first run to say so
+        if self._recent and self._env_steps > self._recent[-1][0]:  # only the first run to report
             self._recent.append((self._env_steps, self._now()))
         self._model_error = _mean(rows, MODEL_ERROR)
         if RETURN not in rows[0]:
@@ -126,7 +129,7 @@ class Progress:
         )
 
     def _lines(self) -> Table:
-        """The live lines; in each, what matters least comes last, where a narrow terminal cuts it off."""
+        """The live lines. In each, the least important part is last, because a narrow terminal cuts it off."""
         lines = Table.grid(padding=(0, 1))
         lines.add_row(Spinner("dots", style="cyan"), _joined(self._work()))
         if found := self._found():
@@ -134,7 +137,7 @@ class Progress:
         return lines
 
     def _work(self) -> list[str]:
-        """What is being done, how far it is, how long it will take."""
+        """The current phase, the progress, and the time left."""
         now, total = self._now(), self._config.env_steps
         doing = f"compiling {', '.join(self._compiling)}" if self._compiling else self._phase
         if self._compiling or not self._env_steps:
@@ -151,7 +154,7 @@ class Progress:
         return parts
 
     def _found(self) -> list[str]:
-        """What has come of it: the return and where it goes, the model's error, the horizon of rollouts."""
+        """The results so far: the return and its trend, the model's error, the horizon of rollouts."""
         parts, returns = [], self._returns.get(self._name)
         if returns:
             trend = f" {sparkline(returns)}" if len(returns) > 1 else ""
@@ -162,8 +165,8 @@ class Progress:
 
 
 def called() -> str:
-    """How this command line is called from here, so that what is advised can be pasted: `branchax`, if it is found by
-    its name, or as it was called, such as `.venv/bin/branchax`."""
+    """How to call this command line, so that suggested commands can be pasted: `branchax` if it is on the PATH,
+    otherwise the path by which it was called, such as `.venv/bin/branchax`."""
     if shutil.which("branchax"):
         return "branchax"
     this = Path(sys.argv[0])
@@ -195,7 +198,7 @@ def _mean(rows: list[Row], name: str) -> float | None:
 
 
 def number(value: float | None) -> str:
-    """The digits that matter, in whatever units."""
+    """A number as text, rounded to the digits that matter."""
     if value is None or not np.isfinite(value):
         return "-" if value is None else "nan"
     if abs(value) >= 1e6:
@@ -204,7 +207,7 @@ def number(value: float | None) -> str:
 
 
 def elapsed(seconds: float) -> str:
-    """Minutes and seconds, and hours where there are any: `1:05`."""
+    """Minutes and seconds, with hours if needed: `1:05`."""
     whole = int(seconds)
     hours, minutes = whole // 3600, whole // 60 % 60
     return f"{hours}:{minutes:02d}:{whole % 60:02d}" if hours else f"{minutes}:{whole % 60:02d}"

@@ -1,4 +1,4 @@
-"""What a run has saved, read back: its state to go on from, and the rows that it has collected."""
+"""Reads what a run has saved: the state to continue from, and the transitions that it has collected."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
     Args:
       directory: the run's directory.
       step: one of `checkpoint.steps(directory / "checkpoints")`.
-      config: the settings to go on with; the replay buffer may have become larger since the state was saved.
-      template: the shapes of the state under `config`, leading axis K, and (if they say it) where it shall lie.
+      config: the settings to continue with; the replay buffer may have become larger since the state was saved.
+      template: the shapes of the state under `config`, leading axis K, with shardings if it has a given layout.
     """
     saved = from_dict(Config, checkpoint.note(directory / rundir.CHECKPOINTS, step)["config"])
     if saved.replay_capacity != config.replay_capacity:
         before, after = saved.replay_capacity, config.replay_capacity
-        raise ConfigError(f"replay_capacity: {before} -> {after} is not possible for a run that goes on")
+        raise ConfigError(f"replay_capacity: {before} -> {after} is not possible for a resumed run")
     folder = directory / rundir.CHECKPOINTS
     capacity = next(
         x.shape[1] for name, x in checkpoint.shapes_of(folder, step).items() if name.startswith("real.data")
@@ -53,7 +53,7 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
 
 
 def load_all(runs: Sequence[tuple[Path, Config]], step: int, template: TrainState) -> TrainState:
-    """The states of several runs (directory, settings), lane after lane; `template` says where they shall lie."""
+    """The states of several runs (directory, settings), lane after lane, with the shardings of `template`."""
     if len(runs) == 1:
         return load(runs[0][0], step, runs[0][1], template)
     seeds = runs[0][1].seeds
@@ -67,7 +67,7 @@ def restore(
 ) -> tuple[Config, TrainState]:
     """The config and the state of a run's last good checkpoint, or of the one after `step` env steps.
 
-    `say` hears of checkpoints that are passed over. Raises as `collected` does.
+    `say` is told of checkpoints that are skipped. Raises the same errors as `collected`.
     """
     rundir.load_config(directory)
     rundir.find_modules(directory)
@@ -87,11 +87,11 @@ def restore(
 
 
 def collected(directory: str | Path, say: Callable[[str], Any] = warnings.warn) -> Transition:
-    """The real transitions in a run's last checkpoint, seed after seed and world after world, oldest first; NumPy
-    arrays [N, ...]. Those that are not followed by the next one of their episode are marked as truncated.
+    """The real transitions in a run's last checkpoint: NumPy arrays [N, ...], seed after seed and world after world,
+    oldest first. A transition is marked as truncated if the next row does not continue its episode.
 
     Raises:
-      ConfigError: when the directory holds no run, or nothing was saved in it yet.
+      ConfigError: when the directory holds no run, or no checkpoint yet.
       CheckpointError: when the checkpoint cannot be read.
     """
     config, state = restore(Path(directory), say)
@@ -105,7 +105,7 @@ def collected(directory: str | Path, say: Callable[[str], Any] = warnings.warn) 
 
 
 def fill(state: TrainState, data: Transition) -> TrainState:
-    """A state whose seeds' replay buffers hold a dataset [N, ...], the latest rows if there is no room for all."""
+    """Fills the replay buffer of each seed with a dataset [N, ...]; only its last rows if there is no room for all."""
     room = jax.tree.leaves(state.real.data)[0].shape[1]
     rows = Row(jax.tree.map(lambda x: jnp.asarray(x[-room:]), data))
     add = jax.vmap(lambda ring: replay.add(ring, rows))
@@ -113,7 +113,7 @@ def fill(state: TrainState, data: Transition) -> TrainState:
 
 
 def _grow(ring: Ring, capacity: int) -> Ring:
-    """The ring with room for `capacity` rows, for one that has not yet written over its oldest row."""
+    """Enlarges a ring to `capacity` rows. It must not have overwritten its oldest row yet."""
     room = capacity - jax.tree.leaves(ring.data)[0].shape[0]
     data = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros((room, *x.shape[1:]), x.dtype)]), ring.data)
-    return Ring(data, jnp.copy(ring.size), ring.size)  # a copy: the epoch is donated each of them
+    return Ring(data, jnp.copy(ring.size), ring.size)  # a copy, because each array is donated to the epoch

@@ -1,15 +1,15 @@
-"""The directory of a run, and what lies in it.
+"""The directory of a run and its files.
 
 config.json         every setting, as it was resolved
-command.txt         the commands that worked on this run, one a line
+command.txt         the commands that trained this run, one per line
 environment.json    versions, device, platform and commit
 status.json         running, preempted, failed or done, and the last good checkpoint
 metrics.jsonl       one row per epoch and seed
 tb/                 the same for TensorBoard
 wandb/              the same for Weights & Biases, with `--wandb`
 checkpoints/N/      the whole train state after N env steps (the newest, `checkpoints_kept` of them)
-faults/             what was not finite, for `branchax doctor`
-evaluations/N.json  what `branchax evaluate` measured after N env steps, each time
+faults/             details of non-finite numbers, for `branchax doctor`
+evaluations/N.json  all results of `branchax evaluate` after N env steps
 plots/              learning_curve.png
 """
 
@@ -36,14 +36,14 @@ from branchax.runs import lock
 STATUS, FAULTS, TENSORBOARD, WANDB = "status.json", "faults", "tb", "wandb"
 CONFIG, COMMAND, ENVIRONMENT, METRICS = "config.json", "command.txt", "environment.json", "metrics.jsonl"
 CHECKPOINTS, EVALUATIONS, CURVE = "checkpoints", "evaluations", "plots/learning_curve.png"
-FOUND_IN = "found_in"  # in `ENVIRONMENT`: the folders in which the modules of one's own parts were found, by field
+FOUND_IN = "found_in"  # in `ENVIRONMENT`: the folder of the module of each user-defined part, by field
 PACKAGES = ("branchax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "brax", "mujoco", "gymnasium", "numpy")
-# Where these differ, floats can.
+# If these differ, floats can differ, too.
 DECISIVE = ("jax", "jaxlib", "brax", "mujoco", "device", "device_count", "cpu", "xla_flags")
 
 
 def check_writable(directory: Path) -> None:
-    """Raises `ConfigError` unless files can be written in the directory, or where it is going to be made."""
+    """Raises `ConfigError` unless files can be written in the directory, or where it will be made."""
     there = next(p for p in (directory, *directory.absolute().parents) if p.exists())
     try:
         if not there.is_dir():
@@ -55,17 +55,18 @@ def check_writable(directory: Path) -> None:
 
 
 def admit(directory: Path, config: Config, force: bool = False) -> list[str]:
-    """Whether a run of `config` may begin in a directory, or go on there; nothing is written.
+    """Checks that a run of `config` may start or continue in a directory; writes nothing.
 
     Returns:
-      The settings that differ from those of the run that goes on, each as "name old -> new".
+      The settings that differ from those of the existing run, each as "name old -> new".
 
     Raises:
-      ConfigError: when something else lies there, or a run with settings that may not change, unless `force` is set.
+      ConfigError: when the directory holds other files, or a run with settings that may not change, unless `force` is
+        set.
     """
     check_writable(directory)
     if not (directory / CONFIG).exists():
-        ours = {lock.FILE, lock.OWNER, f"{CONFIG}.tmp"}  # of a run that was killed before it began
+        ours = {lock.FILE, lock.OWNER, f"{CONFIG}.tmp"}  # left by a run that was killed before it began
         if directory.is_dir() and {path.name for path in directory.iterdir()} - ours:
             raise ConfigError(f"run: {directory} is not empty and holds no run; name another directory")
         return []
@@ -73,14 +74,14 @@ def admit(directory: Path, config: Config, force: bool = False) -> list[str]:
     if refused and not force:
         raise ConfigError(
             f"run: {directory} holds a run of other settings: {'; '.join(refused)}; name another directory, or add"
-            f" --force to go on with these (allowed without it: {', '.join(RESUMABLE)}, and a larger env_steps)"
+            f" --force to continue with these (allowed without it: {', '.join(RESUMABLE)}, and a larger env_steps)"
         )
     return allowed + refused
 
 
 @contextlib.contextmanager
 def opened(directory: Path) -> Iterator[None]:
-    """Makes the directory, holds its lock, and takes away again what was made and stayed empty."""
+    """Makes the directory and holds its lock; afterwards removes the folders that it made and that are still empty."""
     made = [path for path in (directory, *directory.parents) if not path.exists()]
     directory.mkdir(parents=True, exist_ok=True)
     try:
@@ -94,9 +95,10 @@ def opened(directory: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed(stem: Path) -> Iterator[Path]:
-    """Makes `<stem>_<n>`, with the first `n` that nobody has, and takes away again what was made and stayed empty.
+    """Makes `<stem>_<n>` with the first free `n`; afterwards removes the folders that it made and that are still empty.
 
-    It is made at once, so that of runs that start together each gets its own. Raises `ConfigError` when it cannot be.
+    The folder is made immediately, so that runs that start at the same time get different ones. Raises `ConfigError`
+    when it cannot be made.
     """
     check_writable(stem.parent)
     made = [path for path in (stem.parent, *stem.parent.parents) if not path.exists()]
@@ -126,18 +128,18 @@ def _next(stem: Path) -> Path:
 
 
 def load_config(directory: Path) -> Config:
-    """The settings of a run. Raises `ConfigError` when the directory holds none that can be read."""
+    """The settings of a run. Raises `ConfigError` when the directory holds no readable settings."""
     if not (directory / CONFIG).is_file():
         raise ConfigError(f"run: {directory} holds no run ({CONFIG} is missing)")
     return read(directory / CONFIG)
 
 
 def write_status(directory: Path, state: str, step: int | None, reason: str = "") -> None:
-    """Says how a run is doing.
+    """Writes the status of a run.
 
     Args:
       directory: the run's directory.
-      state: `running`, `preempted` (asked to end; goes on when started again), `failed` or `done`.
+      state: `running`, `preempted` (asked to stop; continues when started again), `failed` or `done`.
       step: of the last good checkpoint.
       reason: why it ended.
     """
@@ -146,7 +148,7 @@ def write_status(directory: Path, state: str, step: int | None, reason: str = ""
 
 
 def status(directory: Path) -> dict[str, Any]:
-    """What `write_status` wrote last; empty when that is nothing, or cannot be read."""
+    """What `write_status` wrote last; empty if there is nothing, or it cannot be read."""
     try:
         found = json.loads((directory / STATUS).read_text(encoding="utf-8"))
         return found if isinstance(found, dict) else {}
@@ -155,12 +157,12 @@ def status(directory: Path) -> dict[str, Any]:
 
 
 def is_done(directory: Path) -> bool:
-    """Whether the run in a directory has come to its end."""
+    """Whether the run in a directory is finished."""
     return status(directory).get("state") == "done"
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Writes a JSON file that is either the old one or the new one, whenever the process ends."""
+    """Writes a JSON file atomically: if the process is killed, the file is either the old or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(path.name + ".tmp")
     try:
@@ -173,7 +175,7 @@ def write_json(path: Path, data: Any) -> None:
 
 
 def sync(path: Path) -> None:
-    """Returns once a file or a folder is on the disk."""
+    """Waits until a file or a folder is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -182,7 +184,10 @@ def sync(path: Path) -> None:
 
 
 def record(directory: Path, config: Config, command: str) -> list[str]:
-    """Writes what this run is made of. Returns the decisive differences to the machine that began it."""
+    """Writes the settings, the command and the environment of a run.
+
+    Returns the decisive differences from the machine that began it.
+    """
     write_json(directory / CONFIG, to_dict(config))
     if command:
         with (directory / COMMAND).open("a", encoding="utf-8") as file:
@@ -197,9 +202,9 @@ def record(directory: Path, config: Config, command: str) -> list[str]:
 
 
 def find_modules(directory: Path) -> None:
-    """Has Python look for the modules of the run's own parts where they were when it began.
+    """Lets Python find the modules of the run's user-defined parts in the folders where they were when it began.
 
-    Raises `ConfigError` as `outside.look_for` does.
+    Raises `ConfigError` like `outside.look_for`.
     """
     try:
         folders = json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8")).get(FOUND_IN, {})
@@ -211,7 +216,7 @@ def find_modules(directory: Path) -> None:
 
 
 def differences(directory: Path, now: dict[str, Any]) -> list[str]:
-    """Where the machine that began a run differs from this one (`environment()`) so that floats can, too."""
+    """The differences between the machine that began a run and this one (`environment()`) that can change floats."""
     try:
         begun = json.loads((directory / ENVIRONMENT).read_text(encoding="utf-8"))
         return [f"{name} {begun.get(name)} -> {now[name]}" for name in DECISIVE if begun.get(name) != now[name]]
@@ -220,7 +225,7 @@ def differences(directory: Path, now: dict[str, Any]) -> list[str]:
 
 
 def environment() -> dict[str, Any]:
-    """Versions, device, platform and (in a checkout) the commit, with a `+` when files differ from it."""
+    """Versions, device, platform and (in a checkout) the commit, with a `+` if there are uncommitted changes."""
     import jax  # not above: the command line refuses bad settings before it loads JAX
 
     device = jax.devices()[0]
@@ -238,12 +243,12 @@ def environment() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str | None]:
-    """The versions of the packages that numbers come from; `None` for those that are not installed."""
+    """The versions of the packages that affect results; `None` for those that are not installed."""
     return {name: _version(name) for name in PACKAGES}
 
 
 def _version(package: str) -> str | None:
-    import importlib.metadata  # not above: it takes a while, and `--help` loads this module
+    import importlib.metadata  # not above: slow to import, and `--help` loads this module
 
     try:
         return importlib.metadata.version(package)

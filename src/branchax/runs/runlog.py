@@ -1,8 +1,8 @@
-"""`metrics.jsonl`: one JSON object a row, one row per epoch and seed, flushed as it is written.
+"""`metrics.jsonl`: one JSON object per line, one row per epoch and seed, flushed after each write.
 
 Every row has `seed`, `env_steps`, `model_steps`, `updates`, `epoch`, `wall_s`, `horizon` and the epoch's metrics
 ("part/what"); after an evaluation it also has `eval/return_mean`, `eval/return_std` and `eval/length_mean`. Numbers
-that are not finite are written as `null`. Offline, `env_steps` is 0 and `offline_steps` is how far the schedule is.
+that are not finite are written as `null`. Offline, `env_steps` is 0 and `offline_steps` is the step in the schedule.
 """
 
 from __future__ import annotations
@@ -23,23 +23,23 @@ RETURN = "eval/return_mean"
 RETURN_SPREAD = "eval/return_std"
 LENGTH = "eval/length_mean"
 MODEL_ERROR = "model/holdout_error"
-OFFLINE = "offline_steps"  # of a run that takes no env steps: how far its schedule is
-SKIPPED = ("seed", "env_steps", OFFLINE)  # what curves are drawn over or by, so that they are none themselves
+OFFLINE = "offline_steps"  # the position in the schedule of a run without env steps
+SKIPPED = ("seed", "env_steps", OFFLINE)  # axes and labels of curves, not curves themselves
 
 Row = dict[str, Any]
 
 
 def clock(row: Row) -> int:
-    """How far a run was when it wrote a row: its env steps, or what stands for them offline."""
+    """How far a run was when it wrote a row: its env steps, or `offline_steps` in an offline run."""
     return row.get(OFFLINE, row["env_steps"])
 
 
 def plain(data: Any, digits: int | None = None, infinity: bool = False) -> Any:
-    """Makes data JSON-ready: arrays and NumPy's numbers become lists and Python's numbers, at any depth.
+    """Makes data JSON-ready: arrays and NumPy numbers become lists and Python numbers, at any depth.
 
     Args:
       data: numbers, arrays, text, `None`, and dictionaries and lists of these.
-      digits: so many significant ones stay of each float; by default all.
+      digits: number of significant digits to keep of each float; by default all.
       infinity: writes infinities as "inf" and "-inf". By default they are null, as NaN always is.
     """
     if isinstance(data, dict):
@@ -70,7 +70,7 @@ def rows_of(
 
 
 def read(path: Path) -> list[Row]:
-    """All rows. A last line that was cut off by a crash is left out.
+    """All rows. If a crash cut off the last line, it is left out.
 
     Raises:
       RunError: for a broken line before the last, with its number.
@@ -87,9 +87,9 @@ def read(path: Path) -> list[Row]:
 
 
 class Log:
-    """Appends rows to a file. With `keep`, the rows of later epochs are cut off first (they will be written again).
+    """Appends rows to a file. With `keep`, the rows of epochs after `keep` are removed first (they are written again).
 
-    Of several processes one `writes`; the others only read what is kept.
+    With several processes, only one `writes`; the others only read the kept rows.
     """
 
     def __init__(self, path: Path, keep: int | None = None, writes: bool = True) -> None:
@@ -107,12 +107,12 @@ class Log:
         self._file: TextIO = (path if writes else Path(os.devnull)).open("a", encoding="utf-8")
 
     def write(self, rows: Iterable[Row]) -> None:
-        """Appends the rows and hands them to the system at once."""
+        """Appends the rows and flushes them to the operating system."""
         self._file.write("".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
         self._file.flush()
 
     def sync(self) -> None:
-        """Returns once the rows are on the disk, where no loss of power reaches them."""
+        """Waits until the rows are on the disk, safe from a power failure."""
         if self._writes:  # the null device cannot be synchronised
             os.fsync(self._file.fileno())
 

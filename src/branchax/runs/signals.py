@@ -1,9 +1,10 @@
-"""SIGTERM, Ctrl-C and the like: the first asks a run to end well, a second Ctrl-C ends it at once.
+"""SIGTERM, Ctrl-C and similar signals: the first one asks a run to save and stop, a second Ctrl-C stops it immediately.
 
-SIGHUP says that the terminal is gone, SIGUSR1 is how schedulers warn; one that is ignored (`nohup`) stays so.
+SIGHUP means that the terminal is closed, and schedulers send SIGUSR1 as a warning. A signal that is ignored (`nohup`)
+stays ignored.
 
-Python runs a handler between two steps of the main thread only, so that thread must never wait in compiled code: it
-waits for futures (`wait`), which it does in short naps.
+Python runs signal handlers only between two steps of the main thread. So the main thread must never wait in compiled
+code: it waits for futures (`wait`), in short naps.
 """
 
 from __future__ import annotations
@@ -29,25 +30,25 @@ NAMES = {
 
 
 class Preempted(RunError):
-    """A run was asked to end before it was done; the same command goes on with it."""
+    """A run was asked to stop before it was done; the same command continues it."""
 
     exit_code = 75  # EX_TEMPFAIL: try again
 
 
 class Stop:
-    """What the signals ask for. Outside of `deferred` the first one raises `Preempted` where the main thread is."""
+    """Keeps track of signals. Outside `deferred`, the first one raises `Preempted` in the main thread."""
 
     def __init__(self, grace: float) -> None:
         self.asked = ""  # the name of the first signal
         self.grace = grace  # seconds
-        self.say: Callable[[str], Any] = lambda text: None  # hears, once, that a signal was heard and what follows
+        self.say: Callable[[str], Any] = lambda text: None  # called once, with a message about the first signal
         self._said = False
         self._since = 0.0
         self._deferring = False
 
     @contextlib.contextmanager
     def handled(self) -> Iterator[None]:
-        """Handles the signals, in the main thread; elsewhere they stay with whoever owns that thread."""
+        """Handles the signals. In another thread than the main one it does nothing."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -61,7 +62,7 @@ class Stop:
 
     @contextlib.contextmanager
     def deferred(self) -> Iterator[None]:
-        """The first signal only sets `asked`, and whoever runs this looks at it."""
+        """Inside, the first signal only sets `asked`; the caller has to check it."""
         self._deferring = True
         try:
             yield
@@ -69,7 +70,7 @@ class Stop:
             self._deferring = False
 
     def wait(self, future: concurrent.futures.Future) -> Any:
-        """The result of a future. Raises `Preempted` when a signal came and it is not there within the grace period."""
+        """Waits for the result of a future. Raises `Preempted` if the grace period after a signal ends before that."""
         while not concurrent.futures.wait([future], NAP).done:
             if self.asked and not self._said:
                 self._said = True

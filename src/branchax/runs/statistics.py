@@ -1,6 +1,6 @@
-"""The middle of several seeds, and how sure it is (Agarwal et al. 2021, arXiv:2108.13264).
+"""The interquartile mean over seeds and its confidence interval (Agarwal et al. 2021, arXiv:2108.13264).
 
-SciPy's statistics take a second to load, so they are imported where they are needed: by runs of several seeds.
+`scipy.stats` takes a second to load, so it is imported only where it is needed: for several seeds.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ CONFIDENCE = 0.95
 
 
 def interquartile_mean(values: Any, axis: int | None = 0) -> Any:
-    """The mean along an axis (`None`: of all) without the lowest and the highest quarter, rounded down.
+    """The mean along an axis (`None`: of all) without the lowest and the highest quarter of the values.
 
-    Of up to three seeds all count.
+    The number of dropped values is rounded down, so that up to three seeds all count.
     """
     from scipy import stats
 
@@ -27,13 +27,13 @@ def interquartile_mean(values: Any, axis: int | None = 0) -> Any:
 def bootstrap(statistic: Callable[..., Any], *groups: np.ndarray) -> tuple[Any, Any]:
     """The percentile interval (low, high) of `statistic(*groups)`.
 
-    Units are drawn with replacement along the first axis of each group [n, ...], each with all its values. That is
-    stratified: units of different groups, such as seeds of different worlds, are never drawn for each other. The draws
-    are the same each time. Of single units the interval is the statistic itself: nothing is known of their spread.
+    Units are drawn with replacement along the first axis of each group [n, ...], each with all its values. This is
+    stratified: a unit is only replaced by units of its own group, such as seeds of the same world. The draws are the
+    same each time. If each group has a single unit, the interval is the statistic itself, as the spread is unknown.
 
     Args:
-      statistic: of arrays like the groups. One that takes an `axis` is called once for many draws, with another axis
-        than the first, and then gives the groups' other axes; else it gives a number.
+      statistic: a function of arrays like the groups. If it takes an `axis`, it is called once for many draws with
+        another axis than the first, and returns the other axes of the groups; otherwise it returns a number.
       groups: one array for each argument of `statistic`.
     """
     if all(len(group) == 1 for group in groups):
@@ -47,7 +47,7 @@ def bootstrap(statistic: Callable[..., Any], *groups: np.ndarray) -> tuple[Any, 
         method="percentile",
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
-        batch=100,  # draws at a time, which bounds the memory
+        batch=100,  # draws at a time, to limit the memory
         rng=np.random.default_rng(0),
     )
     return found.confidence_interval.low, found.confidence_interval.high

@@ -1,10 +1,10 @@
-"""Where rows go beside `metrics.jsonl`: TensorBoard, Weights & Biases, or a place of your own.
+"""Loggers of metrics in addition to `metrics.jsonl`: TensorBoard, Weights & Biases, or your own.
 
-A place is a `Logger`. This one prints:
+Your own is a `Logger`. This one prints:
 
     branchax.Logger(write=lambda rows: print(rows[0]["env_steps"]), close=lambda: None)
 
-A row is what `metrics.jsonl` holds (`runlog`): a dictionary of one seed's numbers after one epoch.
+A row is one of `metrics.jsonl` (`runlog`): a dictionary of one seed's numbers after one epoch.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ ALLOWED = "allowed: wandb login, WANDB_MODE=offline or --no-wandb"
 
 
 class Logger(NamedTuple):
-    """A place that a run writes its rows to; what these functions raise ends the run."""
+    """A logger that a run writes its rows to. An exception in one of its functions ends the run."""
 
     write: Callable[[list[Row]], None]  # the rows of one epoch, one per seed
     close: Callable[[], None]  # once, after the last rows or a failure
 
 
 def all_of(loggers: Sequence[Logger]) -> Logger:
-    """One logger that hands everything on to several, in their order; none is fine."""
+    """One logger that calls several loggers in order; the list may be empty."""
 
     def write(rows: list[Row]) -> None:
         for logger in loggers:
@@ -51,17 +51,17 @@ def all_of(loggers: Sequence[Logger]) -> Logger:
 def open_curves(
     config: Config, directory: Path, rows: list[Row], say: Callable[[str], Any], loggers: Sequence[Logger] = ()
 ) -> Logger:
-    """Opens the places that the settings of a run ask for.
+    """Opens the loggers that the settings of a run ask for.
 
     Args:
-      config: the run's settings; `wandb` and `tensorboard` count.
+      config: the run's settings; only `wandb` and `tensorboard` matter here.
       directory: the run's directory.
-      rows: those that the run had written before, when it goes on.
-      say: hears where to look.
-      loggers: further places. They get what is written from now on.
+      rows: the rows that a resumed run wrote before.
+      say: called with a message about where to find the curves.
+      loggers: further loggers. They only get the rows that are written from now on.
 
     Raises:
-      ConfigError: as `open_wandb` does.
+      ConfigError: like `open_wandb`.
     """
     places = list(loggers)
     if config.wandb:
@@ -72,11 +72,11 @@ def open_curves(
 
 
 def open_tensorboard(directory: Path, rows: list[Row]) -> Logger:
-    """`directory/seed_N/`: the numbers of rows as TensorBoard reads them, over env steps; each write is at once there.
+    """Writes the numbers of rows for TensorBoard to `directory/seed_N/`, over env steps; each write is flushed.
 
-    The curves are written anew from `rows`, those of a run before it goes on, into a file that replaces the old one:
-    whatever a crash lost or left behind is gone, and there is one clean curve. The file begins with the mark of a
-    restart (what `purge_step` writes), so that a TensorBoard that is open drops what it had read, too.
+    The curves are first written again from `rows`, the earlier rows of a resumed run, into a file that replaces the old
+    one. So there is one clean curve, even after a crash. The file begins with a restart mark (as `purge_step` writes
+    it), so that an open TensorBoard also drops what it has read before.
     """
     from tensorboardX.event_file_writer import EventsWriter
     from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
@@ -112,14 +112,14 @@ def open_tensorboard(directory: Path, rows: list[Row]) -> Logger:
 
 
 def open_wandb(config: Config, directory: Path, rows: list[Row], say: Callable[[str], Any]) -> Logger:
-    """Weights & Biases: the numbers of rows, over env steps; one of its runs to a seed, grouped by directory.
+    """Sends the numbers of rows to Weights & Biases, over env steps: one W&B run per seed, grouped by directory.
 
-    `wandb/ids.json` in the run's directory keeps the ids of its runs, so that a resumed run continues in the same ones,
-    and `rows`, those that it had written before, are there, too. Where to (the account, `WANDB_PROJECT`,
-    `WANDB_ENTITY`) and how (`WANDB_MODE=offline`, then `wandb sync`) are W&B's own environment variables.
+    `wandb/ids.json` in the run's directory keeps the ids of the W&B runs, so that a resumed run continues in the same
+    ones. The earlier `rows` of a resumed run are there, too. W&B's own environment variables set the destination (the
+    account, `WANDB_PROJECT`, `WANDB_ENTITY`) and the mode (`WANDB_MODE=offline`, then `wandb sync`).
 
     Raises:
-      ConfigError: when it refuses to begin (a wrong account, no network).
+      ConfigError: when W&B cannot start (a wrong account, no network).
     """
     library: Any = importlib.import_module("wandb")
     path = directory / rundir.WANDB / "ids.json"
@@ -130,10 +130,10 @@ def open_wandb(config: Config, directory: Path, rows: list[Row], say: Callable[[
     def write(rows: list[Row]) -> None:
         for row in rows:
             run, step = runs[row["seed"]], clock(row)
-            if step >= run.step:  # what a resumed run has there already is the same, and left out
+            if step >= run.step:  # W&B already has the earlier rows of a resumed run, and they are the same
                 run.log(_numbers(row), step=step, commit=True)
 
-    def close() -> None:  # waits until everything is sent, or on the disk
+    def close() -> None:  # waits until everything is sent or on the disk
         for run in runs.values():
             run.finish()
 
@@ -143,13 +143,13 @@ def open_wandb(config: Config, directory: Path, rows: list[Row], say: Callable[[
             run = library.init(
                 id=ids.setdefault(str(seed), secrets.token_hex(4)),
                 resume="allow",
-                reinit="create_new",  # a run to each seed, all at once
+                reinit="create_new",  # one run per seed, all open at the same time
                 dir=directory,
                 project=None if library.Settings().project else PROJECT,
                 group=name,
                 name=f"{name}/seed_{seed}",
                 config=to_dict(config) | {"seed": seed},
-                allow_val_change=True,  # what may change when a run goes on
+                allow_val_change=True,  # some settings may change when a run is resumed
                 settings=library.Settings(silent=True, console="off"),  # the terminal is `Progress`'s
             )
         except library.Error as error:
@@ -158,35 +158,35 @@ def open_wandb(config: Config, directory: Path, rows: list[Row], say: Callable[[
         runs[seed] = run
         rundir.write_json(path, ids)
         say(f"  wandb      {f'wandb sync {Path(run.dir).parent} sends it' if run.offline else run.url}")
-        if new or not run.offline:  # a process that was killed may not have sent the last
+        if new or not run.offline:  # a killed process may not have sent its last rows
             write([row for row in rows if row["seed"] == seed])
     return Logger(write, close)
 
 
 def check_wandb() -> None:
-    """Raises `ConfigError` when W&B's package is missing, or has to send what it gets and knows no account for it.
+    """Raises `ConfigError` when W&B's package is missing, or when it is online and has no account.
 
-    Nothing is sent yet: whether the account is any good shows when the runs begin.
+    Nothing is sent yet: a wrong account is only noticed when the runs begin.
     """
     spec = importlib.util.find_spec("wandb")
-    if spec is None or spec.origin is None:  # the folder that W&B makes where it runs is no package
+    if spec is None or spec.origin is None:  # W&B's output folder looks like a package without an origin
         raise ConfigError("wandb: the package is not installed; allowed: pip install 'branchax[wandb]', or no --wandb")
     library: Any = importlib.import_module("wandb")
-    if library.run is not None:  # who calls has one of their own
+    if library.run is not None:  # the caller has an open W&B run
         return
-    try:  # it looks into its variables, its settings and netrc
+    try:  # it reads its environment variables, its settings and netrc
         library.setup(settings=library.Settings(silent=True))  # the terminal is `Progress`'s
         if library.setup().settings.mode in ("offline", "dryrun", "disabled"):
             return
         found = library.login(prompt=False, verify=False)
-    except (library.Error, ValueError) as error:  # such as a key of the wrong length, or a mode that there is not
+    except (library.Error, ValueError) as error:  # such as a key of the wrong length, or an unknown mode
         raise _refused(error) from error
     if not found:
         raise ConfigError(f"wandb: not logged in; {ALLOWED}")
 
 
 def _numbers(row: Row) -> dict[str, Any]:
-    """What curves are drawn of; numbers that are not finite (`None`) leave a gap."""
+    """The numbers to draw as curves; non-finite numbers (`None`) leave a gap."""
     return {name: x for name, x in row.items() if name not in SKIPPED and x is not None}
 
 

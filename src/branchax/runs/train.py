@@ -1,6 +1,6 @@
-"""A run's life, from its settings to its last epoch: take its directory, build, compile, begin or go on, loop.
+"""Trains a run from its settings to its last epoch: takes its directory, builds, compiles, starts or resumes, loops.
 
-The parts are modules of their own: `compiling`, `restoring` and, epoch after epoch, `loop`.
+Parts of it are in other modules: `compiling`, `restoring` and, for the epochs, `loop`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ GRACE = 20.0  # seconds that an epoch may take after a signal
 
 
 class Job(NamedTuple):
-    """Runs that are trained together, and what they are trained with."""
+    """Runs that are trained together, with everything that their training needs."""
 
     runs: list[Run]
     swept: Sequence[str]  # the float fields that they differ in
@@ -54,16 +54,16 @@ class Job(NamedTuple):
 
     @property
     def config(self) -> Config:
-        """The settings of the first; of the others all but what is swept is the same."""
+        """The settings of the first run; the others differ only in the swept fields."""
         return self.runs[0].config
 
     @property
     def where(self) -> str:
-        """Their directory in words."""
+        """The directory of the runs, for messages."""
         return str(self.runs[0].directory if len(self.runs) == 1 else self.runs[0].directory.parent)
 
 
-def train(  # noqa: PLR0913 (whatever a run can be given)
+def train(  # noqa: PLR0913 (one argument for each thing that a run can be given)
     config: Config,
     directory: str | Path,
     command: str = "",
@@ -78,30 +78,30 @@ def train(  # noqa: PLR0913 (whatever a run can be given)
 ) -> Path:
     """Trains `config.seeds` runs at once and writes everything into `directory` (see `rundir`); returns the directory.
 
-    When the directory holds a run already, it goes on from its last good checkpoint, to the very state that it would
-    have reached without the interruption; when that run is done, nothing is left to do. `config` may then differ from
-    the run's in what its state does not depend on (`config.RESUMABLE`) and ask for more `env_steps`; with `force`, in
-    anything that the state still fits.
+    If the directory already holds a run, that run continues from its last good checkpoint, and reaches exactly the same
+    state as without the interruption. If that run is done, nothing happens. `config` may then differ from the run's
+    settings in fields that do not affect its state (`config.RESUMABLE`), and ask for more `env_steps`; with `force`, in
+    everything that still fits the saved state.
 
-    SIGTERM and the first Ctrl-C end it: the epoch under way is saved if it ends within `config.grace`, otherwise what
-    was before it, while a thread computes on. The second Ctrl-C ends it at once.
+    SIGTERM or the first Ctrl-C stops it. The current epoch is saved if it ends within `config.grace`; otherwise the
+    state before it is saved, while a thread still computes. The second Ctrl-C stops it immediately.
 
     Args:
       config: the settings.
-      directory: the run's.
-      command: what is written down as having worked on it.
+      directory: the run's directory.
+      command: a text for the run's list of commands (`command.txt`).
       force: see above.
-      world: of one's own: a function that returns a `World`, or its name `module:function`.
-      agent: of one's own: a function `(WorldSpec, **args) -> Agent`, or its name (`build.with_parts`).
-      dynamics: a model of one's own: a function `(World, ModelConfig) -> Dynamics`, or its name.
-      stages: of one's own: a `Stages` value, a function that returns one, or a name of either.
-      callbacks: each is called `(rows, state)` after each epoch, with the rows that were written and the live state,
-        which it must not keep; one that returns True ends the run there, saved.
-      loggers: further places for the rows (`branchax.Logger`).
+      world: your own environment: a function that returns a `World`, or its name `module:function`.
+      agent: your own agent: a function `(WorldSpec, **args) -> Agent`, or its name (`build.with_parts`).
+      dynamics: your own model: a function `(World, ModelConfig) -> Dynamics`, or its name.
+      stages: your own stages: a `Stages` value, a function that returns one, or the name of either.
+      callbacks: each is called as `(rows, state)` after each epoch, with the rows that were written and the live state,
+        which it must not keep. If one returns True, the run is saved and ends.
+      loggers: further loggers of the rows (`branchax.Logger`).
 
     Raises:
       ConfigError: for settings that cannot work, or a directory that is in use, full or cannot be written.
-      Preempted: when a signal asked it to end.
+      Preempted: when a signal asked it to stop.
       NonFinite: when a number is not finite and `config.faults` says to stop.
       CheckpointError: when a checkpoint cannot be written or read.
     """
@@ -120,12 +120,13 @@ def train_together(
     callbacks: Sequence[Callback] = (),
     changed: list[str] | None = None,
 ) -> None:
-    """`train` for runs that differ in the float fields `swept` alone, all as lanes of one compiled program.
+    """`train` for runs that differ only in the float fields `swept`, all as lanes of one compiled program.
 
-    Each has in its directory what it would have there on its own. They go on from the last step that all have saved.
-    A run that `config.faults` would stop is left out from there on, and `give_up` hears why; without it that is raised.
-    The settings are those that `door.prepare` returns. Whoever holds the directories already (`door.enter`) passes what
-    has `changed` in them. Raises as `train` does.
+    Each run's directory gets the same files as if the run were alone. Resumed runs continue from the last step that all
+    of them have saved. If `config.faults` would stop a run, only that run is given up, and `give_up` is called with the
+    reason; without `give_up`, the error is raised. The settings must come from `door.prepare`. A caller that already
+    holds the directories (`door.enter`) passes the `changed` settings that it got there. Raises the same errors as
+    `train`.
     """
     for i, run in enumerate(runs):
         run.config = build.settle(run.config)
@@ -157,7 +158,7 @@ def train_together(
 
 
 def _finish_directories(job: Job) -> None:
-    """Draws the curve of each run that came to its end, and notes that it did."""
+    """Draws the curve of each run that has finished, and sets its status to done."""
     for run in job.runs:
         if not run.given_up and not rundir.is_done(run.directory):
             job.view.phase("drawing")
@@ -168,7 +169,7 @@ def _finish_directories(job: Job) -> None:
 
 
 def _note_failure(runs: list[Run], error: BaseException) -> None:
-    """Notes in the directories of the runs that had begun what ended them."""
+    """Writes the reason why the runs ended into the directories of those that had begun."""
     asked = isinstance(error, (Preempted, KeyboardInterrupt))
     for run in runs:
         began = (run.directory / rundir.CONFIG).exists()
@@ -178,9 +179,9 @@ def _note_failure(runs: list[Run], error: BaseException) -> None:
 
 
 def _find_saved(job: Job) -> int | None:
-    """The newest step whose checkpoint is sound in all runs; None if nothing is saved in any.
+    """The newest step with an intact checkpoint in all runs; None if no run has a checkpoint.
 
-    Raises `CheckpointError` when they have none in common, as going on would begin again with what some have reached.
+    Raises `CheckpointError` when they have none in common, because starting again would discard the progress of some.
     """
     for run in job.runs:
         checkpoint.sweep(run.checkpoints)
@@ -195,16 +196,16 @@ def _find_saved(job: Job) -> int | None:
 
 
 def _train(job: Job, saved: int | None, resumes: bool, changed: list[str]) -> None:
-    """From the settings to the last epoch; `saved` is the step to go on from, `changed` what differs since then."""
+    """Trains from the settings to the last epoch, after step `saved` if there is one; `changed` lists new settings."""
     start = time.perf_counter()
     cache.enable()
     config, runs, view = job.config, job.runs, job.view
-    mesh = meshes.make(dataclasses.replace(config, seeds=len(runs) * config.seeds))  # a seed to a lane
+    mesh = meshes.make(dataclasses.replace(config, seeds=len(runs) * config.seeds))  # one lane per seed
     _announce(job, mesh, saved, resumes, changed)
     view.phase(f"building {config.world}")
     program, data = _build(job, fresh=saved is None)
     view.finished(f"built {config.world}", time.perf_counter() - start)
-    count = kept_of(runs) + config.keep_best + 1  # a new one is whole before an old one goes
+    count = kept_of(runs) + config.keep_best + 1  # a new one is complete before an old one is deleted
     fits = functools.partial(checkpoint.check_space, runs[0].checkpoints, count=count)
     pool, compiled = ThreadPoolExecutor(3), None
     try:
@@ -225,7 +226,7 @@ def _train(job: Job, saved: int | None, resumes: bool, changed: list[str]) -> No
 
 
 def _announce(job: Job, mesh: Mesh, saved: int | None, resumes: bool, changed: list[str]) -> None:
-    """Says what is trained, where, and from where on."""
+    """Prints what is trained, where, and from which step."""
     config, runs, view = job.config, job.runs, job.view
     last = config.seed + config.seeds - 1
     seeds = f"seed {config.seed}" if config.seeds == 1 else f"seeds {config.seed} to {last}"
@@ -239,7 +240,7 @@ def _announce(job: Job, mesh: Mesh, saved: int | None, resumes: bool, changed: l
 
 
 def _build(job: Job, fresh: bool) -> tuple[Callable[[Floats], Program], Transition | None]:
-    """The program, by the values of what is swept, and the rows of the dataset of a fresh run that has one."""
+    """A function from the values of the swept fields to the program, and the dataset of a fresh run, if it has one."""
     config, view = job.config, job.view
     with warnings.catch_warnings(record=True) as caught:
         program = program_of(config, job.swept)
@@ -256,7 +257,7 @@ def _build(job: Job, fresh: bool) -> tuple[Callable[[Floats], Program], Transiti
 
 
 def _begin(job: Job, compiled: Compiled, pool: ThreadPoolExecutor, data: Transition | None) -> TrainState:
-    """The state that fresh runs begin in: after exploration, or with the rows of their dataset."""
+    """The initial state of fresh runs: after exploration, or with the rows of their dataset."""
     _record(job)
     explore = job.stop.wait(compiled.init)
     job.view.phase("exploring" if data is None else "reading the dataset")
@@ -272,8 +273,8 @@ def _go_on(job: Job, compiled: Compiled, program: Callable[[Floats], Program], m
     """The state that was saved after `saved` env steps."""
     job.view.phase("restoring")
     state = load_all([(run.directory, run.config) for run in job.runs], saved, compiled.template)
-    _record(job)  # only now: it may not have fitted
-    if job.force and hasattr(state.agent, "knobs"):  # the agent's floats, which may be among what has changed
+    _record(job)  # only now: loading fails if the settings do not fit
+    if job.force and hasattr(state.agent, "knobs"):  # the agent's floats, which may have changed
         lie = meshes.shardings(compiled.template.agent.knobs)
         knobs = over_seeds(lambda floats, key: program(floats).init(key).agent.knobs)
         with meshes.entered(mesh):
@@ -293,14 +294,14 @@ def _go_on(job: Job, compiled: Compiled, program: Callable[[Floats], Program], m
 
 
 def _save_explored(job: Job, fault: WorldFault) -> None:
-    """A checkpoint of what was explored when a simulator broke off."""
+    """Saves a checkpoint of the exploration so far, after a simulator failed."""
     if fault.state is not None:
         for run in job.runs:
             save_run(run, fault.state, int(fault.state.counts.env_steps[0]), kept_of(job.runs))
 
 
 def _record(job: Job) -> None:
-    """Writes the settings into the runs' directories, and that they are running."""
+    """Writes the settings and the status "running" into the runs' directories."""
     if distributed.leads():
         differences = [x for run in job.runs for x in rundir.record(run.directory, run.config, run.command)]
         for difference in dict.fromkeys(differences):
@@ -310,7 +311,7 @@ def _record(job: Job) -> None:
 
 
 def _open_log(run: Run, keep: int, view: Progress, closing: contextlib.ExitStack) -> None:
-    """Opens a run's metrics, of which the rows up to epoch `keep` stay, and its curves; `closing` closes them."""
+    """Opens a run's metrics and its loggers; `closing` closes them. The rows up to epoch `keep` are kept."""
     run.log = runlog.Log(run.directory / rundir.METRICS, keep, writes=distributed.leads())
     closing.callback(run.log.close)
     if distributed.leads():
@@ -319,7 +320,7 @@ def _open_log(run: Run, keep: int, view: Progress, closing: contextlib.ExitStack
 
 
 def _summarise(directory: Path, view: Progress) -> None:
-    """Says how it went and where everything is."""
+    """Prints the final return and where to find everything."""
     rows = [row for row in runlog.read(directory / rundir.METRICS) if row.get(runlog.RETURN) is not None]
     epochs = sorted({row["epoch"] for row in rows})[-3:]
     means = [float(np.mean([row[runlog.RETURN] for row in rows if row["epoch"] == epoch])) for epoch in epochs]

@@ -1,4 +1,4 @@
-"""Brax's bodies for the viewer: what they are made of, where they are, and where an observation says they are."""
+"""Brax's bodies for the viewer: their shapes, their poses, and their poses read back from observations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from branchax.worlds.base import WorldState
 
 SHAPES = {0: "plane", 2: "sphere", 3: "capsule", 4: "ellipsoid", 5: "cylinder", 6: "box"}  # MuJoCo's own numbers
-EXACT = 5e-3  # metres, or 1 - |cosine of half the angle|, that a rebuilt body may be off
+EXACT = 5e-3  # largest error of a rebuilt body: in metres, and as 1 - |cosine of half the angle|
 
 
 class Bodies(NamedTuple):
@@ -35,12 +35,12 @@ def joints(state: WorldState) -> jax.Array:
 
 
 def has_bodies(world: str) -> bool:
-    """Whether a world is one of Brax's with physics."""
+    """Whether a world is a Brax environment with physics."""
     return world.startswith("brax/") and world != "brax/fast"
 
 
 def bodies(env: Any, name: str) -> Bodies:
-    """The bodies of a Brax environment called `name` (without `brax/`) there."""
+    """The bodies of a Brax environment; `name` is its name in Brax (without `brax/`)."""
     system, model = env.sys, env.sys.mj_model
     geoms = []
     for i in range(model.ngeom):
@@ -55,7 +55,7 @@ def bodies(env: Any, name: str) -> Bodies:
 
 
 def _rebuilder(name: str, system: Any, dt: float) -> Callable[[np.ndarray, np.ndarray], np.ndarray | None]:
-    """Joint positions read back from the observation, then forward kinematics."""
+    """A function that reads joint positions from observations and applies forward kinematics."""
     size = system.q_size()
 
     def joints(obs: np.ndarray, first: np.ndarray) -> np.ndarray | None:
@@ -70,7 +70,7 @@ def _rebuilder(name: str, system: Any, dt: float) -> Callable[[np.ndarray, np.nd
         speed = obs[:, size - hidden : size]
         q[:, :hidden] = first[0, :hidden] + dt * np.cumsum(np.concatenate([np.zeros((1, hidden)), speed[1:]]), 0)
         if name in ("hopper", "walker2d"):
-            q[:, 1] -= poses(system, np.zeros((1, size)))[0, 0, 2]  # the observation has the torso's height there
+            q[:, 1] -= poses(system, np.zeros((1, size)))[0, 0, 2]  # here the observation has the torso's height
         if system.link_types[0] == "f":
             q[:, 3:7] /= np.linalg.norm(q[:, 3:7], axis=-1, keepdims=True)
         return q
@@ -82,8 +82,8 @@ def _rebuilder(name: str, system: Any, dt: float) -> Callable[[np.ndarray, np.nd
     return rebuild
 
 
-# The first joint positions that an observation leaves out; the others and then all velocities follow in their order.
-# They are only where the body is along the ground, and are integrated from their velocities.
+# How many of the first joint positions an observation leaves out. It has the other positions and then all velocities,
+# in order. The hidden ones are only the position of the body along the ground; they are integrated from velocities.
 HIDDEN = {
     "inverted_pendulum": 0,
     "hopper": 1,
@@ -108,7 +108,7 @@ def poses(system: Any, q: np.ndarray) -> np.ndarray:
 
 
 def apart(one: np.ndarray, other: np.ndarray) -> float:
-    """How far two poses [T, L, 7] are apart at most, the place of the first link along the ground left aside."""
+    """The largest difference between two poses [T, L, 7], ignoring the first link's position along the ground."""
     shift = lambda p: p[..., :3] - p[:, :1, :3] * np.array([1.0, 1.0, 0.0])  # noqa: E731
     turned = 1 - np.abs((one[..., 3:] * other[..., 3:]).sum(-1))
     return float(max(np.abs(shift(one) - shift(other)).max(), turned.max()))

@@ -1,4 +1,4 @@
-"""What a run's critic is worth: its values against the returns that followed."""
+"""Measures the accuracy of a run's critic: its values against the returns that followed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ TAIL = 0.01  # a return is complete when what is cut off weighs less than this
 
 
 def measure_critic(player: Player, valuation: Valuation, real: Trajectory, tail: int) -> Found:
-    """Predicted values against the discounted returns that followed, at up to `ROWS` steps of its own episodes.
+    """Predicted values against the discounted returns that followed, at up to `ROWS` steps of the policy's episodes.
 
         G_t = r_t + discount (1 - terminated_t) (bonus_{t+1} + G_{t+1})
 
-    Only of steps that a termination or `tail` more steps follow, so that what is cut off weighs less than `TAIL`. The
-    clock ends nothing here, as it ends no value in training. Empty where there are none: a simulator of the host's that
-    has a clock of its own may end all before.
+    Only steps that are followed by a termination or by `tail` more steps count, so that the rest of the return weighs
+    less than `TAIL`. The time limit does not end episodes here, as values in training ignore it, too. The result is
+    empty if no step counts: a simulator on the host with its own time limit may end all episodes earlier.
     """
     discount, (length, count) = player.config.agent.discount, real.valid.shape
     t, agent = real.transition, player.state.agent
@@ -57,7 +57,7 @@ def measure_critic(player: Player, valuation: Valuation, real: Trajectory, tail:
 
 
 def tail_of(discount: float) -> int | None:
-    """Steps after which a discounted return is complete, but for `TAIL`; None when more than 1000 would be needed."""
+    """Number of steps after which a discounted return is complete up to `TAIL`; None if it is more than 1000."""
     if discount <= 0:
         return 1
     steps = math.ceil(math.log(TAIL) / math.log(discount)) if discount < 1 else 10**9

@@ -1,13 +1,13 @@
-"""What a run's model and critic are worth, measured at its last checkpoint on episodes that no fit has seen.
+"""Measures the accuracy of a run's model and critic at its last checkpoint, on episodes that no fit has used.
 
-    open loop     the model follows the recorded actions of real episodes for k steps: error against what happened
+    open loop     the model follows the recorded actions of real episodes for k steps: error against the real states
     calibration   share of true outcomes below each quantile that the model predicts one step ahead
-    map           where the ensemble's members disagree, over a slice of the states
-    returns       what the policy's mode returns in the world and, from the same starts, in the model
-    critic        predicted values against discounted returns that followed
-    phases        what an epoch's time goes into (`phases`)
+    map           uncertainty: where the ensemble's members disagree, over a slice of the states
+    returns       returns of the policy's mode in the real world and, from the same starts, in the model
+    critic        predicted values against the discounted returns that followed
+    phases        how the time of an epoch is spent (`phases`)
 
-Everything is JSON-ready, so that pictures (`pictures`) and the page of `report` draw the same numbers.
+Everything is JSON-ready, so that the pictures (`pictures`) and the page of `report` draw the same numbers.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from branchax.views.play import Player
 from branchax.worlds.catalog import observation_names
 
 EPISODES = 16
-DIGITS = 5  # of the numbers that are kept
-VERSION = 2  # of what is written; another one is measured again
+DIGITS = 5  # significant digits of the saved numbers
+VERSION = 2  # of the saved file; files of other versions are measured again
 
 
 def diagnose(directory: str | Path, seed: int | None = None, say: Callable[[str], Any] = lambda text: None) -> Found:
-    """The diagnosis of one seed (by default the first), from the file that `path_of` names if that is up to date.
+    """The diagnosis of one seed (by default the first), from the file at `path_of` if that is up to date.
 
-    Otherwise it is measured, which takes as long as compiling a run; `say` hears of that.
+    Otherwise it is measured, which takes as long as compiling a run; `say` is called with messages about it.
 
     Raises:
       ConfigError: when the directory holds no run, no checkpoint yet, or no such seed.
@@ -57,7 +57,7 @@ def diagnose(directory: str | Path, seed: int | None = None, say: Callable[[str]
         found = json.loads(path.read_text(encoding="utf-8"))
         if found["version"] == VERSION:
             return found
-    say(f"{directory}: measuring what the model and the critic of seed {seed} are worth, and where the time goes")
+    say(f"{directory}: measuring the accuracy of the model and the critic of seed {seed}, and where the time goes")
     cache.enable()
     player = play.load(directory, seed)
     rows = runlog.read(directory / rundir.METRICS)
@@ -77,7 +77,7 @@ def path_of(directory: Path, step: int, seed: int) -> Path:
 
 
 def refusal(config: Any) -> str | None:
-    """Why a run has no model to diagnose; None when it has one."""
+    """The reason why a run has no model to diagnose; None if it has one."""
     if config.model_free:
         return "it is model-free (rollout.horizon = 0): nothing is imagined"
     if config.model.exact:
@@ -86,14 +86,14 @@ def refusal(config: Any) -> str | None:
 
 
 def unfit(player: Player) -> str | None:
-    """Why a model of one's own cannot be measured, or need not."""
+    """The reason why the model of a player is not measured; None if it can be. For models from outside the library."""
     dynamics = player.dynamics
     if dynamics is None and refusal(player.config) is None:
         return "only the policy of this run was kept"
     if dynamics is not None and not dynamics.learned:
         return "its model is not learned: there is no error to measure"
     if dynamics is not None and dynamics.needs_state:
-        return "its model starts from simulator states, and an observation is not enough for those"
+        return "its model starts from simulator states, which an observation does not contain"
     return None
 
 
@@ -105,7 +105,7 @@ def summary(found: Found) -> list[str]:
         ahead = sorted({0, min(9, len(part["steps"]) - 1), len(part["steps"]) - 1})
         errors = ", ".join(f"{part['all'][i]:.3g} after {part['steps'][i]}" for i in ahead)
         still = part["still"][ahead[-1]]
-        lines.append(f"  open loop     {unit}: {errors} steps (were nothing to change: {still:.3g})")
+        lines.append(f"  open loop     {unit}: {errors} steps (if nothing changed: {still:.3g})")
     if part := found.get("calibration"):
         lines.append(f"  calibration   {part['inside']:.0%} inside the middle 90 %, mean gap {part['ece']:.3f}")
     part = found["returns"]
@@ -116,7 +116,7 @@ def summary(found: Found) -> list[str]:
         )
     if (part := found.get("critic")) and part["actual"]:
         lines.append(
-            f"  critic        predicts {np.mean(part['predicted']):.4g} where {np.mean(part['actual']):.4g} follows"
+            f"  critic        mean {np.mean(part['predicted']):.4g} predicted, {np.mean(part['actual']):.4g} observed"
         )
     seconds = found["phases"]["seconds"]
     shares = [f"{name} {x / sum(seconds):.0%}" for name, x in zip(found["phases"]["names"], seconds, strict=True)]
@@ -125,12 +125,12 @@ def summary(found: Found) -> list[str]:
 
 
 def measure(player: Player, say: Callable[[str], Any] = lambda text: None) -> Found:
-    """Measures one seed of a run. What the run has no part for (a model, a critic) is left out.
+    """Measures one seed of a run. Parts that the run does not have (a model, a critic) are left out.
 
-    `say` hears of each part as it begins, as most are compiled and take long.
+    `say` is called at the start of each part, because most are compiled and take long.
     """
     config, spec, valuation = player.config, player.world.spec, player.agent.valuation
-    plans = player.agent.memory is not None  # each of its steps costs thousands of the model's: a few have to do
+    plans = player.agent.memory is not None  # each step of a planner takes thousands of model steps, so use few
     count = 2 if plans else EPISODES
     shown = min(spec.episode_length, 100 if plans else 1000)
     why = refusal(config) or unfit(player)

@@ -1,4 +1,4 @@
-"""What `branchax doctor` finds out: is a run sound, is this machine the one that began it, is a fault a fault again."""
+"""The checks of `branchax doctor`: are a run's files intact, does this machine match, does a fault happen again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from branchax.types import Key, Row
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at."""
+    """The result of one check."""
 
     about: str
     said: str
@@ -52,7 +52,7 @@ def machine() -> Iterator[Finding]:
 
 
 def run(directory: Path) -> Iterator[Finding]:
-    """The parts of a run's directory. Raises `ConfigError` when it holds none."""
+    """Checks each part of a run's directory. Raises `ConfigError` when it holds no run."""
     config = rundir.load_config(directory)
     yield Finding("settings", f"sound: {config.world}, {config.agent.kind}, {config.env_steps:,} env steps")
     owner, status = lock.owner(directory), rundir.status(directory)
@@ -96,11 +96,14 @@ class Watched(NamedTuple):
     agent: Any
     found: jax.Array  # [] bool
     before: Any  # `agent` before that update
-    batch: list[Row]  # what it drew from the replay buffers, [B, ...]; empty if it draws nothing
+    batch: list[Row]  # the batch that it drew from the replay buffers, [B, ...]; empty if it draws none
 
 
 def watched(agent: Agent, told: list[Row]) -> Agent:
-    """`agent` with a `Watched` state, once it has begun; `told` hears of the shapes of what its updates draw."""
+    """`agent` with `Watched` states, except in its `init`.
+
+    While an update is traced, the shapes of the batches that it draws are added to `told`.
+    """
 
     def update(key: Key, state: Watched, sources: Sources) -> tuple[Watched, Outcome]:
         drawn: list[Row] = []
@@ -111,7 +114,7 @@ def watched(agent: Agent, told: list[Row]) -> Agent:
 
         after, outcome = agent.update(key, state.agent, sources._replace(replay=noted))
         told.extend(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), row) for row in drawn)
-        if len(state.batch) < len(drawn[:1]):  # the look at the shapes
+        if len(state.batch) < len(drawn[:1]):  # the first trace, which only finds the shapes
             return state._replace(agent=after), outcome
         bad = count_skipped(after) > count_skipped(state.agent)
         for loss in outcome.losses.values():
@@ -131,8 +134,8 @@ def watched(agent: Agent, told: list[Row]) -> Agent:
 def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     """Runs the epoch of the latest dumped fault again, from the last good checkpoint before it.
 
-    For a fault of the agent, the batch of the first update that was not finite and the agent before it are written
-    beside the dump.
+    For a fault of the agent, it also writes the batch of the first non-finite update, and the agent before this update,
+    next to the dump.
 
     Raises:
       ConfigError: when the directory holds no run, or no fault was dumped in it.
@@ -146,7 +149,7 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     world = build.make_world(config)
     if world.host is not None:
         raise ConfigError(
-            f"replay: {config.world} is not possible, which is stepped on the host; allowed: worlds of JAX"
+            f"replay: {config.world} is not possible, as it is stepped on the host; allowed: worlds of JAX"
         )
     program, folder, keys = build.build(config, world), directory / rundir.CHECKPOINTS, seed_keys(config)
     init = jax.jit(over_seeds(program.init))
@@ -156,7 +159,7 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
         say(f"from the checkpoint after {sound[-1]:,} env steps")
         state = load(directory, sound[-1], config, template)
     else:
-        say("from the beginning: no checkpoint is as old as that")
+        say("from the beginning: no checkpoint is old enough")
         state = init(keys)
         if config.dataset is not None:
             state = fill(state, dataset.load(config.dataset, program.spec))
@@ -193,14 +196,14 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
 
 
 def _watching(state: TrainState, batch: list[Row]) -> TrainState:
-    """The state [K, ...] before an epoch that is watched."""
+    """The state [K, ...] with a `Watched` agent, before an epoch."""
     seeds = state.key.shape[0]
     copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (seeds, *x.shape)).copy(), batch)
     return state._replace(agent=Watched(state.agent, jnp.zeros(seeds, bool), copy_state(state.agent), copies))
 
 
 def _dumped(path: Path) -> dict[str, Any]:
-    """What was said beside a dump."""
+    """The JSON file of a dump."""
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         names = {"what": str, "kind": str, "seed": int, "env_steps": int, "epoch": int}

@@ -1,4 +1,4 @@
-"""Episodes of a run, real and imagined, as what is drawn of them."""
+"""Real and imagined episodes of a run, converted for drawing."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def collect_frames(
     note = (
         ""
         if body is None or exact
-        else "The observation does not give the bodies' places: the imagined side is traces."
+        else "The observation does not contain the positions of the bodies, so the imagined side shows traces."
     )
     seconds = body.seconds if body is not None else scenes.step_seconds(spec.name, config.world_args)
     return {"episodes": episodes, "geoms": geoms, "seconds": seconds, "note": note}
 
 
 def _rebuilds(body: bodies.Bodies, real: Trajectory) -> bool:
-    """Whether the bodies read back from real observations are where the simulator has them."""
+    """Whether bodies rebuilt from real observations are where the simulator has them."""
     steps = min(int(real.valid[:, 0].sum()), FRAMES)
     rebuilt = body.rebuild(np.asarray(real.transition.obs[:steps, 0]), real.state[0, 0])
     return rebuilt is not None and bodies.apart(rebuilt, real.state[:steps, 0]) < bodies.EXACT
 
 
 def member_of(imagined: Trajectory, e: int) -> Trajectory:
-    """What one elite imagined, of [n, H, B, ...]."""
+    """The rollouts of elite `e`, from those of all elites [n, H, B, ...]."""
     return jax.tree.map(lambda x: x[e], imagined)

@@ -1,6 +1,7 @@
-"""A policy at play in a browser: a page on this machine that asks for episode after episode, each from a new start.
+"""Shows a policy in a browser: a page on this machine that loads one episode after another, each from a new start.
 
-Each episode is stepped when it is asked for, in the real world and, from the same start, in the model if there is one.
+Each episode is computed when the page asks for it: in the real world and, from the same start, in the model if there is
+one.
 """
 
 from __future__ import annotations
@@ -25,20 +26,20 @@ from branchax.views.model import Found
 from branchax.worlds.catalog import observation_names
 
 SCRIPTS = ("charts.js", "player.js", "play.js", "theme.js")
-DIGITS = 4  # of the numbers that are sent
-HOST = "127.0.0.1"  # this machine alone
+DIGITS = 4  # significant digits of the numbers that are sent
+HOST = "127.0.0.1"  # only this machine
 
 
 def episodes_of(
     directory: Path, seed: int | None = None, steps: int | None = None, greedy: bool = True
 ) -> tuple[play.Player, Callable[[int], Found]]:
-    """The player of a run's seed, and its n-th episode, ready to be drawn (`collect_frames`).
+    """The player of a seed, and a function `n -> the n-th episode`, ready to be drawn (`collect_frames`).
 
     Args:
-      directory: of the run.
+      directory: the run's directory.
       seed: by default the run's first.
-      steps: at most so many; by default the whole episode.
-      greedy: the policy's mode, otherwise with its noise.
+      steps: the maximum number of steps; by default the whole episode.
+      greedy: True: the policy's mode; False: with its exploration noise.
 
     Raises:
       ConfigError: when the directory holds no run, no checkpoint yet, or no such seed.
@@ -65,7 +66,7 @@ def episodes_of(
 
 
 def page(directory: Path, player: play.Player, episodes: list[Found], live: bool) -> str:
-    """The HTML of the page with its first episodes; one that is `live` asks for more."""
+    """The HTML of the page with its first episodes; a `live` page loads more from the server."""
     first = episodes[0] | {"episodes": [each for found in episodes for each in found["episodes"]]}
     why = diagnose.refusal(player.config) or diagnose.unfit(player)
     names = observation_names(player.world.spec.name, player.world.spec.obs_size)
@@ -77,16 +78,16 @@ def page(directory: Path, player: play.Player, episodes: list[Found], live: bool
 
 
 def server(html: str, episode: Callable[[int], Found], port: int = 0) -> http.server.ThreadingHTTPServer:
-    """A server of the page at `/` and of its n-th episode at `/episode/n`, for this machine alone; not yet running.
+    """A server for the page at `/` and its n-th episode at `/episode/n`, only for this machine; not yet running.
 
-    Port 0 takes a free one. Raises `OSError` when the port is taken.
+    Port 0 picks a free port. Raises `OSError` when the port is taken.
     """
 
     class Handler(http.server.BaseHTTPRequestHandler):
-        """Answers what the page asks."""
+        """Answers the requests of the page."""
 
         def do_GET(self) -> None:
-            """The page, an episode, or nothing."""
+            """Sends the page, an episode, or an error."""
             head, _, number = self.path.lstrip("/").partition("/")
             if not self.headers.get("Host", "").startswith((HOST, "localhost")):  # a page from elsewhere
                 self.send_error(HTTPStatus.FORBIDDEN)
@@ -106,6 +107,6 @@ def server(html: str, episode: Callable[[int], Found], port: int = 0) -> http.se
             self.wfile.write(body)
 
         def log_message(self, format: str, *arguments: Any) -> None:
-            """Says nothing: the terminal is the command's."""
+            """Prints nothing: the terminal belongs to the command."""
 
     return http.server.ThreadingHTTPServer((HOST, port), Handler)

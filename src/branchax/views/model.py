@@ -1,4 +1,4 @@
-"""What a run's model is worth: k steps ahead, calibrated one step ahead, and where its members disagree."""
+"""Measures a run's model: errors k steps ahead, calibration one step ahead, and a map of its uncertainty."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from branchax.views.play import Player
 from branchax.worlds.catalog import observation_names
 
 WINDOWS, ROWS, DRAWS, GRID = 64, 500, 60, 41
-SHOWN = 8  # entries of an observation that are drawn
+SHOWN = 8  # how many entries of an observation are drawn
 LEVELS = np.linspace(0.05, 0.95, 19)
 
 Found = dict[str, Any]  # a part of a diagnosis
@@ -24,12 +24,13 @@ Found = dict[str, Any]  # a part of a diagnosis
 def measure_open_loop(player: Player, real: Trajectory, shown: int) -> Found:
     """Errors of predictions k steps ahead, and one example of them.
 
-    Of `WINDOWS` pieces of the real episodes [H, B, ...]: with s the deviation of each entry in the replay buffer,
+    They are measured on `WINDOWS` pieces of the real episodes [H, B, ...]. With s the standard deviation of each entry
+    in the replay buffer,
 
-        error_k,d = sqrt mean ((predicted - true) / s_d)^2          over the pieces that are not over after k steps
+        error_k,d = sqrt mean ((predicted - true) / s_d)^2          over the pieces that last at least k steps
 
-    A tabular world has the share of wrong states in its place. `still` is the same of a model that says that nothing
-    changes, all entries together.
+    For a tabular world it is the share of wrong states instead. `still` is the same error, over all entries together,
+    of a model that predicts no change.
     """
     spec, length = player.world.spec, real.valid.shape[0]
     horizon = min(max(25, min(player.config.rollout.longest(), 100)), length, shown)
@@ -81,11 +82,11 @@ def measure_open_loop(player: Player, real: Trajectory, shown: int) -> Found:
 
 
 def measure_calibration(player: Player, real: Trajectory) -> Found | None:
-    """Of true next observations and rewards, the share below each quantile of the model's one-step prediction.
+    """The share of true next observations and rewards below each quantile of the model's one-step prediction.
 
-    With `DRAWS` samples of the elites' mixture at each of `ROWS` steps; a calibrated model has share p below its
-    quantile p (Kuleshov et al. 2018, arXiv:1807.00263). Entries that never vary, such as
-    a constant reward, are left out. `ece` is the mean gap, `inside` the share of the middle 90 %.
+    It uses `DRAWS` samples of the elites' mixture at each of `ROWS` steps. For a calibrated model, a share p is below
+    the quantile p (Kuleshov et al. 2018, arXiv:1807.00263). Entries that never vary, such as a constant reward, are
+    left out. `ece` is the mean gap, `inside` the share in the middle 90 %.
     """
     rng = np.random.default_rng(1)
     where = np.argwhere(real.valid)
@@ -95,7 +96,7 @@ def measure_calibration(player: Player, real: Trajectory) -> Found | None:
     drawn = np.concatenate([next_obs, reward[..., None]], -1)  # [draws, N, F]
     true = np.concatenate([t.next_obs, t.reward[:, None]], -1)
     names = [*observation_names(player.world.spec.name, t.obs.shape[-1]), "reward"]
-    varied = np.ptp(true, axis=0) > 0  # of what never changes there is no chance to speak of
+    varied = np.ptp(true, axis=0) > 0  # constant entries have no distribution to compare
     if not varied.any():
         return None
     drawn, true = drawn[..., varied], true[:, varied]
@@ -112,9 +113,9 @@ def measure_calibration(player: Player, real: Trajectory) -> Found | None:
 
 
 def map_disagreement(player: Player) -> Found | None:
-    """Doubt over a slice of the states, under the mode of the policy (a planner: under no action).
+    """The model's uncertainty over a slice of the states, under the mode of the policy (for a planner: zero actions).
 
-    None where an observation has one entry, of which there is no slice.
+    None if an observation has only one entry, as there is no slice then.
     """
     spec, data = player.world.spec, _data(player)
     if spec.tabular:

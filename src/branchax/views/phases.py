@@ -1,9 +1,9 @@
-"""Where a run's time goes: an epoch from the last checkpoint on, part by part.
+"""Measures where a run's time goes: one epoch from the last checkpoint, part by part.
 
-The epoch of a run is one compiled program, in which its stages cannot be told apart. Here each is a program of its own,
-for one seed, gone through as an epoch does, so that a fit has as much new data to learn as it had in the run; twice
-where that is quick, and the second time is what counts. Evaluating and saving are what they take on the host, shared
-among the epochs that they come once in.
+The epoch of a run is one compiled program, so its stages cannot be timed separately. Here each stage is its own
+program, for one seed. They run in the order of an epoch, so that a fit has as much new data as in the run. If that is
+quick, they run twice, and the second time counts. The times for evaluating and saving are measured on the host, and
+divided by the number of epochs between two of them.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from branchax.runs import checkpoint
 from branchax.runs.runlog import Row
 from branchax.views.play import Player
 
-AT_ONCE = 3  # programs that are compiled side by side
-LONG = 10.0  # seconds; what takes so long is not run a second time
+AT_ONCE = 3  # programs that are compiled in parallel
+LONG = 10.0  # seconds; an epoch that takes longer is not run a second time
 
 
 def measure(player: Player, rows: Sequence[Row] = ()) -> dict[str, Any]:
-    """Seconds of each phase in an epoch, for one seed alone on this machine; `rows` are those that the run wrote.
+    """The seconds of each phase in an epoch, for a single seed on this machine; `rows` are those that the run wrote.
 
     Returns:
-      `names` of the phases and their `seconds` per epoch, `epoch_steps` that it takes, the `seeds` of the run, and the
-      seconds that its own epochs took, all seeds at once (`run`, a median; None when there are too few).
+      The `names` of the phases and their `seconds` per epoch, the number of `epoch_steps`, the number of `seeds` of the
+      run, and the seconds of the run's own epochs with all seeds (`run`, a median; None when there are too few).
     """
-    config, state = player.config, copy_state(player.state)  # a copy: each part is donated it
+    config, state = player.config, copy_state(player.state)  # a copy, because it is donated to each part
     program = make_program(config, player.world, player.dynamics, player.agent)
     assert program.stages is not None
     horizon = jnp.int32(config.rollout.at(player.clock))
-    host = program.host  # whose simulators are not timed: no compiled program steps them
+    host = program.host  # its simulators are not timed: no compiled program steps them
     parts = _parts(program.stages, config, horizon, collects=config.dataset is None and host is None)
     with jax.default_matmul_precision(config.precision), ThreadPoolExecutor(AT_ONCE) as pool:
         collected = lambda s: parts["collect"](s, None)[1] if "collect" in parts else None  # noqa: E731
@@ -82,7 +82,7 @@ def measure(player: Player, rows: Sequence[Row] = ()) -> dict[str, Any]:
 def _parts(
     parts: Stages, config: Config, horizon: jax.Array, collects: bool
 ) -> dict[str, Callable[[TrainState, Any], Any]]:
-    """Each part of an epoch, `(state, what was collected) -> (state, what was collected)`, in their order."""
+    """The parts of an epoch in order, each a function `(state, collected data) -> (state, collected data)`."""
     rounds = 1 if config.plans else config.epoch_steps // config.collect_steps
 
     def collect(state: TrainState, _: Any) -> tuple[TrainState, Any]:
@@ -108,7 +108,7 @@ def _timed(function: Callable[..., Any], *arguments: Any) -> tuple[Any, float]:
 
 
 def _epoch_seconds(rows: Sequence[Row], seed: int) -> float | None:
-    """The median of what the latest epochs took; one after a resume holds the compilation as well, as an outlier."""
+    """The median time of the latest epochs. The first one after a resume includes compilation, but is an outlier."""
     at = [(row["epoch"], row["wall_s"]) for row in rows if row["seed"] == seed][-21:]
     taken = [after[1] - before[1] for before, after in itertools.pairwise(at) if after[0] == before[0] + 1]
     return float(np.median(taken)) if len(taken) >= 3 else None

@@ -16,11 +16,11 @@ from branchax.runs.plots import COLOURS, DASHES, save, tidy
 from branchax.views.diagnose import Found
 
 TRUE, PREDICTED, MEMBER, STILL = COLOURS[0], COLOURS[1], COLOURS[4], "0.5"
-LINES = 8  # entries of an observation that one panel can tell apart
+LINES = 8  # how many entries of an observation one panel can show clearly
 
 
 def draw(found: Found, directory: Path) -> list[Path]:
-    """Draws what a diagnosis holds into a folder; returns the files."""
+    """Draws all parts of a diagnosis into a folder; returns the files."""
     made = []
     for name, (part, picture) in PICTURES.items():
         if found.get(part) is not None and not (name == "imagined_returns.png" and "imagined" not in found[part]):
@@ -79,7 +79,7 @@ def _example(found: Found) -> Figure:
     for i, name in enumerate(names):
         with_start = lambda y: np.concatenate([[part["start"][i]], y])  # noqa: B023, E731
         for j, member in enumerate(sampled):
-            label = "sampled, an elite each" if j == 0 else None
+            label = "sampled, one per elite" if j == 0 else None
             panels[i].plot(steps, with_start(member[:, i]), color=MEMBER, linewidth=0.9, label=label)
         panels[i].plot(steps, with_start(true[:, i]), color=TRUE, linewidth=2.2, label="what happened")
         panels[i].plot(steps, with_start(mean[:, i]), color=PREDICTED, linestyle="--", linewidth=1.6, label="predicted")
@@ -105,10 +105,10 @@ def _calibration(found: Found) -> Figure:
     for i, entry in enumerate(shown):
         look: dict[str, Any] = {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i % len(DASHES)]}
         axes.plot(levels, part["share"][entry], label=names[entry], linewidth=1.6, **look)
-    axes.set_xlabel("quantile that the model predicts, one step ahead")
+    axes.set_xlabel("predicted quantile, one step ahead")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1)
-    tidy(axes, "share of what happened below it")
+    tidy(axes, "share of true values below it")
     axes.set_title(f"mean gap {part['ece']:.3f}; {part['inside']:.0%} inside the middle 90 %", fontsize=9, loc="left")
     axes.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5))
     return figure
@@ -124,13 +124,13 @@ def _map(found: Found) -> Figure:
             grid[i, j] = value
         drawn = axes.imshow(grid, cmap="cividis", vmin=0.0, vmax=1.0)
         axes.set(xticks=[], yticks=[])
-        figure.colorbar(drawn, label="share of its actions never seen")
+        figure.colorbar(drawn, label="share of actions never tried")
         return figure
     drawn = axes.pcolormesh(part["x"], part["y"], np.array(part["doubt"], float), cmap="cividis", shading="nearest")
     u, v = np.array(part["data"]).T
     axes.plot(u, v, ".", color="white", markersize=2.5, markeredgewidth=0.0, alpha=0.7)
     axes.set(xlabel=part["names"][0], ylabel=part["names"][1])
-    axes.set_title("dots: real states, brought onto the slice", fontsize=9, loc="left")
+    axes.set_title("dots: real states, projected onto the slice", fontsize=9, loc="left")
     figure.colorbar(drawn, label="disagreement of the elites\n(standard deviations of the targets)")
     return figure
 
@@ -166,7 +166,7 @@ def _critic(found: Found) -> Figure:
     axes.set_xlabel(f"discounted return that followed{soft}")
     tidy(axes, "predicted (mean of the critics)")
     if len(actual):
-        title = f"predicted less actual: {part['bias']:.3g} on average; discount {part['discount']:g}"
+        title = f"predicted minus actual: {part['bias']:.3g} on average; discount {part['discount']:g}"
         axes.set_title(title, fontsize=9, loc="left")
     return figure
 
@@ -181,7 +181,7 @@ def _time(found: Found) -> Figure:
         axes.annotate(f"{width:.1f} %, {taken:.3g} s", (width, row), (4, 0), textcoords="offset points", va="center")
     axes.set_yticks(rows, names)
     axes.invert_yaxis()
-    axes.set_xlim(0, 130)  # room for what is written behind the longest
+    axes.set_xlim(0, 130)  # room for the text next to the longest bar
     axes.set_xticks(range(0, 101, 20))
     axes.set_xlabel("share of an epoch's time [%] (grey: between epochs)")
     tidy(axes, "")

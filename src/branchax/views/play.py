@@ -1,4 +1,4 @@
-"""A saved policy, played again: whole episodes in the real world, and the same starts imagined in the model."""
+"""Plays a saved policy: whole episodes in the real world, and imagined ones from the same starts in the model."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from branchax.worlds.base import World, WorldState
 
 
 class Kept(NamedTuple):
-    """What is left of a run of which only the exported policy was kept; as in a `TrainState`."""
+    """Stands in for the `TrainState` of a run that has only its exported policy."""
 
     counts: Counts
     agent: tuple[()] = ()
@@ -37,26 +37,26 @@ class Kept(NamedTuple):
 
 
 class Player(NamedTuple):
-    """One seed of a run at its last checkpoint, with the parts that it is made of."""
+    """One seed of a run at its last checkpoint, with its world, model and agent."""
 
     config: Config
     seed: int
     world: World
     dynamics: Dynamics | None  # None: model-free, or only the policy was kept
     agent: Agent
-    state: TrainState | Kept  # of this seed alone
-    key: Key  # [] that training never draws from: the one its evaluation at this step had
+    state: TrainState | Kept  # of this seed only
+    key: Key  # [], the key of the run's evaluation at this step; training never uses it
 
     @property
     def clock(self) -> int:
-        """The env steps of the checkpoint, or what stands for them offline."""
+        """The env steps of the checkpoint; offline, the steps of the schedule."""
         return int(self.state.counts.env_steps)
 
 
 def load(directory: Path, seed: int | None = None) -> Player:
     """The seed (by default the run's first) at the run's last checkpoint.
 
-    Without checkpoints, as in a pretrained policy's folder, it is the seed whose policy was exported.
+    In a folder without checkpoints, such as that of a pretrained policy, it is the seed of the exported policy.
 
     Raises:
       ConfigError: when the directory holds no run, no checkpoint yet, or no such seed.
@@ -92,7 +92,7 @@ def _load_exported(directory: Path, seed: int | None) -> Player:
 
     @act.def_vmap
     def _(size: int, batched: list[bool], obs: jax.Array) -> tuple[jax.Array, bool]:
-        del size, batched  # an exported program has no rule of its own for `vmap`, but takes any number of rows
+        del size, batched  # an exported program does not support `vmap`, but takes any number of rows
         return act(obs), True
 
     def mode(agent: Any, obs: jax.Array) -> jax.Array:
@@ -100,7 +100,7 @@ def _load_exported(directory: Path, seed: int | None) -> Player:
         return act(obs)
 
     def refuse(*arguments: Any) -> Any:
-        raise ConfigError(f"run: {directory} keeps only a policy's mode; train on from its config.json")
+        raise ConfigError(f"run: {directory} keeps only a policy's mode; to train it again, use its config.json")
 
     agent = Agent(init=refuse, act=lambda key, agent, obs: (mode(agent, obs), ()), mode=mode, update=refuse)
     world = worlds.make(config.world, config.backend, config.episode_length, config.world_args)
@@ -110,7 +110,7 @@ def _load_exported(directory: Path, seed: int | None) -> Player:
 
 
 def policy(player: Player, agent: Any, greedy: jax.Array | bool) -> Act:
-    """The policy of parameters `agent`: its mode where `greedy` [] holds, else a sample. Planners have only a mode."""
+    """The policy with parameters `agent`: its mode if `greedy` [], else a sample. Planners have only a mode."""
 
     def act(key: Key, obs: jax.Array, *memory: Any) -> tuple[Any, ...]:
         if player.agent.memory is not None:
@@ -122,7 +122,7 @@ def policy(player: Player, agent: Any, greedy: jax.Array | bool) -> Act:
 
 
 def memory_of(player: Player, agent: Any, count: int) -> Any:
-    """What the policy carries at the start of `count` episodes [count, ...]; None for one that remembers nothing."""
+    """The policy's memory at the start of `count` episodes, [count, ...]; None for a policy without memory."""
     return None if player.agent.memory is None else copies(player.agent.memory(agent), count)
 
 
@@ -131,9 +131,10 @@ def episodes(
 ) -> Callable[..., tuple[Trajectory, Any]]:
     """A function `greedy -> (trajectory [H, B, ...], starts [B, ...])`, compiled at its first call.
 
-    It runs `count` episodes side by side in the real world, from the starts that the run's own evaluation at this step
-    has when it is of as many, or from those of another key: `(greedy, key)`. A termination ends an episode; the clock
-    does not, so that a discounted return can be followed past it. The trajectory's `state` is what `keep` makes of it.
+    It runs `count` episodes in parallel in the real world. They have the same starts as the run's own evaluation at
+    this step, if that has `count` episodes; a call `(greedy, key)` draws other starts. A termination ends an episode.
+    The time limit does not, so that a discounted return can be measured beyond it. The trajectory's `state` is the
+    result of `keep`.
     """
     if player.world.host is not None:
         return _host_episodes(player, count, length)
@@ -155,8 +156,8 @@ def episodes(
 
 
 def _host_episodes(player: Player, count: int, length: int) -> Callable[..., tuple[Trajectory, Any]]:
-    """`episodes` in a world of the host's, which keeps its states to itself; a clock of the simulator's own still ends
-    them."""
+    """`episodes` in a world that is stepped on the host. It does not return states, and the simulator's own time limit
+    still ends episodes."""
     config = player.config
     host = worlds.make(
         config.world, config.backend, max(length, player.world.spec.episode_length), config.world_args
@@ -194,15 +195,16 @@ def _host_episodes(player: Player, count: int, length: int) -> Callable[..., tup
 
 
 def imagine(player: Player, obs: np.ndarray, length: int, members: int | None = None) -> Trajectory:
-    """The mode of the policy in the model, from obs [B, D] on: [n, H, B, ...], a member to each of the first n elites.
+    """Rollouts [n, H, B, ...] of the policy's mode in the model, starting at obs [B, D], for each of n elites.
 
-    A member predicts its rollouts to their end (TS-infinity); a predicted termination ends one.
+    The elites are the first `members`, by default all. Each predicts its rollouts from start to end (TS-infinity). A
+    predicted termination ends a rollout.
     """
     return imagination(player, length, members)(obs)
 
 
 def imagination(player: Player, length: int, members: int | None = None) -> Callable[[np.ndarray], Trajectory]:
-    """`imagine` from whatever observations [B, D] it is given, compiled at the first."""
+    """`imagine` as a function of observations [B, D], compiled at its first call."""
     dynamics = player.dynamics
     assert dynamics is not None, "a model-free run imagines nothing"
 
@@ -228,17 +230,17 @@ def imagination(player: Player, length: int, members: int | None = None) -> Call
 
 
 def row_at(player: Player, obs: jax.Array) -> Row:
-    """A row that a learned model can branch from: it reads the observation alone."""
+    """A row that a learned model can branch from. The model reads only the observation."""
     zero, no = jnp.zeros(()), jnp.zeros((), bool)
     return Row(Transition(obs, jnp.zeros(player.world.spec.action_size), zero, obs, no, no))
 
 
 def open_loop(player: Player, obs: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What the model predicts of recorded actions [H, B, A] from obs [B, D]: `next_obs` only.
+    """The model's predictions (only `next_obs`) for recorded actions [H, B, A], starting at obs [B, D].
 
     Returns:
-      [n, H, B, D], a sample of each elite that predicts its rollouts to their end; and [H, B, D], without noise, where
-      each step is the mean of the elites' means (a table draws instead, it has no mean).
+      [n, H, B, D], a sample from each elite, which predicts its rollouts from start to end; and [H, B, D], without
+      noise, where each step is the mean of the elites' means (a table has no mean, so it draws a sample).
     """
     dynamics = player.dynamics
     assert dynamics is not None, "a model-free run imagines nothing"
@@ -263,7 +265,7 @@ def open_loop(player: Player, obs: np.ndarray, actions: np.ndarray) -> tuple[np.
 def one_step(player: Player, obs: np.ndarray, actions: np.ndarray, draws: int) -> tuple[np.ndarray, np.ndarray]:
     """Samples of the model at obs [N, D], actions [N, A]: next_obs [draws, N, D], reward [draws, N].
 
-    Elites take turns, so that all have their share of the draws.
+    Elites take turns, so that each has an equal share of the draws.
     """
     dynamics = player.dynamics
     assert dynamics is not None, "a model-free run imagines nothing"
@@ -287,10 +289,11 @@ def one_step(player: Player, obs: np.ndarray, actions: np.ndarray, draws: int) -
 
 
 def doubt(player: Player, obs: np.ndarray, actions: np.ndarray | None = None) -> np.ndarray:
-    """The elites' disagreement [N] at obs [N, D] under actions [N, A], by default the policy's mode there.
+    """The model's uncertainty [N] at obs [N, D] under actions [N, A], by default the policy's mode there.
 
-    The spread of an ensemble's means in standard units (`uncertainty.disagreement`), whatever measure the run itself
-    gates by; of a table, 1 where a pair was never seen.
+    For an ensemble, it is the disagreement of the elites: the spread of their means in standard units
+    (`uncertainty.disagreement`), even if the run itself uses another measure to gate rollouts. For a table, it is 1 for
+    pairs that were never seen.
     """
     model = dataclasses.replace(player.config.model, uncertainty="disagreement")
     dynamics = build.build_dynamics(dataclasses.replace(player.config, model=model), player.world)

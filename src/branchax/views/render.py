@@ -1,4 +1,4 @@
-"""The policy in the real world as a film: GIF, or mp4 where ffmpeg is installed."""
+"""Renders a policy in the real world as a video: GIF, or mp4 if ffmpeg is installed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from branchax.views.shapes import ACCENT, BODY, GOAL, GROUND, Scene
 
 INK = {BODY: "#0072B2", ACCENT: "#D55E00", GOAL: "#009E73", GROUND: "#8B93A0"}
 BACKGROUND = 244
-SMOOTH = 3  # pictures are drawn so many times as large and then reduced
+SMOOTH = 3  # pictures are drawn so many times larger and then scaled down
 
 
 class RenderError(RunError):
@@ -38,22 +38,23 @@ def render(
     imagined: bool = False,
     say: Callable[[str], Any] = lambda text: None,
 ) -> int:
-    """Plays the mode of the saved policy for one episode and writes it to `path`; returns how many steps it shows.
+    """Plays the mode of the saved policy for one episode and writes a video to `path`; returns its number of steps.
 
-    The start is that of the first episode of the run's own last evaluation.
+    It starts like the first episode of the run's own last evaluation.
 
     Args:
-      directory: of the run.
+      directory: the run's directory.
       path: ends in `.gif`, or in `.mp4`, which needs ffmpeg.
-      steps: at most so many; by default the whole episode.
+      steps: the maximum number of steps; by default the whole episode.
       seed: by default the run's first.
-      imagined: draws beside it what the first elite of the model imagines from the same start, under the same policy.
-      say: hears of what takes long.
+      imagined: also draws, side by side, what the first elite of the model imagines from the same start with the same
+        policy.
+      say: called with messages before slow steps.
 
     Raises:
-      ConfigError: for a world that has no drawing, or a path of another kind; for `imagined` without a learned model,
-        or in a world that MuJoCo draws.
-      RenderError: where MuJoCo cannot draw or ffmpeg fails.
+      ConfigError: if the world has no drawing, or the path has another ending; for `imagined`, if there is no learned
+        model, or if MuJoCo draws the world.
+      RenderError: when MuJoCo cannot draw or ffmpeg fails.
     """
     path = Path(path)
     if path.suffix not in (".gif", ".mp4"):
@@ -74,7 +75,7 @@ def render(
     if imagined and (player.dynamics is None or not player.config.model.has_networks):
         raise ConfigError("imagined: this run has no learned model")
     length = min(spec.episode_length, steps or spec.episode_length)
-    say(f"playing an episode of at most {length:,} steps, which is compiled for it")
+    say(f"compiling and playing an episode of at most {length:,} steps")
     keep = bodies.joints if is_brax else lambda state: ()
     trajectory = jax.tree.map(np.asarray, play.episodes(player, player.config.eval_episodes, length, keep)(True)[0])
     count = int(trajectory.valid[:, 0].sum())
@@ -94,7 +95,7 @@ def render(
             alive = int(dream.valid[0, :, 0].sum())
             other = scenes.scene(spec.name, np.asarray(dream.transition.obs[0, :alive, 0]), made)
             assert other is not None
-            frames = (picture(other, min(i, alive - 1)) for i in range(count))  # where it has ended it stands still
+            frames = (picture(other, min(i, alive - 1)) for i in range(count))  # stands still after its end
             pictures = (put_beside(*both) for both in zip(pictures, frames, strict=True))
     path.parent.mkdir(parents=True, exist_ok=True)
     say(f"drawing {count:,} pictures")
@@ -103,7 +104,7 @@ def render(
 
 
 def _counted(pictures: Iterator[Image.Image], count: int) -> Iterator[Image.Image]:
-    """The pictures, with a bar that says on a terminal how many are done."""
+    """The pictures, with a progress bar in the terminal."""
     from rich.console import Console
     from rich.progress import track
 
@@ -111,10 +112,10 @@ def _counted(pictures: Iterator[Image.Image], count: int) -> Iterator[Image.Imag
 
 
 def picture(scene: Scene, i: int, width: int = 400) -> Image.Image:
-    """What a scene shows at time i."""
+    """The picture of a scene at time i."""
     x0, y0, x1, y1 = scene.view
     scale = SMOOTH * width / (x1 - x0)
-    size = SMOOTH * width, 2 * round(scale * (y1 - y0) / SMOOTH / 2) * SMOOTH  # even, as films need it
+    size = SMOOTH * width, 2 * round(scale * (y1 - y0) / SMOOTH / 2) * SMOOTH  # even, as video formats need it
     image = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(image)
     for shape in scene.shapes:
@@ -134,7 +135,7 @@ def picture(scene: Scene, i: int, width: int = 400) -> Image.Image:
 
 
 def put_beside(real: Image.Image, imagined: Image.Image) -> Image.Image:
-    """Two pictures of one size as one, with a word above each."""
+    """Puts two pictures of the same size side by side, with a title above each."""
     gap, top = 12, 26
     both = Image.new("RGB", (real.width + gap + imagined.width, real.height + top), "white")
     draw, font = ImageDraw.Draw(both), ImageFont.load_default(16)
@@ -145,18 +146,18 @@ def put_beside(real: Image.Image, imagined: Image.Image) -> Image.Image:
 
 
 def _corners(centre: tuple[float, float], size: Sequence[float], angle: float) -> list[tuple[float, float]]:
-    """The corners of a box that is turned by `angle` [rad] against the clock, in pixels with y downwards."""
+    """The corners of a box that is turned counterclockwise by `angle` [rad], in pixels with y downwards."""
     cos, sin = np.cos(angle), np.sin(angle)
     half = [(i * size[0] / 2, j * size[1] / 2) for i, j in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
     return [(centre[0] + x * cos + y * sin, centre[1] - x * sin + y * cos) for x, y in half]
 
 
 def mujoco_pictures(model: Any, positions: np.ndarray, width: int = 480, height: int = 360) -> Iterator[Image.Image]:
-    """What MuJoCo draws of joint positions [T, Q]. Raises `RenderError` where it cannot draw."""
+    """MuJoCo's pictures of joint positions [T, Q]. Raises `RenderError` when MuJoCo cannot draw."""
     mujoco = _mujoco()
     try:
         renderer = mujoco.Renderer(model, height=height, width=width)
-    except Exception as error:  # whatever the graphics library raises
+    except Exception as error:  # graphics libraries raise many kinds of errors
         raise _cannot_draw(error) from error
     model.vis.headlight.ambient[:], model.vis.headlight.diffuse[:] = 0.45, 0.55
     data, camera = mujoco.MjData(model), mujoco.MjvCamera()
@@ -171,12 +172,12 @@ def mujoco_pictures(model: Any, positions: np.ndarray, width: int = 480, height:
                 camera.lookat[:] = data.xpos[1]
             renderer.update_scene(data, camera)
             pixels = renderer.render()
-            pixels[~pixels.any(-1)] = BACKGROUND  # where nothing is, which MuJoCo leaves black
+            pixels[~pixels.any(-1)] = BACKGROUND  # MuJoCo leaves the background black
             yield Image.fromarray(pixels)
 
 
 def write(path: Path, pictures: Iterator[Image.Image], seconds: float, colours: int = 256) -> None:
-    """Writes a film of pictures that are `seconds` apart, at up to 50 a second: what is faster is thinned out.
+    """Writes a video of pictures that are `seconds` apart, at up to 50 per second: at higher rates, some are skipped.
 
     A GIF has a palette of at most `colours`.
     """
@@ -212,7 +213,7 @@ def write(path: Path, pictures: Iterator[Image.Image], seconds: float, colours: 
 
 
 def _mujoco() -> Any:
-    """MuJoCo, by EGL on a machine without a screen. How it draws is settled, or fails, at its first import."""
+    """Imports MuJoCo, with EGL on a machine without a screen. Its first import sets how it draws, or fails."""
     if sys.platform == "linux" and not os.environ.get("DISPLAY"):
         os.environ.setdefault("MUJOCO_GL", "egl")
     try:

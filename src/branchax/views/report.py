@@ -1,4 +1,4 @@
-"""One HTML page about a run or several, complete in itself: it opens offline and asks nothing of any server."""
+"""One self-contained HTML page about one or several runs: it opens offline and loads nothing from a server."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from branchax.runs.progress import elapsed
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("charts.js", "player.js", "page.js", "theme.js")
-TITLED = 2  # so many runs are named in the title
-FIRST = (runlog.RETURN, runlog.MODEL_ERROR)  # of the metrics to choose from
-NAMES = {  # of metrics whose own names say too little
+TITLED = 2  # up to so many runs are named in the title
+FIRST = (runlog.RETURN, runlog.MODEL_ERROR)  # the first metrics in the menu
+NAMES = {  # clearer names for some metrics
     runlog.RETURN: "return of an episode",
     runlog.RETURN_SPREAD: "return of an episode: SD",
     runlog.LENGTH: "length of an episode",
     runlog.MODEL_ERROR: "model: holdout error, as a share of variance",
     "model/holdout_error_worst": "model: holdout error of the worst member",
-    "model/ece": "model: gap of calibration",
+    "model/ece": "model: calibration gap",
     "model/nll": "model: negative log-likelihood",
     "model/coverage_90": "model: share inside the middle 90 %",
     "policy/alpha": "policy: temperature",
@@ -33,7 +33,7 @@ NAMES = {  # of metrics whose own names say too little
     "critic/q_max": "critic: largest value",
     "wall_s": "seconds, with compilation",
 }
-NO_CURVES = {"seed", "epoch", "env_steps", runlog.OFFLINE}  # what curves are drawn over, or by
+NO_CURVES = {"seed", "epoch", "env_steps", runlog.OFFLINE}  # axes and labels of curves
 
 
 def report(
@@ -43,14 +43,14 @@ def report(
     seed: int | None = None,
     say: Callable[[str], Any] = lambda text: None,
 ) -> None:
-    """Writes the page: curves, evaluations, settings; a player of real and imagined episodes and diagnostics, if asked.
+    """Writes the page: curves, evaluations, settings; with `diagnoses`, also a player of episodes and diagnostics.
 
     Args:
       run_dirs: directories of runs.
       path: the file to write.
-      diagnoses: also what needs the checkpoints, and JAX, which takes minutes.
-      seed: whose model to diagnose, by default each run's first.
-      say: hears of what takes long.
+      diagnoses: adds real and imagined episodes and diagnostics, which need the checkpoints and JAX and take minutes.
+      seed: the seed to diagnose, by default each run's first.
+      say: called with messages before slow steps.
 
     Raises:
       ConfigError: when a directory holds no run.
@@ -77,11 +77,11 @@ def report(
 
 
 def page(title: str, data: dict[str, Any], scripts: Sequence[str] = SCRIPTS, asks: bool = False) -> str:
-    """The page's HTML, with its style, scripts and data inside. One that `asks` may load from where it came from."""
+    """The page's HTML, with style, scripts and data included. With `asks`, it may load more from its own server."""
     parts = {
         "TITLE": html.escape(title),
         "STYLE": (PAGE / "style.css").read_text(encoding="utf-8"),
-        # In a script element `</` would end it, whatever stands around it.
+        # `</` would end the script element, even inside a string.
         "DATA": json.dumps(data, allow_nan=False).replace("<", "\\u003c"),
         "SCRIPT": "\n".join((PAGE / name).read_text(encoding="utf-8") for name in scripts),
     }
@@ -110,7 +110,7 @@ def _curves(group: Group) -> dict[str, Any]:
 
 
 def _readable(name: str) -> str:
-    """`critic/loss` -> `critic: loss`, if it has no name of its own."""
+    """A readable name of a metric: from `NAMES`, otherwise `critic/loss` -> `critic: loss`."""
     return NAMES.get(name, name.replace("/", ": ", 1).replace("_", " "))
 
 
@@ -126,7 +126,7 @@ def _summary(line: overviews.Line) -> dict[str, Any]:
 
 
 def _line(line: Line) -> dict[str, Any]:
-    one = len(line.seeds) == 1  # which is the middle itself
+    one = len(line.seeds) == 1  # it equals the middle
     return runlog.plain(line._asdict() | ({"seeds": [[]]} if one else {}), digits=6)
 
 

@@ -1,4 +1,4 @@
-"""A run to hold in one's hand: its settings and rows, its policy, its world and model, and how it goes on.
+"""A run as a Python object: its settings, metrics, policy, world and model, and a way to resume it.
 
 run = branchax.load("runs/first")
 run.policy(obs), run.metrics, run.model.imagine(obs, 20), run.evaluate(100), run.resume(20_000)
@@ -33,23 +33,23 @@ Parameters = ParamSpec("Parameters")
 
 
 class Model(NamedTuple):
-    """A run's learned model: one more world, and the policy in it."""
+    """A run's learned model: a world (environment), and rollouts of the policy in it."""
 
-    world: World  # whose `step(key, state, action)` goes to the mean of the elites' means, without noise
-    start: Callable[[Any], WorldState]  # obs [D] -> its state there
-    # (obs [B, D] or [D], steps H) -> [n, H, B, ...]: the mode of the policy from there on, in each of n elites
+    world: World  # its `step(key, state, action)` goes to the mean of the elites' means, without noise
+    start: Callable[[Any], WorldState]  # obs [D] -> the world's state there
+    # (obs [B, D] or [D], steps H) -> [n, H, B, ...]: rollouts of the policy's mode from there, in each of n elites
     imagine: Callable[[Any, int], Trajectory]
 
 
 class Run:
     """A run in its directory, with the policy of one of its seeds.
 
-    Files are read when they are asked for, the checkpoint once: `load` the run again for a later one. Wherever a
-    directory is expected, the run itself will do.
+    Files are read when they are needed. The checkpoint is read only once: `load` the run again to get a later one. A
+    run can be passed wherever a directory is expected.
     """
 
     def __init__(self, directory: str | Path, seed: int | None = None) -> None:
-        """Holds the run in a directory; whose policy and model is said by `seed`, by default the run's first."""
+        """Opens the run in a directory; the policy and the model are those of `seed`, by default the run's first."""
         self.directory = Path(directory)
         self._seed = seed
 
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def seed(self) -> int:
-        """Whose policy and model it is."""
+        """The seed of the policy and the model."""
         return self.config.seed if self._seed is None else self._seed
 
     @property
@@ -86,12 +86,12 @@ class Run:
 
     @property
     def world(self) -> World:
-        """The world that it acts in."""
+        """The real world (environment) of the run."""
         return self._player.world
 
     @functools.cached_property
     def model(self) -> Model:
-        """What it has learned of its world. Raises `ConfigError` for a run that has learned no model."""
+        """The learned model of the world. Raises `ConfigError` for a run without a learned model."""
         player = self._player
         if why := diagnose.refusal(player.config) or diagnose.unfit(player):
             raise ConfigError(f"model: {self.directory} has none to imagine in: {why}")
@@ -110,27 +110,27 @@ class Run:
         return Model(player.dynamics.world(player.state.model, None), start, imagine)
 
     def policy(self, obs: ArrayLike) -> np.ndarray:
-        """The policy's mode, which evaluations take: obs [D] or [B, D] -> action [A] or [B, A], as `world.step` has it.
+        """The policy's mode, as in evaluations: obs [D] or [B, D] -> action [A] or [B, A], in the form of `world.step`.
 
-        Continuous actions are in units of half the actuators' range, discrete ones are one-hot. A planner plans anew
-        each time.
+        Continuous actions are scaled so that the actuators' range is [-1, 1]; discrete ones are one-hot. A planner
+        starts a new plan at each call.
         """
         return self._choose(obs, self._player.key, greedy=True)
 
     def act(self, obs: ArrayLike, key: Key) -> np.ndarray:
-        """`policy` with the noise that it explores with."""
+        """`policy` with exploration noise."""
         return self._choose(obs, key, greedy=False)
 
     def evaluate(self, episodes: int | None = None) -> list[runlog.Row]:
-        """`branchax.evaluate`: one record per seed, all of them, after so many episodes."""
+        """`branchax.evaluate`: one record for each seed of the run, over so many episodes."""
         return evaluate.evaluate(self.directory, episodes)
 
     def resume(
         self, env_steps: int | None = None, *, callbacks: Sequence[Callback] = (), loggers: Sequence[Logger] = ()
     ) -> Run:
-        """Goes on to `env_steps` in all, by default what the run was to have; returns the run as it is then.
+        """Continues training up to `env_steps` in total, by default the run's own; returns the run after that.
 
-        `callbacks` and `loggers` are those of `branchax.run`, which says what it raises.
+        `callbacks` and `loggers` are those of `branchax.run`. Raises the same errors as `branchax.run`.
         """
         rundir.find_modules(self.directory)
         config = self.config
@@ -167,7 +167,7 @@ class Run:
 def load(directory: str | Path, seed: int | None = None) -> Run:
     """The run in a directory, with the policy of one of its seeds, by default the first.
 
-    The name of a pretrained policy (`branchax.pretrained.names()`) will do, too: `load("hopper")`.
+    The name of a pretrained policy (`branchax.pretrained.names()`) also works: `load("hopper")`.
 
     Raises:
       ConfigError: when the directory holds no run, or no such seed.
@@ -181,7 +181,7 @@ def load(directory: str | Path, seed: int | None = None) -> Run:
 
 
 def _holding(train: Callable[Parameters, Path]) -> Callable[Parameters, Run]:
-    """`train`, which returns the run instead of its directory."""
+    """`train`, but it returns the `Run` instead of its directory."""
 
     @functools.wraps(train)
     def run(*arguments: Parameters.args, **named: Parameters.kwargs) -> Run:

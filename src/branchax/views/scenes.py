@@ -1,8 +1,8 @@
-"""Worlds drawn in the plane: a scene is a few shapes and where they are at each time.
+"""Draws worlds in the plane: a scene is a few shapes with their positions at each time.
 
-What a picture needs is read from the observation, so that an imagined one is drawn like a real one. Where a model's
-prediction leaves what a world can show (a cosine and a sine off the unit circle), the nearest possible picture is
-drawn. The page of `report` and the files of `render` draw the same scenes.
+A scene is read only from observations, so that imagined episodes are drawn like real ones. If a model predicts an
+impossible observation (a cosine and a sine off the unit circle), the nearest possible picture is drawn. The page of
+`report` and the files of `render` draw the same scenes.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from branchax.views.shapes import ACCENT, BODY, GOAL, GROUND, Scene, Shape
 from branchax.worlds import catalog
 from branchax.worlds.tabular import MAZE
 
-EDGE = 1.3  # of the plane that is shown; a mass that has left it waits at the edge
+EDGE = 1.3  # of the visible plane; a mass outside is drawn at the edge
 
 
 def scene(world: str, obs: np.ndarray, arguments: Sequence[str] = ()) -> Scene | None:
@@ -141,7 +141,7 @@ def _gridworld(obs: np.ndarray) -> Scene:
 
 def _chain(obs: np.ndarray) -> Scene:
     states = obs.shape[-1]
-    # The large reward is for staying in the last one.
+    # The large reward is for staying in the last state.
     places = [Shape("disc", GOAL if i == states - 1 else GROUND, [0.4], np.array([i, 0.0])) for i in range(states)]
     at = _columns(obs.argmax(-1).astype(float), 0.0)
     return Scene((-0.7, -0.7, states - 0.3, 0.7), [*places, Shape("disc", BODY, [0.25], at)])
@@ -170,9 +170,10 @@ class Plane(NamedTuple):
 
 
 def plane(world: str, size: int) -> Plane:
-    """The pendulum's angle and velocity, the cart's pole and its spin; elsewhere the first two entries.
+    """The slice for a map of a world.
 
-    The other entries stay in the middle of the data.
+    For the pendulum: its angle and velocity; for cartpole: the pole's angle and spin; for two links: both angles; for
+    other worlds: the first two entries. The other entries stay at the median of the data.
     """
     if world == "classic/pendulum":
         return Plane(
@@ -204,5 +205,5 @@ def plane(world: str, size: int) -> Plane:
 
 
 def layout(world: str, states: int) -> list[tuple[int, int]]:
-    """Where a map of a tabular world shows each of its states: (row, column)."""
+    """The place (row, column) of each state of a tabular world in a map."""
     return _cells()[0] if world == "classic/gridworld" else [(0, i) for i in range(states)]

@@ -1,4 +1,4 @@
-"""What a drawing in the plane is made of."""
+"""The parts of a drawing in the plane."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-BODY, ACCENT, GOAL, GROUND = "body", "accent", "goal", "ground"  # the roles that a drawing gives colours to
+BODY, ACCENT, GOAL, GROUND = "body", "accent", "goal", "ground"  # the roles of shapes; each has a colour
 
 
 class Shape(NamedTuple):
-    """One thing, in world units with y upwards; a `size` in world units too."""
+    """One shape. Its positions and its `size` are in world units, with y upwards."""
 
     kind: str  # "line": x1, y1, x2, y2; "disc": x, y; "box": x, y, angle [rad]; "path": x1, y1, x2, y2, ...
     role: str
     size: Sequence[float]  # line, path: width; disc: radius; box: width, height
-    at: np.ndarray  # [T, n] what moves, or [n]
+    at: np.ndarray  # [T, n] if it moves, or [n]
 
 
 class Scene(NamedTuple):
-    """What is drawn, the ground first."""
+    """The shapes of a drawing, from back to front."""
 
     view: tuple[float, float, float, float]  # x from, y from, x to, y to
     shapes: list[Shape]
 
     def data(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """The scene as JSON-ready data."""
         shapes = [
             {"kind": s.kind, "role": s.role, "size": list(s.size), "at": np.round(s.at.astype(float), 4).tolist()}
             for s in self.shapes

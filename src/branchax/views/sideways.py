@@ -82,7 +82,7 @@ def side_view(world: str, obs: np.ndarray, arguments: Sequence[str] = ()) -> Sce
     return Scene(kind.view, shapes)
 
 
-# MuJoCo's kinds of shapes that are drawn as a thick line, and half of its length: spheres, capsules, cylinders.
+# MuJoCo's shapes that are drawn as a thick line -> half the length of the line: spheres, capsules, cylinders.
 SHOWN = {2: lambda size: 0.0, 3: lambda size: float(size[1]), 5: lambda size: float(size[1])}
 
 

@@ -1,4 +1,4 @@
-"""Worlds: real simulators and analytic systems. `make` is the one place where a world's name becomes a world."""
+"""Worlds (environments): real simulators and analytic systems. `make` builds a world from its name."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ def make(
     """The world called `name` in the catalog (`branchax list`).
 
     Args:
-      name: `"classic/..."`, `"probe/..."`, `"brax/..."`, `"gym/..."`, `"playground/..."`, or `"module:function"` for a
-        world of one's own.
+      name: `"classic/..."`, `"probe/..."`, `"brax/..."`, `"gym/..."`, `"playground/..."`, or `"module:function"` for
+        your own world.
       backend: Brax's physics backend; the other worlds ignore it.
       episode_length: steps until an episode is truncated; the default is the world's own.
-      arguments: what Gymnasium makes an environment with, each `"name=value"`; no other world takes any.
+      arguments: keyword arguments for `gymnasium.make`, each as `"name=value"`; other worlds take none.
 
     Raises:
       ConfigError: the name is unknown, or the world cannot have this backend, episode length or arguments.
@@ -83,7 +83,7 @@ def make(
 
 
 def _own(name: str, options: dict[str, Any]) -> World:
-    """What `function` returns, for `module:function`."""
+    """The world that `function` returns, for a name `module:function`."""
     import jax
 
     from branchax import outside
@@ -129,7 +129,7 @@ def _own(name: str, options: dict[str, Any]) -> World:
 
 
 def gymnasium_spec(name: str) -> Any:
-    """What Gymnasium has registered as `name`, found without JAX; for `"module:Id-v0"` the module is imported first.
+    """Gymnasium's registry entry of `name`, found without JAX; for `"module:Id-v0"`, the module is imported first.
 
     Raises:
       ConfigError: Gymnasium or the module is not installed or cannot be imported, or the id is unknown.
@@ -147,7 +147,7 @@ def gymnasium_spec(name: str) -> Any:
     except ModuleNotFoundError as error:
         advice = ": pip install 'branchax[gym]'" if error.name == "gymnasium" else ""
         raise ConfigError(f"world: gym/{name} needs {error.name}, which is not installed{advice}") from error
-    except Exception as error:  # whatever someone else's module raises
+    except Exception as error:  # a user's module may raise any error
         raise ConfigError(f"world: gym/{name} cannot be imported: {type(error).__name__}: {error}") from error
     if short not in registry:
         raise ConfigError(f"world: gym/{name} is unknown to Gymnasium{nearest(short, registry)}")

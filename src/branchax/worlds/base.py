@@ -17,11 +17,11 @@ Predicate = Callable[[jax.Array, jax.Array, jax.Array], jax.Array]  # (obs [D], 
 class WorldSpec(NamedTuple):
     """The facts about a world that are known before anything is compiled.
 
-    `differentiable` says whether reverse-mode derivatives of `step` exist, are finite and mean something: that they are
-    the limit of finite differences almost everywhere. They may still be zero (a reward that is constant), jump (at a
-    contact) or explode over many steps (`gradients.jacobians` measures that). It was measured, for each world that the
-    library has, by `tests/test_worlds_classic.py` and `tests/test_worlds_brax.py`; forward mode exists for all of them.
-    No discrete world is called differentiable: its choice of an action has no derivative.
+    `differentiable` says whether reverse-mode derivatives of `step` exist, are finite and are correct, that is, the
+    limit of finite differences almost everywhere. They may still be zero (a constant reward), jump (at a contact) or
+    explode over many steps (`gradients.jacobians` measures that). For each world of the library, this is tested in
+    `tests/test_worlds_classic.py` and `tests/test_worlds_brax.py`. Forward mode works for all of them. No discrete
+    world is called differentiable: the choice of an action has no derivative.
     """
 
     name: str
@@ -36,25 +36,25 @@ class WorldSpec(NamedTuple):
 
 
 class WorldState(NamedTuple):
-    """A world between two steps."""
+    """The state of a world between two steps."""
 
-    inner: Any  # the physics: whatever the world needs to go on
+    inner: Any  # the state of the physics: any pytree
     obs: jax.Array  # [D]
     time: jax.Array  # [] int32, steps since the reset
 
 
 class HostWorld(NamedTuple):
-    """A world whose simulators live on the host, as functions over a fleet of N of them. NumPy arrays go in and come
-    out. Each raises `RunError` for what the simulators break, and closes them then.
+    """A world with simulators on the host, as functions over a fleet of N simulators. They take and return NumPy
+    arrays. If a simulator fails or breaks a rule, a function closes all of them and raises `RunError`.
 
-    An episode that is over begins anew within the same step, by the simulator's own random numbers.
+    When an episode ends, the next one begins within the same step, with the simulator's own random numbers.
     """
 
     make: Callable[
         [int, int, bool], Any
     ]  # (N, processes or 0 for this one, stop where the first episode ends) -> fleet
     reset: Callable[[Any, np.ndarray], np.ndarray]  # (fleet, seeds [N]) -> obs [N, D]
-    # (fleet, actions [N, A]) -> next_obs [N, D], obs to go on from [N, D], reward [N], terminated [N], truncated [N]
+    # (fleet, actions [N, A]) -> next_obs [N, D], obs to continue from [N, D], reward [N], terminated [N], truncated [N]
     step: Callable[[Any, np.ndarray], tuple[np.ndarray, ...]]
     save_state: Callable[[Any], list[str]]  # fleet -> what each simulator holds, as far as it can be read
     set_state: Callable[[Any, Sequence[str]], None]
@@ -66,7 +66,7 @@ class HostWorld(NamedTuple):
 class World(NamedTuple):
     """Two pure, unbatched functions; `jax.vmap` gives parallel worlds.
 
-    `step` never resets: `rollout` does, with a fresh key each time, after it has recorded the true `next_obs`.
+    `step` never resets: `rollout` does that, with a fresh key each time, after it has recorded the true `next_obs`.
 
     With a `host`, the simulators live on the host, and `reset` and `step` raise `ConfigError`: the host loop takes the
     real steps between compiled stages.
@@ -79,18 +79,18 @@ class World(NamedTuple):
 
 
 def blank_state(spec: WorldSpec) -> WorldState:
-    """What is known of a world of the host's before its simulators were asked: the shapes."""
+    """A state of zeros with the right shapes, for a world that is stepped on the host."""
     return WorldState((), jnp.zeros(spec.obs_size), jnp.zeros((), jnp.int32))
 
 
 def never(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
-    """The termination predicate of a world whose episodes end by the clock alone. Returns [] bool."""
+    """The termination predicate of a world whose episodes end only by the time limit. Returns [] bool."""
     del obs, action, next_obs
     return jnp.zeros((), bool)
 
 
 def endless(world: World) -> World:
-    """The same world without its clock: nothing is ever truncated. What is imagined ends by its horizon alone."""
+    """The same world without its time limit: it never truncates. Imagined rollouts end only by their horizon."""
 
     def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
         after, transition = world.step(key, state, action)
@@ -104,10 +104,10 @@ def make_world(
     reset: Callable[[Key], tuple[Any, jax.Array]],
     step: Callable[[Key, Any, jax.Array], tuple[Any, jax.Array, jax.Array, jax.Array]],
 ) -> World:
-    """Builds a world from its physics alone; the clock, the time limit and the bookkeeping are added here.
+    """Builds a world from its physics; adds the step counter, the time limit and the bookkeeping.
 
-    Numbers may be Python's or NumPy's (`False`, `0`, a list of entries): observations and rewards become floats, what
-    says that an episode has ended bool, and the state's leaves arrays.
+    Numbers may be those of Python or NumPy (`False`, `0`, a list of entries): observations and rewards become floats,
+    `terminated` becomes bool, and the leaves of the state become arrays.
 
     Args:
       spec: sizes, time limit and (where one is known) the termination predicate.
@@ -131,14 +131,14 @@ def make_world(
 
 
 def _array(x: Any) -> jax.Array:
-    """A leaf of a state as an array whose dtype is its own: a Python number's would give way to any other."""
+    """A leaf of a state as an array with a fixed dtype: a Python number would be weakly typed."""
     if isinstance(x, jax.Array) and not x.weak_type:
         return x
     return jnp.asarray(x, jnp.result_type(x))
 
 
 def _floats(x: Any) -> Any:
-    """Real numbers as floats. Anything else, such as a dict of observations, stays, for whoever checks the world."""
+    """Real numbers as floats. Anything else, such as a dict of observations, is unchanged; later checks refuse it."""
     if isinstance(x, dict):
         return x
     x = jnp.asarray(x)

@@ -24,14 +24,14 @@ def brax_world(name: str, backend: str = "generalized", episode_length: int | No
     """One of Brax's environments, with none of Brax's wrappers.
 
     The wrappers overwrite the last observation of an episode with the next one's first, and restart every episode from
-    one cached state; here `next_obs` is the true one and every reset draws a fresh state. The world's `inner` is Brax's
-    own `State`, without its metrics. Any environment registered with Brax can be built; one that is not Brax's own has
-    no known termination predicate, and a few of Brax's own have none on some backends (`terminations.UNSEEN`).
+    one cached state. Here `next_obs` is the true one and every reset draws a fresh state. The world's `inner` is Brax's
+    own `State`, without its metrics. Any environment registered with Brax can be built. Those that are not Brax's own
+    have no known termination predicate, and a few of Brax's own have none on some backends (`terminations.UNSEEN`).
 
     Args:
       name: the name in Brax's registry, such as `"hopper"`.
-      backend: the physics: `"generalized"`, `"positional"`, `"spring"` or `"mjx"`. `spring` warns: its joints stretch
-        and the observation does not show it, so that a model of it keeps a one-step error however much data it sees.
+      backend: the physics: `"generalized"`, `"positional"`, `"spring"` or `"mjx"`. `spring` gives a warning: its joints
+        stretch, which the observation does not show, so a model keeps a one-step error even with unlimited data.
       episode_length: steps until an episode is truncated; the default is Brax's own, 1000 for every environment.
 
     Raises:
@@ -39,8 +39,8 @@ def brax_world(name: str, backend: str = "generalized", episode_length: int | No
     """
     env = environment(name, backend)
 
-    # Both functions are jitted so that Brax, which takes up to seconds to trace, is traced once and not again by every
-    # program that steps the world. It also keeps Brax from writing into the caller's state.
+    # Both functions are jitted, so that Brax, which takes up to seconds to trace, is traced only once and not by every
+    # program that steps the world. This also prevents Brax from writing into the caller's state.
     @jax.jit
     def reset(key: Key) -> tuple[Any, jax.Array]:
         state = dataclasses.replace(env.reset(key), metrics={})
@@ -79,7 +79,7 @@ def environment(name: str, backend: str) -> Any:
     with contextlib.redirect_stdout(
         io.StringIO()
     ):  # MuJoCo's MJX prints that Warp, which nothing here uses, is missing
-        from brax import envs  # here, because the import takes seconds and most of the library can do without
+        from brax import envs  # here, because the import takes seconds and most of the library does not need it
 
     if name not in envs._envs:
         raise ConfigError(f"world: brax/{name} is unknown{nearest(name, envs._envs)}; `branchax list` shows all")
@@ -88,7 +88,7 @@ def environment(name: str, backend: str) -> Any:
     if backend == "spring" and name != "fast":  # which has no physics
         _warn_of_spring()
     with warnings.catch_warnings():
-        # Brax says each time that MJX is what is maintained now: nothing that a user of this library can mend.
+        # Brax prints each time that only MJX is maintained now, which users of this library cannot change.
         warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
         return envs.get_environment(name, backend=backend)
 
@@ -96,13 +96,13 @@ def environment(name: str, backend: str) -> Any:
 def _differentiable(env: Any, backend: str) -> bool:
     """Whether reverse mode goes through the environment's step.
 
-    MJX's solver is a `while_loop`, which has no reverse-mode derivative (forward mode has), unless it takes one
-    iteration, as Brax has it do for ant and humanoid alone. The other backends have scans.
+    MJX's solver is a `while_loop`, which has no reverse-mode derivative (only forward mode), unless it takes a single
+    iteration; Brax sets that only for ant and humanoid. The other backends use scans.
 
-    Measured on a standing hopper's sum of rewards over 1, 3 and 5 steps, differentiated by a constant that is added to
-    the actions, in float64: on all backends (`mjx` forwards) every gradient is finite and equals the central
-    difference of 1e-6 to 1e-6. Gradients reach only as far as contacts stay as they are. Of 32 states, so many have a
-    central difference over 5 steps that is within 1 % of the gradient:
+    Measured in float64 on a standing hopper: the sum of rewards over 1, 3 and 5 steps, differentiated by a constant
+    that is added to the actions. On all backends (`mjx` in forward mode), every gradient is finite and equals the
+    central difference with step 1e-6 to within 1e-6. Gradients are only valid while contacts do not change. This share
+    of 32 states has a central difference over 5 steps within 1 % of the gradient:
 
         change of the action    1e-4    1e-3    1e-2    1e-1
         generalized             84 %    41 %     0 %     0 %
@@ -110,7 +110,7 @@ def _differentiable(env: Any, backend: str) -> bool:
         spring                  97 %   100 %    88 %    47 %
         mjx                    100 %    97 %    88 %    72 %
 
-    `tests/test_worlds_brax.py` holds the first three to it.
+    `tests/test_worlds_brax.py` tests the first three backends.
     """
     sys = getattr(env, "sys", None)  # `fast` has no physics
     return backend != "mjx" or sys is None or int(sys.opt.iterations) == 1
@@ -118,7 +118,7 @@ def _differentiable(env: Any, backend: str) -> bool:
 
 @functools.cache
 def _warn_of_spring() -> None:
-    """Once per process: a run builds its world more than once."""
+    """Warns once per process, because a run builds its world more than once."""
     warnings.warn(
         "Brax's spring backend hides part of its state from the observation, so no model of it can be accurate; "
         "generalized hides nothing",
@@ -127,7 +127,7 @@ def _warn_of_spring() -> None:
 
 
 def _mend_fluid() -> None:
-    """Gives `brax.fluid`, which only the swimmer uses, a `clip` that still takes `a_min` (removed from JAX in 0.10)."""
+    """Gives `brax.fluid` (used only by the swimmer) a `clip` that still accepts `a_min`, which JAX 0.10 removed."""
     from brax import fluid
 
     def clip(x: jax.Array, min: Any = None, max: Any = None, a_min: Any = None) -> jax.Array:

@@ -1,4 +1,4 @@
-"""The names of the worlds and the few facts needed before JAX is loaded (`--help`, `list`, checking a config)."""
+"""The names of the worlds, and the facts about them that are needed before JAX is loaded (`--help`, `list`, checks)."""
 
 from __future__ import annotations
 
@@ -37,14 +37,14 @@ PLAYGROUND = (
 
 
 class Entry(NamedTuple):
-    """What `branchax list` shows of a world."""
+    """The facts about a world that `branchax list` shows."""
 
     about: str
     discrete: bool = False
     refused: str = ""  # why the world cannot be built, when it cannot
     backends: tuple[str, ...] = BRAX_BACKENDS  # what `backend` may be; worlds other than Brax's ignore it
     tabular: bool = False  # the observation is the one-hot vector of a state
-    seconds: float | None = None  # of one step; a world without time of its own is shown at a speed one can follow
+    seconds: float | None = None  # per step; for worlds without a time unit, a speed that is easy to watch
     names: tuple[str, ...] = ()  # of the observation's entries
 
 
@@ -117,11 +117,11 @@ WORLDS: dict[str, Entry] = {
 
 
 def observation_names(world: str, size: int) -> list[str]:
-    """The names of the entries of a world's observation [D]: `obs 3` where nothing better is known."""
+    """The names of the entries of a world's observation [D]; unknown ones are called `obs 3`."""
     known = WORLDS[world].names if world in WORLDS else ()
     return list(known or [f"obs {i}" for i in range(size)])
 
 
 def step_seconds(world: str) -> float:
-    """Seconds that one step of a world takes when it is shown."""
+    """Seconds per step of a world in a video."""
     return (WORLDS[world].seconds if world in WORLDS else None) or 0.1

@@ -1,6 +1,6 @@
 """Classic control as pure, differentiable functions. Actions are in [-1, 1] and clipped there, as actuators do.
 
-Episode lengths are Gymnasium's where it has the task. (`lqr` is the exception to the clipping: see `worlds/lqr.py`.)
+Episode lengths are Gymnasium's if it has the task. (Only `lqr` does not clip actions: see `worlds/lqr.py`.)
 """
 
 from __future__ import annotations
@@ -138,11 +138,11 @@ def double_pendulum(episode_length: int = 200) -> World:
     (Lagrange's equations: Landau and Lifshitz, Mechanics, section 5, problem 1, there with angles from below and
     without torques.) There is no friction. A step of 0.05 s is 10 of the classical Runge-Kutta method, which keep the
     energy of free motion to 1e-3 J over 10 s (hanging and upright are 59 J apart). The torques are too weak to lift the
-    links, which weigh up to 3 g N m on the base and g N m on the joint, and have to swing them up.
+    links directly, as gravity exerts up to 3 g N m on the base and g N m on the joint, so they have to swing them up.
 
         reward = cos(a_1) + cos(a_2) - 0.02 sum_i (sqrt(1 + w_i^2) - 1) - 0.001 |u|^2    of the state before the step
 
-    is the height of the tip [m] less penalties; its gradient is bounded however fast the links turn. `obs [6]` is
+    is the height of the tip [m] minus penalties; its gradient is bounded even for fast links. `obs [6]` is
     cos(a_1), sin(a_1), cos(a_2), sin(a_2), w_1, w_2, none of them scaled; `action [2]`. Episodes start at any angles,
     at up to 1 rad/s, and end only by the clock. The largest Lyapunov exponent of free motion is about 1.1 / s at the
     median start: 1 to 1.5 / s for starts well above level, near 0 for those close to hanging.
@@ -177,7 +177,7 @@ def double_pendulum(episode_length: int = 200) -> World:
             return runge_kutta(lambda state: slope(state, torque), state, dt / substeps), None
 
         state, _ = jax.lax.scan(substep, state, length=substeps)
-        # Whole turns are dropped, because angles that grow lose digits.
+        # Full turns are removed, because growing angles lose digits.
         state = state.at[:2].set(jnp.mod(state[:2] + jnp.pi, 2 * jnp.pi) - jnp.pi)
         return state, observe(state), reward, jnp.zeros((), bool)
 

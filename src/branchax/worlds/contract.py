@@ -1,6 +1,6 @@
-"""What a world promises, and whether it does: `branchax check-world NAME`.
+"""The contract of worlds (environments), and a check of it: `branchax check-world NAME`.
 
-The lines of the contract are those of docs/worlds.md. Each check is made on real steps with random actions.
+docs/worlds.md has the same lines. Each line is checked on real steps with random actions.
 """
 
 from __future__ import annotations
@@ -30,42 +30,42 @@ CONTRACT = {
 }
 
 
-# Of a world of the host's, whose simulators answer for themselves: what they break else ends the check with a line.
+# For worlds that are stepped on the host. Simulators check the other lines themselves: an error there ends the check.
 HOST_CONTRACT = {line: CONTRACT[line] for line in (3, 4, 6, 7, 8)}
 
 
 class Violation(NamedTuple):
-    """A line of the contract that a world breaks, and what was seen."""
+    """A line of the contract that a world breaks, and the evidence."""
 
     line: int
     seen: str
-    sure: bool = True  # False: only whoever made the world can tell whether it is meant to be so
+    sure: bool = True  # False: it may be intended, which only the author of the world knows
 
 
 def check_world(world: World, steps: int = 400, batch: int = 8, seed: int = 0) -> list[Violation]:
-    """The violations found in `batch` worlds stepped side by side `steps` times with random actions, by line.
+    """The violations found in `batch` parallel worlds, stepped `steps` times with random actions, by line.
 
-    `steps` is raised to the length of an episode, up to 2,000, so that the clock is seen at work. A finished episode is
-    followed by a fresh reset.
+    `steps` is raised to the length of an episode, up to 2,000, so that the time limit is checked, too. A finished
+    episode is followed by a fresh reset.
     """
     shapes = list(_shapes(world))
     if shapes:
-        return shapes  # nothing else can be trusted
+        return shapes  # further checks would be meaningless
     steps = max(steps, min(world.spec.episode_length + 1, 2_000))
     key_run, key_reset = jax.random.split(jax.random.key(seed))
     walk = jax.jit(lambda k: _walk(k, world, steps, batch))
     try:
         before, after, t = jax.tree.map(np.asarray, walk(key_run))
-    except Exception as error:  # whatever someone else's functions raise
+    except Exception as error:  # a user's functions may raise any error
         return [Violation(2, f"{type(error).__name__}: {str(error).splitlines()[0]}")]
     found = [*_rows(world, before, after, t), *_resets(world, key_reset), *_repeated(world, key_run, batch)]
     return sorted(found)
 
 
 def check_host(world: World, steps: int = 400, batch: int = 4, seed: int = 0) -> list[Violation]:
-    """`check_world` of a world whose simulators live on the host, by the lines of `HOST_CONTRACT`.
+    """`check_world` for a world that is stepped on the host, with the lines of `HOST_CONTRACT`.
 
-    Raises `RunError` for what they break beside them.
+    Raises `RunError` for errors that its simulators find themselves.
     """
     host, spec = world.host, world.spec
     assert host is not None
@@ -107,7 +107,7 @@ def _equal(first: tuple[np.ndarray, ...], second: tuple[np.ndarray, ...]) -> boo
 
 
 def _shapes(world: World) -> Iterator[Violation]:
-    """Lines 1 and 2, without a step taken."""
+    """Checks lines 1 and 2, without taking a step."""
     spec, key = world.spec, jax.random.key(0)
     action = jax.ShapeDtypeStruct((spec.action_size,), jnp.float32)
     try:
@@ -138,7 +138,7 @@ def _shapes(world: World) -> Iterator[Violation]:
 
 
 def _walk(key: Key, world: World, steps: int, batch: int) -> tuple[WorldState, WorldState, Transition]:
-    """States before and after without what is inside them, and transitions, each [steps, batch, ...]."""
+    """States before and after each step, without their `inner`, and transitions: each [steps, batch, ...]."""
 
     def advance(state: WorldState, i: jax.Array) -> tuple[WorldState, Any]:
         key_action, key_step, key_reset = _keys_at(key, i)
@@ -164,7 +164,7 @@ def _actions(key: Key, world: World, batch: int) -> jax.Array:
 
 
 def _rows(world: World, before: Any, after: Any, t: Any) -> Iterator[Violation]:
-    """Lines 5 to 8 and 10, on what `_walk` returned, as NumPy arrays."""
+    """Checks lines 5 to 8 and 10 on the results of `_walk`, as NumPy arrays."""
     spec = world.spec
 
     def first(bad: np.ndarray) -> str:
@@ -196,7 +196,7 @@ def _rows(world: World, before: Any, after: Any, t: Any) -> Iterator[Violation]:
 
 
 def _resets(world: World, key: Key) -> Iterator[Violation]:
-    """Lines 3 and 4 for `reset`."""
+    """Checks lines 3 and 4 for `reset`."""
     reset = jax.jit(jax.vmap(world.reset))
     keys = jax.random.split(key, 8)
     once, twice = reset(keys), reset(keys)
@@ -215,7 +215,7 @@ def _resets(world: World, key: Key) -> Iterator[Violation]:
 
 
 def _repeated(world: World, key: Key, batch: int) -> Iterator[Violation]:
-    """Line 3 for `step`, and line 9."""
+    """Checks line 3 for `step`, and line 9."""
     key_action, key_step, key_reset = _keys_at(key, 0)
     keys, actions = jax.random.split(key_step, batch), _actions(key_action, world, batch)
     state = jax.jit(jax.vmap(world.reset))(jax.random.split(key_reset, batch))
@@ -235,7 +235,7 @@ def _repeated(world: World, key: Key, batch: int) -> Iterator[Violation]:
 
 
 def _pairs(first: Any, second: Any) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The leaves of two trees of one structure, keys as numbers."""
+    """Pairs of leaves of two trees with the same structure; random keys become numbers."""
     for x, y in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         is_key = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
         yield tuple(np.asarray(jax.random.key_data(z) if is_key else z) for z in (x, y))  # type: ignore[misc]
@@ -247,7 +247,7 @@ def _differs(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _close(x: np.ndarray, y: np.ndarray) -> bool:
-    """Whether two arrays agree but for the rounding of another vectorised program, by their largest entry."""
+    """Whether two arrays are equal up to rounding differences of vectorised programs, relative to the largest entry."""
     x, y = x.astype(float), y.astype(float)
     size = np.max(np.abs(y), where=np.isfinite(y), initial=0.0)
     return bool(np.allclose(x, y, rtol=1e-4, atol=1e-4 * size, equal_nan=True))

@@ -1,8 +1,8 @@
-"""Gymnasium's environments side by side, as many rows of numbers: made, watched, stepped, saved and closed.
+"""Runs several of Gymnasium's environments in parallel, with arrays in and out: makes, checks, steps, saves, closes.
 
-`Guard` makes vectors of what an environment takes and returns, and says in a line what it breaks. `Pack` is a
-`gymnasium.vector.SyncVectorEnv` of them, and `Fleet` one pack here or several, each in a process of its own
-(`gymnasium.vector.AsyncVectorEnv`). No JAX: worker processes load this module.
+`Guard` converts an environment's actions and observations to vectors, and raises a one-line error if the environment
+breaks a rule. `Pack` is a `gymnasium.vector.SyncVectorEnv` of guards. `Fleet` is one pack in this process, or several
+packs, each in its own process (`gymnasium.vector.AsyncVectorEnv`). No JAX: worker processes load this module.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ SILENT = 50  # a level above all of Gymnasium's messages
 
 
 def make(name: str, arguments: dict[str, Any], length: int | None) -> Any:
-    """What `gymnasium.make` gives, with `length` as its time limit if there is one. Raises `WorldFault`."""
+    """The environment from `gymnasium.make`, with the time limit `length`, if given. Raises `WorldFault`."""
     limit = {} if length is None else {"max_episode_steps": length}
     try:
         with _without_mujoco_warnings():
@@ -42,7 +42,7 @@ def make(name: str, arguments: dict[str, Any], length: int | None) -> Any:
 
 
 def time_limit(env: Any) -> int | None:
-    """The least of the time limits on an environment, [steps]; None where it has none."""
+    """The smallest time limit of an environment, [steps]; None if it has none."""
     limits = []
     while isinstance(env, gymnasium.Wrapper):
         if isinstance(env, gymnasium.wrappers.TimeLimit):
@@ -52,9 +52,9 @@ def time_limit(env: Any) -> int | None:
 
 
 class Guard(gymnasium.Env):
-    """An environment whose observations are [D] float32, whose actions [A], and whose rewards and flags are checked.
+    """An environment with observations [D] float32 and actions [A]. Its rewards and flags are checked.
 
-    With `once`, it stays where its episode ended until it is reset with a seed: an evaluation steps no further.
+    With `once`, it stays at the end of its episode until it is reset with a seed: an evaluation needs no more steps.
     """
 
     def __init__(self, env: Any, observations: Observations, actions: Actions, once: bool = False) -> None:
@@ -64,7 +64,7 @@ class Guard(gymnasium.Env):
         self.last, self.over = np.zeros(observations.size, np.float32), False
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """As Gymnasium has it. Raises `WorldFault`."""
+        """`reset` of Gymnasium's API. Raises `WorldFault`."""
         if self.once and seed is None:
             return self.last, {}
         returned = self._call("reset", seed=seed) if seed is not None else self._call("reset")
@@ -74,10 +74,10 @@ class Guard(gymnasium.Env):
         return self.last, {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """As Gymnasium has it; an episode with a number that is not finite is cut there. Raises `WorldFault`."""
+        """`step` of Gymnasium's API. An episode is truncated at a non-finite number. Raises `WorldFault`."""
         if self.once and self.over:
             return self.last, 0.0, False, False, {}
-        if not np.isfinite(action).all():  # nothing that an environment could do with it; its row is dropped
+        if not np.isfinite(action).all():  # the environment cannot use it; its row is dropped
             return self.last, 0.0, False, True, {}
         returned = self._call("step", self.actions.make(action))
         if not (isinstance(returned, tuple) and len(returned) == 5):
@@ -96,7 +96,7 @@ class Guard(gymnasium.Env):
         return self.last, reward, terminated, truncated, {}
 
     def close(self) -> None:
-        """Closes it; what it raises then is nobody's concern."""
+        """Closes the environment and ignores its errors."""
         with contextlib.suppress(Exception):
             self.env.close()
 
@@ -116,10 +116,12 @@ class Guard(gymnasium.Env):
 
 
 class Pack(gymnasium.Env):
-    """Environments stepped one after the other. A step's observation is a row for each, `rows` with blank ones.
+    """Environments that are stepped one after the other. The observation of a step has `rows` rows: one for each
+    environment, and blank ones after them.
 
-    [next_obs [D], obs [D] to go on from, reward, terminated, truncated], float32: where an episode is over, `obs` is
-    the first of the next one and `next_obs` the last of this. They are made at the first call.
+    A row is [next_obs [D], obs [D] to continue from, reward, terminated, truncated], float32. Where an episode is over,
+    `next_obs` is its last observation and `obs` the first of the next episode. The environments are made at the first
+    call.
     """
 
     def __init__(self, make_one: Callable[[], Guard], count: int, rows: int, obs_size: int, action_size: int) -> None:
@@ -149,12 +151,12 @@ class Pack(gymnasium.Env):
         return self.envs
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
-        """Fresh episodes from `seeds`; of the rows only `obs` means something."""
+        """Starts fresh episodes from `seeds`; only `obs` of the rows is meaningful."""
         obs, _ = self.opened().reset(seed=[int(s) for s in self.seeds])
         return self._rows(obs, obs, 0.0, 0.0, 0.0), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
-        """One step of each, [rows, A]."""
+        """One step of each environment, with actions [rows, A]."""
         obs, reward, terminated, truncated, info = self.opened().step(action[: self.count])
         after = obs
         if "final_obs" in info:
@@ -164,11 +166,11 @@ class Pack(gymnasium.Env):
         return self._rows(after, obs, reward, terminated, truncated), 0.0, False, False, {}
 
     def take(self) -> list[str]:
-        """A snapshot of each."""
+        """A snapshot of each environment."""
         return [json.dumps(snapshots.take(guard)) for guard in self.opened().envs]
 
     def put(self) -> None:
-        """Brings each to where its one of `snapshots` was taken."""
+        """Restores each environment from its snapshot in `snapshots`."""
         for guard, snapshot in zip(self.opened().envs, self.snapshots, strict=True):
             snapshots.put(guard, json.loads(snapshot))
 
@@ -181,13 +183,13 @@ class Pack(gymnasium.Env):
         rows, size = np.zeros(self.observation_space.shape, np.float32), obs.shape[1]  # type: ignore[arg-type]
         mine = rows[: self.count]
         mine[:, :size], mine[:, size : 2 * size] = after, obs
-        with np.errstate(over="ignore"):  # beyond float32 it is infinite, which is said as a fault of the world
+        with np.errstate(over="ignore"):  # numbers too large for float32 become infinite, a fault of the world
             mine[:, -3], mine[:, -2], mine[:, -1] = reward, terminated, truncated
         return rows
 
 
 class Fleet:
-    """`count` environments, here or in `workers` processes. All raises `WorldFault` for what they break."""
+    """`count` environments, in this process or in `workers` others. All methods raise `WorldFault` if one fails."""
 
     def __init__(
         self, make_one: Callable[[], Guard], count: int, workers: int, obs_size: int, action_size: int
@@ -218,7 +220,7 @@ class Fleet:
         return rows[:, self.obs_size : 2 * self.obs_size]
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Actions [n, A] -> next_obs [n, D], obs to go on from [n, D], reward [n], terminated [n], truncated [n]."""
+        """Actions [n, A] -> next_obs [n, D], obs to continue from [n, D], reward [n], terminated [n], truncated [n]."""
         with self._closing():
             if self.here is not None:
                 rows = self.here.step(actions)[0]
@@ -238,7 +240,7 @@ class Fleet:
         return [snapshot for pack in packs for snapshot in pack]
 
     def set_state(self, saved: Sequence[str]) -> None:
-        """Brings each to where its snapshot was taken; they must have been reset before."""
+        """Restores each environment from its snapshot; they must have been reset before."""
         with self._closing():
             if self.here is not None:
                 self.here.snapshots = saved
@@ -248,7 +250,7 @@ class Fleet:
                 self.there.call("put")
 
     def close(self) -> None:
-        """Closes every environment, and ends the processes; again is nothing."""
+        """Closes every environment, and ends the processes; a second call does nothing."""
         if self.closed:
             return
         self.closed = True
@@ -259,11 +261,11 @@ class Fleet:
                 self.there.close(timeout=PATIENCE)
             for process in self.there.processes:
                 process.kill()
-            self.there.closed = True  # where its own `close` failed, it would try again when it is deleted
+            self.there.closed = True  # if `close` failed, it would try again when it is deleted
 
     @contextlib.contextmanager
     def _closing(self) -> Iterator[None]:
-        """What a worker reports is raised as a `WorldFault`, and not printed; after one, all are closed."""
+        """Raises errors of workers as `WorldFault` instead of printing them, and then closes all environments."""
         logger: Any = gymnasium.logger
         level = logger.min_level
         try:
@@ -281,7 +283,7 @@ class Fleet:
                 logger.min_level = level
 
     def _chunks(self, x: Any) -> list[Any]:
-        """What belongs to each pack."""
+        """The part of `x` for each pack."""
         ends = np.cumsum([0, *self.sizes])
         return [x[start:end] for start, end in itertools.pairwise(ends)]
 
@@ -305,7 +307,7 @@ def _itself(thing: Any) -> Any:
 
 
 def _number(value: Any, name: str, kinds: str) -> float:
-    """The number in a value that holds one; some environments return it in an array."""
+    """A value as a number; some environments return a number in an array."""
     try:
         found = np.asarray(value)
     except ValueError:
@@ -323,14 +325,14 @@ def _what(value: Any) -> str:
 
 
 def _line(error: BaseException) -> str:
-    """An error in a line."""
+    """An error as one line of text."""
     text = " ".join(str(error).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @contextlib.contextmanager
 def _without_mujoco_warnings() -> Iterator[None]:
-    """Keeps MuJoCo from saying, into a file too, what it minds about a model each time that it is loaded."""
+    """Silences MuJoCo's warnings about a model, which it otherwise prints and writes to a file at each load."""
     if importlib.util.find_spec("mujoco") is None:
         yield
         return

@@ -16,19 +16,21 @@ from branchax.worlds.base import HostWorld, World, WorldSpec
 
 
 def gymnasium_world(name: str, episode_length: int | None = None, arguments: Sequence[str] = ()) -> World:
-    """One of Gymnasium's environments, or one's own that is registered there, with all that `gymnasium.make` gives.
+    """A Gymnasium environment, or one of your own that is registered there, with all wrappers of `gymnasium.make`.
 
-    Boxes of actions are scaled to [-1, 1]; of discrete ones there is one action for each combination; observations are
-    what `gymnasium.spaces.flatten` makes of them (`worlds/spaces.py`). Wrappers and time limits are kept.
+    Box actions are scaled to [-1, 1]. Discrete spaces give one action for each combination. Observations are flattened
+    by `gymnasium.spaces.flatten` (`worlds/spaces.py`). Time limits are kept.
 
     Args:
-      name: the id in Gymnasium's registry, such as `"Hopper-v5"`; `"module:Id-v0"` imports what registers it.
-      episode_length: steps until an episode is truncated, in the place of the registered limit.
-      arguments: what the environment is made with, each `"name=value"`, the value as Python has it or a plain word.
+      name: the id in Gymnasium's registry, such as `"Hopper-v5"`; `"module:Id-v0"` first imports a module that
+        registers it.
+      episode_length: steps until an episode is truncated, instead of the registered limit.
+      arguments: keyword arguments for the environment, each as `"name=value"`; the value is a Python literal or a plain
+        word.
 
     Raises:
-      ConfigError: Gymnasium is missing, the id unknown, or the environment cannot be made, has no time limit, spaces
-        that cannot be vectors, or breaks Gymnasium's rules at its first reset or step.
+      ConfigError: Gymnasium is missing, the id is unknown, or the environment cannot be made, has no time limit, has
+        spaces that cannot be vectors, or breaks Gymnasium's rules at its first reset or step.
     """
     gymnasium_spec(name)
     from branchax.worlds import environments, snapshots

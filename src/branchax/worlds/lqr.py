@@ -1,4 +1,4 @@
-"""Linear dynamics with quadratic cost: the one world where optimal policy, value and policy gradient are closed forms.
+"""Linear dynamics with quadratic cost: a world with closed forms of the optimal policy, value and policy gradient.
 
     x_0 ~ N(0, init_std^2 I)        x_{t+1} = A x_t + B u_t + w_t,   w_t ~ N(0, noise_std^2 I)
     reward_t = -(x_t' Q x_t + u_t' R u_t)
@@ -168,14 +168,15 @@ def lqr_gradient(
 
         dJ/dK = -2 sum_t discount^t ((R + discount B' P_{t+1} B) K - discount B' P_{t+1} A) S_t
 
-    (Fazel et al. 2018, arXiv:1801.05039, lemma 1, here for a finite horizon.) The policy's noise enters by S_t alone.
+    (Fazel et al. 2018, arXiv:1801.05039, lemma 1, here for a finite horizon.) The policy's noise enters only through
+    S_t.
     """
     a, b, r = system.a, system.b, system.r
     moments, discounts = _moments(system, gain, horizon, discount, policy_std, moment)
     closed, stage = a - b @ gain, system.q + gain.T @ r @ gain
 
     def back(cost: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
-        slope = r @ gain - discount * b.T @ cost @ closed  # [A, D], what the bracket above comes to
+        slope = r @ gain - discount * b.T @ cost @ closed  # [A, D], the bracket in the formula above
         return stage + discount * closed.T @ cost @ closed, slope
 
     _, slopes = jax.lax.scan(back, jnp.zeros_like(system.q), length=horizon, reverse=True)
@@ -203,6 +204,6 @@ def _moments(
 
 
 def _covariance(system: LinearSystem, policy_std: jax.Array | float) -> jax.Array:
-    """Of the policy's noise, `[A, A]`."""
+    """The covariance of the policy's noise, `[A, A]`."""
     action_size = system.b.shape[1]
     return jnp.diag(jnp.broadcast_to(jnp.asarray(policy_std, system.a.dtype) ** 2, (action_size,)))

@@ -17,11 +17,11 @@ from branchax.worlds.catalog import PLAYGROUND
 def playground_world(name: str, episode_length: int | None = None) -> World:
     """One of MuJoCo Playground's versions of the DeepMind control suite, with none of its wrappers.
 
-    They run on MJX in JAX (Playground's own choice is Warp, on a CPU too). `next_obs` is the true one and every reset
-    draws a fresh state. Episodes end by the clock alone: Playground's `done` says that the physics has become NaN,
+    They run on MJX in JAX (Playground's default is Warp, even on a CPU). `next_obs` is the true one and every reset
+    draws a fresh state. Episodes end only by the time limit: Playground's `done` means that the physics has become NaN,
     which stops a run. The world's `inner` is Playground's own `State`, without its metrics.
 
-    Playground's robots (locomotion and manipulation) are left out: their bodies are fetched from the web at first use.
+    Playground's robots (locomotion and manipulation) are left out, because their models are downloaded at first use.
 
     Args:
       name: the name in Playground's registry, such as `"CartpoleBalance"`.
@@ -33,7 +33,7 @@ def playground_world(name: str, episode_length: int | None = None) -> World:
     if name not in PLAYGROUND:
         raise ConfigError(f"world: playground/{name} is unknown{nearest(name, PLAYGROUND)}; `branchax list` shows all")
     try:
-        # Here, because the import takes seconds and most of the library can do without.
+        # Here, because the import takes seconds and most of the library does not need it.
         playground: Any = importlib.import_module("mujoco_playground")
     except ModuleNotFoundError as error:
         raise ConfigError(
@@ -42,8 +42,8 @@ def playground_world(name: str, episode_length: int | None = None) -> World:
 
     env = playground.registry.load(name, config_overrides={"impl": "jax"})
 
-    # Jitted, so that it is traced once and not again by every program that steps the world, and so that Playground,
-    # which writes into the dictionaries that it is given, never reaches the caller's.
+    # Jitted, so that it is traced only once and not by every program that steps the world. This also prevents
+    # Playground from writing into the caller's dictionaries.
     @jax.jit
     def reset(key: Key) -> tuple[Any, jax.Array]:
         state = env.reset(jax.random.key_data(key)).replace(metrics={})  # it keeps the key, as plain numbers
@@ -56,7 +56,7 @@ def playground_world(name: str, episode_length: int | None = None) -> World:
     @jax.jit
     def step(key: Key, state: Any, action: jax.Array) -> tuple[Any, jax.Array, jax.Array, jax.Array]:
         del key  # the physics is deterministic
-        blank = {name: jnp.zeros(x.shape, x.dtype) for name, x in metrics.items()}  # it writes into these
+        blank = {name: jnp.zeros(x.shape, x.dtype) for name, x in metrics.items()}  # Playground writes into these
         after = env.step(state.replace(metrics=blank), jnp.clip(action, -1.0, 1.0)).replace(metrics={})
         # Some leaves come back weakly typed; a scan's carry must look as it did after the reset.
         after = jax.tree.map(lambda leaf, first: jnp.asarray(leaf, first.dtype), after, like)

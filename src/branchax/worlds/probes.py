@@ -1,7 +1,9 @@
-"""Probe worlds: each is solved in seconds, and has a Q function that only one part of an agent can get wrong.
+"""Probe worlds: small environments for finding bugs in agents.
+
+Each is solved in seconds, and has a known Q function that only one part of an agent can get wrong.
 
 All have `obs [1]`, and `action [1]` in [-1, 1] or, in `DISCRETE_PROBES`, a one-hot `action [A]`. If an agent fails on
-one but not on those above it, the fault is in what that one adds (after Andy Jones, "Debugging RL, without the
+one but not on those above it, the bug is in the part that this one adds (after Andy Jones, "Debugging RL, without the
 agonizing pain", 2021).
 """
 
@@ -98,7 +100,7 @@ def action() -> World:
 def time_limit() -> World:
     """Reward 1; every episode is truncated, not terminated, after one step: Q = 1 / (1 - discount).
 
-    Fails when a time limit is taken for a terminal state, which gives Q = 1.
+    Fails when a time limit is treated as a terminal state, which gives Q = 1.
     """
 
     def step(key: Key, obs: jax.Array, action: jax.Array) -> Physics:

@@ -1,8 +1,8 @@
-"""What a live Python environment holds, as JSON, and back: all that its attributes reach, through its wrappers.
+"""Saves the state of a live Python environment as JSON, and restores it: all attributes, also through its wrappers.
 
-Numbers, arrays, containers, random generators, MuJoCo's data, and objects with attributes of their own are read; what
-cannot be read (spaces, models, windows, another library's simulator) is left as it is. So a snapshot may be less than
-the whole state. Whether it is enough is for a trial to tell (`comes_back`). Nothing that is read is run.
+It reads numbers, arrays, containers, random generators, MuJoCo's data, and objects with their own attributes. It skips
+what it cannot read (spaces, models, windows, another library's simulator), so a snapshot may miss a part of the state.
+A trial finds out whether it is complete (`comes_back`). Reading a snapshot never executes code.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ import numpy as np
 if TYPE_CHECKING:
     from branchax.worlds.environments import Guard
 
-# On a walk, the steps before which `comes_back` takes a snapshot, and how far it walks.
+# The steps before which `comes_back` takes a snapshot, its largest number of steps, and the number after an episode.
 MARKS, FURTHEST, BEYOND = (1, 40, 400), 2_000, 10
-SAME = {"same": None}  # what stays as it is
+SAME = {"same": None}  # stands for a value that is left unchanged
 _PLAIN = (type(None), bool, int, float, str)
 _LISTS: dict[str, Any] = {"tuple": tuple, "list": list, "set": set, "frozenset": frozenset}
 _FIXED = (
@@ -35,26 +35,26 @@ _FIXED = (
 
 
 def take(thing: Any) -> Any:
-    """A JSON-ready snapshot of an object: nothing of one that raises when it is read, or reaches too deep."""
+    """A JSON-ready snapshot of an object; empty if reading it raises an error, or it is nested too deeply."""
     try:
         return _read(thing, {})
-    except Exception:  # whatever someone else's attributes raise; `comes_back` finds out that something is missing
+    except Exception:  # attributes may raise any error; `comes_back` notices that something is missing
         return SAME
 
 
 def put(thing: Any, snapshot: Any) -> None:
-    """Brings an object to where another of the same make was when `take` was called on it.
+    """Restores an object from a `snapshot` that `take` has made of an object of the same kind.
 
-    Raises `ValueError` where they do not fit.
+    Raises `ValueError` if they do not fit.
     """
     _write(thing, snapshot, [])
 
 
 def comes_back(make_one: Callable[[], Guard], seed: int = 0) -> bool:
-    """Whether an environment goes on from snapshots of another as that one did, to the last bit.
+    """Whether an environment that is restored from snapshots continues exactly, to the last bit.
 
-    One walks a whole episode with random actions, past its end and into the next; another is brought to where the
-    first was at a few places of it, from elsewhere, and repeats the rest.
+    One environment takes random actions for a whole episode and into the next one. A second environment, which is in
+    another state, is restored from snapshots at a few of these steps, and repeats the rest.
     """
     draw, walk, saved = np.random.default_rng(seed), [], {}
     with contextlib.ExitStack() as closing:
@@ -74,13 +74,13 @@ def comes_back(make_one: Callable[[], Guard], seed: int = 0) -> bool:
                     again = _advance(second, action)[1:]
                     if any(not np.array_equal(x, y) for x, y in zip(results, again, strict=True) if x is not y):
                         return False
-        except Exception:  # whatever it raises in a state that it does not know
+        except Exception:  # it may raise any error in an unfamiliar state
             return False
     return True
 
 
 def _advance(env: Guard, action: np.ndarray) -> tuple[Any, ...]:
-    """A step, and after the last of an episode the first observation of the next."""
+    """Takes a step; after the end of an episode it resets and adds the first observation of the next one."""
     obs, reward, terminated, truncated, _ = env.step(action)
     return action, obs, reward, terminated, truncated, env.reset()[0] if terminated or truncated else None
 
@@ -120,7 +120,7 @@ def _read(value: Any, seen: dict[int, tuple[int, Any]]) -> Any:
 
 
 def _write(old: Any, saved: Any, seen: list[Any]) -> Any:
-    """What `saved` stands for; objects are changed in place, and numbers and containers made anew."""
+    """The value that `saved` stands for. Objects are changed in place; numbers and containers are new."""
     if not isinstance(saved, dict):
         return saved
     kind, content = next(iter(saved.items()))
@@ -185,12 +185,12 @@ def _is_mujoco(value: Any) -> bool:
 
 
 def _module_of(value: Any) -> str:
-    """Where its type comes from; some that are written in C, such as SWIG's, do not say."""
+    """The module of a value's type; some types that are written in C, such as SWIG's, have none."""
     return str(getattr(type(value), "__module__", ""))
 
 
 def _numbers(data: Any) -> list[str]:
-    """The names of what MuJoCo's data holds in memory of fixed size: all that outlives a step."""
+    """The names of the arrays in MuJoCo's data that have a fixed size: all that are kept between steps."""
     found = []
     for name in dir(data):
         if name.startswith(("_", "efc_", "iefc", "efm_")) or name in ("contact", "model"):
@@ -202,7 +202,7 @@ def _numbers(data: Any) -> list[str]:
 
 
 def _of_model(data: Any, value: np.ndarray) -> bool:
-    """Whether an array lies in the buffer whose size follows from the model, not in the arena of a single step."""
+    """Whether an array is in the buffer whose size depends on the model, not in the arena of a single step."""
     return value.size > 0 and 0 <= value.ctypes.data - data.qpos.ctypes.data < data.nbuffer
 
 
@@ -216,7 +216,7 @@ def _array(content: list[Any]) -> np.ndarray:
 
 
 def _plain(tree: Any) -> Any:
-    """Nested tuples and arrays as JSON has them."""
+    """Nested tuples and arrays in a JSON-ready form."""
     if isinstance(tree, dict):
         return {name: _plain(x) for name, x in tree.items()}
     if isinstance(tree, tuple):

@@ -1,4 +1,4 @@
-"""Between Gymnasium's spaces and vectors: observations become [D] float32, and [A] becomes an action."""
+"""Converts between Gymnasium's spaces and vectors: observations to [D] float32, and [A] to an action."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium import spaces
 
-MOST_ACTIONS = 4096  # of a product of discrete ones: each is an entry of the policy's
+MOST_ACTIONS = 4096  # limit for combinations of discrete actions: the policy has an output for each
 
 
 class Unusable(ValueError):
-    """A space that cannot be made a vector; the message says what it is and what is allowed."""
+    """A space that cannot be converted to vectors; the message says what it is and what is allowed."""
 
 
 class Observations(NamedTuple):
-    """How observations are read."""
+    """How observations are converted to vectors."""
 
     size: int  # D
     read: Callable[[Any], np.ndarray]  # an observation -> a new [D] float32; raises `ValueError` if it does not fit
@@ -24,9 +24,9 @@ class Observations(NamedTuple):
 
 
 class Actions(NamedTuple):
-    """How actions are made."""
+    """How vectors are converted to actions."""
 
-    size: int  # A: entries in [-1, 1], or so many discrete actions, of which the largest entry is taken
+    size: int  # A: the number of entries in [-1, 1], or of discrete actions, where the largest entry is chosen
     make: Callable[[np.ndarray], Any]  # [A] -> an action within its bounds
     discrete: bool
 
@@ -52,8 +52,9 @@ def read_observations(space: Any) -> Observations:
 
 
 def make_actions(space: Any) -> Actions:
-    """Of bounded Boxes, alone or in a Dict or Tuple: [-1, 1] is scaled to their bounds, all entries in one vector. Of
-    Discrete, MultiDiscrete, MultiBinary, alone or in a Dict or Tuple: one discrete action for each combination.
+    """Converts actions. For bounded Boxes, alone or in a Dict or Tuple, [-1, 1] is scaled to their bounds, with all
+    entries in one vector. For Discrete, MultiDiscrete and MultiBinary, alone or in a Dict or Tuple, there is one
+    discrete action for each combination.
     """
     _check(space, "action_space")
     parts = list(_leaves(space))
@@ -138,15 +139,15 @@ def _check_fits(space: Any, obs: Any) -> None:
 
 
 def _boxes(space: Any, pieces: Iterator[np.ndarray]) -> Any:
-    """The action of a space of boxes whose entries are `pieces`, a vector for each."""
+    """The action of a space of boxes, from `pieces`: one vector of entries for each box."""
     if not isinstance(space, spaces.Box):
         return _nested(space, lambda part: _boxes(part, pieces))
     action = next(pieces).reshape(space.shape).astype(space.dtype)
-    return np.minimum(np.maximum(action, space.low), space.high)  # in its own dtype: rounding leaves no bound
+    return np.minimum(np.maximum(action, space.low), space.high)  # in its own dtype: rounding cannot exceed a bound
 
 
 def _discrete(space: Any, digits: Iterator[Any]) -> Any:
-    """The action of a space of discrete parts whose numbers, from 0 on, are `digits`."""
+    """The action of a space of discrete parts, from `digits`: the number of each part's action, counted from 0."""
     if isinstance(space, spaces.Discrete):
         return space.start + space.dtype.type(next(digits))
     if isinstance(space, (spaces.MultiDiscrete, spaces.MultiBinary)):

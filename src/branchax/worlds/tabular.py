@@ -1,4 +1,4 @@
-"""Worlds with finitely many states, given by their tables: the optimal Q function is a linear solve away."""
+"""Worlds with finitely many states, given by tables. The optimal Q function is computed by linear solves."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class MDP(NamedTuple):
 def tabular_world(name: str, mdp: MDP, episode_length: int) -> World:
     """The process as a world: `obs [S]` is the one-hot vector of the state, `action [A]` that of the action."""
     size, actions, _ = mdp.transition.shape
-    # The logarithm of a probability of zero is -inf, and its state is never drawn.
+    # The logarithm of a zero probability is -inf, so that the state is never drawn.
     log_transition, log_start = jnp.log(jnp.asarray(mdp.transition)), jnp.log(jnp.asarray(mdp.start))
     rewards, terminal = jnp.asarray(mdp.reward), jnp.asarray(mdp.terminal)
 
@@ -70,7 +70,7 @@ def optimal_q(mdp: MDP, discount: float) -> np.ndarray:
     while True:
         value = np.linalg.solve(np.eye(len(states)) - onward[states, policy], reward[states, policy])
         q = reward + onward @ value
-        better = q.max(-1) > value + 1e-12 * np.abs(q).max()  # by more than rounding, which would never settle
+        better = q.max(-1) > value + 1e-12 * np.abs(q).max()  # by more than rounding, otherwise it would never converge
         if not better.any():
             return q * alive[:, None]
         policy = np.where(better, q.argmax(-1), policy)
@@ -106,8 +106,8 @@ def dyna_maze() -> MDP:
 def gridworld(episode_length: int = 2000) -> World:
     """`dyna_maze` as a world.
 
-    The book's episodes have no limit. A random walk takes 869 steps to the goal on average, and within the default
-    length 91 % of random walks reach it: a shorter one would hide the reward from an agent that has not seen it.
+    The book's episodes have no limit. A random walk takes 869 steps to the goal on average, and 91 % of random walks
+    reach it within the default length. Shorter episodes would hide the reward from an agent that has not found it yet.
     """
     return tabular_world("classic/gridworld", dyna_maze(), episode_length)
 
@@ -116,9 +116,9 @@ def slippery_chain() -> MDP:
     """The chain of Strens 2000 ("A Bayesian framework for reinforcement learning"): 5 states, forward (0) and back (1).
 
     Forward goes to the next state with reward 0, and stays in the last one with reward 10; back goes to the first state
-    with reward 2. With probability 0.2 the action slips and its opposite is done. It starts in the first state and
-    never ends. At discounts of 0.85 and more always forward is best; it earns 3.677 per
-    step in the long run.
+    with reward 2. With probability 0.2 the action slips and the opposite action is taken. It starts in the first state
+    and never ends. At discounts of 0.85 and more, it is best to always go forward, which earns 3.677 per step in the
+    long run.
     """
     first, following = np.eye(5)[[0] * 5], np.eye(5)[[1, 2, 3, 4, 4]]  # [S, S]: where back and forward lead
     transition = np.stack([0.8 * following + 0.2 * first, 0.2 * following + 0.8 * first], 1)
@@ -129,7 +129,7 @@ def slippery_chain() -> MDP:
 
 
 def chain(episode_length: int = 100) -> World:
-    """`slippery_chain` as a world; its episodes end by the clock alone."""
+    """`slippery_chain` as a world; its episodes end only by the time limit."""
     return tabular_world("classic/chain", slippery_chain(), episode_length)
 
 

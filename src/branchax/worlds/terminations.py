@@ -1,9 +1,9 @@
 """When the episodes of Brax's and Gymnasium's environments end, as functions of what a model predicts.
 
-An imagined rollout has no simulator to ask, so these restate Brax's own conditions (0.14.2, each environment's default
-arguments) in terms of the observation. Strict and inclusive bounds, and what becomes of NaN, are as in Brax. Those of
-Gymnasium (1.4, v4 and v5) differ in nothing that a model could tell: on the very bound, for NaN, and by what the last
-of an integrator's steps moves the tip of the double pendulum.
+Imagined rollouts have no simulator, so these functions state Brax's own conditions (0.14.2, with each environment's
+default arguments) in terms of the observation. Strict and inclusive bounds and the handling of NaN are as in Brax.
+Gymnasium's conditions (1.4, v4 and v5) differ only in ways that a model cannot see: exactly on a bound, for NaN, and,
+for the double pendulum, by the motion of the tip in the last step of the integrator.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def inverted_double_pendulum(obs: jax.Array, action: jax.Array, next_obs: jax.Ar
 def hopper(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
     """The torso sinks to 0.7 m or leans by 0.2 rad, or any other entry reaches 100. Returns [] bool.
 
-    `next_obs [11]`: height, lean, three joints, six velocities. The observation clips velocities at 10, so of Brax's
-    bound of 100 on every state entry only the part on positions can be seen.
+    `next_obs [11]`: height, lean, three joints, six velocities. Brax has a bound of 100 on every state entry. The
+    observation clips velocities at 10, so only the bound on positions can be checked here.
     """
     del obs, action
     height, lean = next_obs[0], next_obs[1]
@@ -63,7 +63,7 @@ def humanoid(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Arra
     return (next_obs[0] < 1.0) | (next_obs[0] > 2.0)
 
 
-# Every environment of Brax is listed, so that none is without a predicate by oversight.
+# All environments of Brax are listed, so that none is forgotten.
 BRAX: dict[str, Predicate] = {
     "ant": ant,
     "fast": never,
@@ -79,9 +79,9 @@ BRAX: dict[str, Predicate] = {
     "walker2d": walker2d,
 }
 
-# Where the end cannot be told from the observation, because it is decided by where the bodies are and the observation
-# says how the joints are: under `mjx` the bodies are one physics step behind the joints, under `spring` and
-# `positional` joints stretch. (Elsewhere the two agree, or the observation holds the very number that decides.)
+# Environments and backends where the observation does not show when an episode ends: the end depends on the positions
+# of the bodies, but the observation has the joints. With `mjx`, the bodies are one physics step behind the joints; with
+# `spring` and `positional`, joints stretch. (Elsewhere the two agree, or the observation has the deciding number.)
 UNSEEN: dict[str, tuple[str, ...]] = {
     "ant": ("mjx",),
     "humanoid": ("mjx",),
@@ -90,11 +90,11 @@ UNSEEN: dict[str, tuple[str, ...]] = {
 
 
 def known(name: str, backend: str) -> Predicate | None:
-    """The predicate of Brax's environment `name`, or None where a model has to learn when episodes end."""
+    """The predicate of Brax's environment `name`, or None if a model has to learn when episodes end."""
     return None if backend in UNSEEN.get(name, ()) else BRAX.get(name)
 
 
-# Gymnasium's, by id. Brax's environments were made after them, and what decides is in the same places.
+# Gymnasium's, by id. Brax's environments are modelled on these, so the deciding entries are at the same indices.
 GYMNASIUM: dict[str, Predicate] = {
     f"{name}-{version}": predicate
     for versions, predicates in (
@@ -121,7 +121,7 @@ GYMNASIUM: dict[str, Predicate] = {
     for version in versions
 }
 
-# What environments are made with and then end by other rules, or show what decides in other places.
+# Arguments of environments that change when episodes end, or where the observation has the deciding entries.
 CHANGED_BY = {
     "exclude_current_positions_from_observation",
     "frame_skip",
