@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from branchax import normalize, replay
+from branchax.epoch.state import TrainState
 from branchax.types import Trajectory
 from branchax.views import play, scenes
 from branchax.views.play import Player
@@ -140,6 +141,7 @@ def map_disagreement(player: Player) -> Found | None:
 
 def _data(player: Player) -> np.ndarray:
     """The observations [N, D] in the replay buffer."""
+    assert isinstance(player.state, TrainState), "a kept policy has no rows"
     ring = player.state.real
     size = int(ring.size)
     newest = (int(ring.cursor) - 1 - np.arange(size)) % replay.capacity(ring)
