@@ -5,13 +5,17 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.classic_control import CartPoleEnv, PendulumEnv
 
-CLOSED = []  # one entry for each environment that was closed
+MADE, CLOSED = [], []  # one entry for each environment that was made, and that was closed
 
 
 class Base(gymnasium.Env):
     """A point that decays; rewarded for being near zero."""
 
     observation_space, action_space = spaces.Box(-10, 10, (2,)), spaces.Box(-1, 1, (1,))
+
+    def __new__(cls, *arguments, **named):
+        MADE.append(cls.__name__)
+        return super().__new__(cls)
 
     def reset(self, seed=None, options=None):
         super().reset(seed=seed)

@@ -77,7 +77,7 @@ def policy_episode(directory, name, seed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["Hopper-v5", "strange_envs:Remembering-v0"])
+@pytest.mark.parametrize("name", ["Hopper-v5", "strange_envs:Remembering-v0", "strange_envs:Hidden-v0"])
 def test_a_run_that_goes_on_is_the_run_without_the_stop(name, tmp_path):
     """With what the environment holds beside its state; evaluations on and off; a seed beside another."""
     whole, parted = tmp_path / "whole", tmp_path / "parted"
@@ -92,6 +92,14 @@ def test_a_run_that_goes_on_is_the_run_without_the_stop(name, tmp_path):
     t = collected(alone)
     over = t.terminated | t.truncated
     np.testing.assert_array_equal(t.obs[1:][~over[:-1]], t.next_obs[:-1][~over[:-1]])
+
+
+@pytest.mark.slow
+def test_a_run_closes_every_environment_that_it_made(tmp_path):
+    strange.MADE.clear()
+    strange.CLOSED.clear()
+    train(small("gym/strange_envs:Base-v0", parallel_worlds=2, eval_every=1), tmp_path)
+    assert len(strange.MADE) >= 5 and len(strange.CLOSED) == len(strange.MADE)  # the run's, evaluations'
 
 
 @pytest.mark.slow

@@ -103,6 +103,14 @@ def test_a_world_may_import_its_neighbours_when_it_is_called_and_when_it_is_trac
     assert float(t.next_obs[0]) == 1.25
 
 
+def test_a_world_may_say_itself_where_its_neighbours_are(lazy):
+    (lazy / "lib").mkdir()
+    (lazy / "lib" / "stranger_far.py").write_text("from stranger_lazy import late\n")
+    told = "import sys\nsys.path.insert(0, 'lib')\nfrom stranger_far import late\n"
+    (lazy / "stranger_paths.py").write_text(told)
+    assert worlds.make("stranger_paths:late").spec == worlds.make("stranger_lazy:late").spec
+
+
 def test_observations_in_a_dict_are_refused_in_words(lazy, capsys):
     assert cli.main(["check-world", "stranger_lazy:mapping"]) == 2
     assert "has as obs a dict; allowed: one float32 vector [1]" in capsys.readouterr().err
