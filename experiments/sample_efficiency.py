@@ -141,7 +141,7 @@ def draw(made: dict[str, dict[str, Path]], found: dict[str, Any], path: Path) ->
         plots.tidy(axes, "return of an episode")
         axes.set_title(world, fontsize=9, loc="left")
         axes.set_xlabel("real env steps")
-        axes.legend(frameon=False, fontsize=7)
+        axes.legend(framealpha=0.85, edgecolor="none", fontsize=7)
     plots.save(figure, path)
 
 
