@@ -51,15 +51,6 @@ def make_world(config: Config) -> World:
         return worlds.make(config.world, config.backend, config.episode_length, config.world_args)
 
 
-def check_precision(world: str) -> None:
-    """Raises `ConfigError` in JAX's 64-bit mode, which the variable asks for or the module of one's own world."""
-    if jax.config.read("jax_enable_x64"):
-        raise ConfigError(
-            f"jax_enable_x64: True is not possible for {world}: models, agents and counters are of 32 bits; allowed:"
-            " False (unset JAX_ENABLE_X64; a world of one's own must not set it)"
-        )
-
-
 def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = lambda agent: agent) -> Program:
     """The program of a checked config in its world, with its agent as `wrapped` returns it.
 
@@ -67,7 +58,7 @@ def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = l
     `vmap` sweeps them (`sweeps/lockstep.py`). One that must be known (a float that is rounded to a count, or that
     switches a part of the program on) raises JAX's own `TypeError`.
     """
-    check_precision(config.world)
+    worlds.check_precision(config.world)
     if config.env_workers and world.host is None:
         raise ConfigError(
             f"env_workers: {config.env_workers} is not possible for {config.world}, which is compiled; allowed: 0"

@@ -33,13 +33,12 @@ def run(arguments: list[str]) -> None:
     check_installed(name)
 
     from branchax import worlds
-    from branchax.build import check_precision
     from branchax.devices import cache
     from branchax.worlds import contract
 
     cache.enable()
     world = worlds.make(name, options.backend, options.episode_length, options.world_args)
-    check_precision(name)
+    worlds.check_precision(name)
     violations = contract.check_world(world) if world.host is None else contract.check_host(world)
     for line, text in (contract.CONTRACT if world.host is None else contract.HOST_CONTRACT).items():
         seen = [violation for violation in violations if violation.line == line]

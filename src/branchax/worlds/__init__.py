@@ -104,6 +104,7 @@ def _own(name: str, options: dict[str, Any]) -> World:
         raise ConfigError(
             f"world: {name!r} returned {type(world).__name__}; allowed: a World (`worlds.base.make_world`)"
         )
+    check_precision(name)
     spec, key = world.spec, jax.random.key(0)
     try:
         state = jax.eval_shape(world.reset, key)
@@ -126,6 +127,19 @@ def _own(name: str, options: dict[str, Any]) -> World:
     if like(after) != like(state):
         raise ConfigError(f"world: {name!r} has a state after a step of other shapes or dtypes than after a reset")
     return world
+
+
+def check_precision(world: str) -> None:
+    """Raises `ConfigError` in JAX's 64-bit mode, which the variable asks for or the module of one's own world."""
+    import jax
+
+    from branchax.errors import ConfigError
+
+    if jax.config.read("jax_enable_x64"):
+        raise ConfigError(
+            f"jax_enable_x64: True is not possible for {world}: models, agents and counters are of 32 bits; allowed:"
+            " False (unset JAX_ENABLE_X64; a world of one's own must not set it)"
+        )
 
 
 def gymnasium_spec(name: str) -> Any:

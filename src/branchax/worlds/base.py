@@ -143,4 +143,4 @@ def _floats(x: Any) -> Any:
         return x
     x = jnp.asarray(x)
     real = jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool
-    return x.astype(jnp.float32) if real else x
+    return x.astype(jnp.result_type(float)) if real else x
