@@ -98,7 +98,7 @@ def test_a_run_that_goes_on_is_the_run_without_the_stop(name, tmp_path):
 def test_a_run_closes_every_environment_that_it_made(tmp_path):
     strange.MADE.clear()
     strange.CLOSED.clear()
-    train(small("gym/strange_envs:Base-v0", parallel_worlds=2, eval_every=1), tmp_path)
+    train(small("gym/strange_envs:Base-v0", parallel_worlds=2, collect_steps=2, eval_every=1), tmp_path)
     assert len(strange.MADE) >= 5 and len(strange.CLOSED) == len(strange.MADE)  # the run's, evaluations'
 
 
