@@ -31,7 +31,7 @@ WORLDS_AT_ONCE = 5
 def config_of(seeds: int, env_steps: int, precision: str) -> Config:
     """The run."""
     config = replace(
-        preset("mbpo", "brax/hopper", paper=True),
+        preset("mbpo_paper", "brax/hopper"),
         seeds=seeds,
         env_steps=env_steps,
         explore_steps=5_000,
