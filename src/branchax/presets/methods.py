@@ -31,7 +31,7 @@ _SMALL = Config(
     rollout=RolloutConfig(per_step=100, groups=6),
     agent=_AGENT,
 )
-# Chosen on seeds 20 to 39 of small worlds (docs/algorithms/mbpo.md). An update soon sees what was just collected, and
+# Chosen on seeds 20 to 24 of small worlds (docs/algorithms/mbpo.md). An update soon sees what was just collected, and
 # rollouts come to states that were not met yet, as far as a range's width outside the data. Critics see standardised
 # observations, begin in the middle of the possible values, and stay among them.
 _BRANCHED = replace(
