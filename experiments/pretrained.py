@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from branchax.config import to_dict
-from branchax.deploy.export import ARRAYS, JAX, NUMPY, POLICY, SPEC, export
+from branchax.deploy import numpy_policy
+from branchax.deploy.export import ARRAYS, JAX, POLICY, SPEC, export
 from branchax.presets import preset
 from branchax.pretrained import FOLDER
 from branchax.runs import rundir, runlog
@@ -71,9 +72,10 @@ def keep(name: str, directory: Path) -> float:
     kept = ("seed", "epoch", "env_steps", "wall_s", runlog.RETURN)
     lines = (json.dumps({key: r[key] for key in kept}) + "\n" for r in curve)
     (folder / rundir.METRICS).write_text("".join(lines), encoding="utf-8")
-    for file in (JAX, ARRAYS, NUMPY):
+    for file in (JAX, ARRAYS):
         shutil.copy(exported / file, folder / POLICY / file)
     told = json.loads((exported / SPEC).read_text(encoding="utf-8"))
+    told["files"][ARRAYS]["read_by"] = numpy_policy.__name__  # no copy of it for each policy
     rundir.write_json(folder / POLICY / SPEC, told | {"return": {"mean": row[runlog.RETURN], "episodes": EPISODES}})
     return row[runlog.RETURN]
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import runpy
 import shutil
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from test_report import BROWSER, Page, opened
 import branchax
 from branchax import build, cli, pretrained
 from branchax.config import to_dict
+from branchax.deploy import numpy_policy
 from branchax.errors import ConfigError
 from branchax.presets import preset
 from branchax.runs import checkpoint, rundir, runlog
@@ -247,8 +247,7 @@ def test_each_pretrained_policy_is_small_and_acts(name):
     run, told = branchax.load(name), json.loads((folder / "policy" / "spec.json").read_text())
     obs = np.zeros(told["observation"]["size"], np.float32)
     assert np.isfinite(run.policy(obs)).all() and run.metrics[-1]["env_steps"] == told["env_steps"]
-    load_policy = runpy.run_path(str(folder / "policy" / "policy.py"))["load"]
-    np.testing.assert_allclose(load_policy(folder / "policy" / "policy.npz")(obs), run.policy(obs), atol=1e-4)
+    np.testing.assert_allclose(numpy_policy.load(folder / "policy" / "policy.npz")(obs), run.policy(obs), atol=1e-4)
     assert json.loads(Path("results/pretrained.json").read_text())["returns"][name] == told["return"]["mean"]
 
 

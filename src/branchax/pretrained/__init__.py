@@ -2,7 +2,7 @@
 
     config.json     its settings
     metrics.jsonl   the seed's evaluations
-    policy/         what `branchax export` writes
+    policy/         what `branchax export` writes, but for policy.py, which is `branchax.deploy.numpy_policy`
 
 `branchax play hopper` and `branchax.load("hopper")` accept their names. `experiments/pretrained.py` trains them.
 """
