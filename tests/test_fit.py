@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
-from branchax import replay
+from branchax import normalize, replay
 from branchax.config import ModelConfig
+from branchax.dynamics import ensemble
 from branchax.dynamics import fit as fitting
 from branchax.dynamics.fit import Networks, Progress, keep_best, make_ensemble
 from branchax.types import Row, Transition
@@ -148,6 +150,50 @@ def test_members_draw_their_own_minibatches():
     model, _ = FIT(jax.random.key(0), alike, ring_of(data()))
     w = np.asarray(model.params["net"]["layer_0"]["kernel"])
     assert not np.allclose(w[0], w[1]) and not np.allclose(w[1], w[2])
+
+
+def fit_once(**changes):
+    """A model before and after a fit of one minibatch, the report, and the rows with their places."""
+    config = dataclasses.replace(CONFIG, round_steps=1, max_rounds=1, batch_size=COUNT - COUNT // 5, **changes)
+    dynamics = make_ensemble(linear_world(never), config)
+    before, t = jax.jit(dynamics.init)(jax.random.key(1)), data(noise=0.3)
+    before = before._replace(scales=fitting.measure(ring_of(t), config.target))
+    after, report = jax.jit(dynamics.fit)(jax.random.key(0), before, ring_of(t))
+    held = np.asarray(replay.holdout_slot(jnp.arange(COUNT // 5), 5))
+    x = normalize.apply(before.scales.inputs, ensemble.inputs(t.obs, t.action))
+    y = normalize.apply(before.scales.targets, ensemble.targets(t, config.target))
+    net = ensemble.network(linear_world(never).spec, config)
+    predict = jax.vmap(lambda params: ensemble.predict(net, params, x))
+    return before, after, report, held, np.asarray(y), predict
+
+
+def test_each_member_weighs_every_training_row_by_its_own_draw():
+    """The gradient of the last layer's bias, read off Adam's first moment, against NumPy."""
+    before, after, _, held, y, predict = fit_once(bootstrap="weights", noise="constant", weight_decay=(0.0,))
+    train = np.setdiff1d(np.arange(COUNT), held)
+    weight = np.asarray(ensemble.row_weights(3, jnp.asarray(train)))
+    error = np.asarray(predict(before.params).mean)[:, train] - y[train]  # the variance is 1 at first
+    expected = 2 / 3 * (weight[..., None] * error).mean(1)
+    moment = after.optimizer.inner_state[0].mu["net"]["layer_2"]["bias"][:, :3]
+    np.testing.assert_allclose(moment, 0.1 * expected, rtol=1e-4, atol=1e-6)
+
+
+def test_weights_of_rows_are_exponential_stay_and_differ_between_members():
+    weight = np.asarray(ensemble.row_weights(2, jnp.arange(4_000)))
+    for own in weight:
+        assert stats.kstest(own, "expon").pvalue > 0.01
+    assert abs(np.corrcoef(weight)[0, 1]) < 0.05
+    np.testing.assert_array_equal(ensemble.row_weights(2, jnp.array([7, 3_000])), weight[:, [7, 3_000]])
+
+
+def test_a_fit_may_be_judged_by_the_likelihood_of_the_mixture():
+    _, after, report, held, y, predict = fit_once(stop="mixture", elites=3)
+    each = predict(after.params)
+    mean, log_var = np.asarray(each.mean)[:, held], np.asarray(each.log_var)[:, held]
+    deviation = np.sqrt(np.exp(log_var.mean(0)) + mean.var(0))
+    nll = -stats.norm(mean.mean(0), deviation).logpdf(y[held]).mean() - 0.5 * np.log(2 * np.pi)
+    np.testing.assert_allclose(report.metrics["model/holdout_error"], np.exp(2 * nll - 1), rtol=1e-4)
+    np.testing.assert_allclose(report.metrics["model/holdout_error_worst"], np.exp(2 * nll - 1), rtol=1e-4)
 
 
 def test_each_member_keeps_the_parameters_of_its_own_best_round():

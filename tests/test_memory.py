@@ -87,5 +87,17 @@ def test_what_is_reserved_is_what_the_compiler_says():
     assert memory.says_reserved(mock.Mock(memory_analysis=lambda: None)) == ""
 
 
+def test_a_function_that_reserves_more_than_there_is_names_the_settings():
+    function = jax.jit(lambda x: jax.numpy.linalg.inv(x[:, None] * x + 1.0)[0])
+    compiled = function.lower(jax.ShapeDtypeStruct((256,), "float32")).compile()
+    found = compiled.memory_analysis()
+    needed = found.argument_size_in_bytes + found.temp_size_in_bytes
+    absurd = with_field(MBPO, "model.batch_size", 10**8)
+    memory.check_reserved(absurd, "epoch", compiled, needed, "cpu")
+    memory.check_reserved(absurd, "epoch", compiled, None, "a device that does not say")
+    with pytest.raises(ConfigError, match=r"^epoch: .*smaller values of model\.batch_size = 100,000,000, batch_size"):
+        memory.check_reserved(absurd, "epoch", compiled, needed - 1, "cpu")
+
+
 def test_limit_is_the_machines_share():
     assert 2**28 < memory.limit_of(mesh.make(MBPO)) < 2**45

@@ -57,6 +57,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "in_range": {"model.bound_margin": 0.0},
     "quiet": {"agent.init_std": 0.0184},  # the noise that SAC began with before 0.2.0
     "short_fits": {"model.max_rounds": 10},
+    "long_fits": {"model.max_rounds": 100, "model.patience": 15},
+    "weights": {"model.bootstrap": "weights"},
+    "mixture": {"model.stop": "mixture"},
 }
 # The published method that a preset is the counterpart of.
 COUNTERPART = {"dhmbpo": "DHMBPO", "dhmbpo_small": "DHMBPO", "mbpo_paper": "MBPO", "mbpo": "MBPO", "sac": "SAC"}

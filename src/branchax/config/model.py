@@ -36,12 +36,18 @@ class ModelConfig:
     """L2 penalty of each layer, first to last; further layers use the last value."""
     batch_size: Count = 256
     """Rows in each member's minibatch."""
+    bootstrap: Literal["resample", "weights"] = "resample"
+    """How members differ in what they learn from. `resample`: each draws its own rows, with replacement. `weights`: all
+    see the same minibatches; each weighs a row by a draw of Exp(1), which stays with the row's place in the buffer."""
     round_steps: Count = 20
     """Minibatches per round. The holdout error is computed after each round."""
     max_rounds: Count = 100
     """Largest number of rounds in a fit."""
     patience: Count = 5
     """A member stops after this many rounds without a gain."""
+    stop: Literal["members", "mixture"] = "members"
+    """Whose holdout error counts. `members`: each member's own mean square. `mixture`: that of the members' mixture as
+    one Gaussian, exp(2 nll - 1) with its negative log-likelihood per entry; members then stop together."""
     min_gain: Fraction = 0.01
     """Relative decrease of the holdout error that counts as a gain."""
     good_error: NonNegative = 3e-4

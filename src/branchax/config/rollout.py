@@ -33,7 +33,8 @@ class RolloutConfig:
     """Groups computed in parallel; each needs memory. Default: 1 on a CPU (fastest, because of its caches), elsewhere
     all."""
     propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
-    """`ts1`: a new elite at every step; `tsinf`: one elite per rollout; `mean`: the mean of all elites (PETS)."""
+    """`ts1`: a new elite at every step; `tsinf`: one elite per rollout; `mean`: the mean of all elites (PETS). Updates
+    that look ahead from stored rows (MVE, SVG) keep one elite per row, whatever this says."""
     keep_epochs: Count = 1
     """Epochs (with `every`: imaginings) for which imagined data stays in the model buffer, at the largest horizon. If
     rollouts end early or gates drop steps, older rows stay longer, as in MBPO's pool."""

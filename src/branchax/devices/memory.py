@@ -7,6 +7,7 @@ and works on a copy of one seed's state.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from branchax.epoch.state import TrainState
 from branchax.errors import ConfigError
 from branchax.replay import Ring
 from branchax.sharding import SEED, in_turn
+
+# What decides how much a function needs beside the state.
+_DECIDE = ("model.batch_size", "batch_size", "rollout.per_step", "rollout.per_update", "agent.candidates", "seeds")
 
 
 class Part(NamedTuple):
@@ -62,6 +66,23 @@ def says_reserved(compiled: Any) -> str:
     return f"reserved per device: {_short(state + rest)} (state {_short(state)}, temporaries {_short(rest)})"
 
 
+def check_reserved(config: Config, name: str, compiled: Any, limit: int | None, device: str) -> None:
+    """Raises `ConfigError`, which names the settings that decide it, if the function `name` as it was compiled reserves
+    more than `limit` bytes."""
+    found = compiled.memory_analysis()
+    if limit is None or found is None:
+        return
+    needed = found.argument_size_in_bytes + found.temp_size_in_bytes
+    if needed <= limit:
+        return
+    sizes = {path: value for path in _DECIDE if (value := _value_of(config, path))}
+    each = ", ".join(f"{path} = {value:,}" for path, value in sorted(sizes.items(), key=lambda item: -item[1]))
+    raise ConfigError(
+        f"{name}: {_short(needed)} is not possible, because {device} has {_short(limit)}; allowed: smaller values of"
+        f" {each}"
+    )
+
+
 def check(config: Config, parts: list[Part], limit: int | None, device: str, runs: int = 1) -> None:
     """Raises `ConfigError`, which names the setting of the largest part, if the plan exceeds `limit` bytes.
 
@@ -72,9 +93,7 @@ def check(config: Config, parts: list[Part], limit: int | None, device: str, run
         return
     worst = max(parts, key=lambda part: part.size)
     knob = worst.knobs.partition(",")[0]
-    value: Any = config
-    for name in knob.split("."):
-        value = getattr(value, name)
+    value = _value_of(config, knob)
     others = [f"a smaller value of {name}" for name in worst.knobs.split(", ")[1:]] + ["fewer values in --grid"] * (
         runs > 1
     )
@@ -101,6 +120,11 @@ def bytes_of(tree: Any, per_device: bool = True) -> int:
     """The bytes of a tree of arrays or `ShapeDtypeStruct`s, per device or in total."""
     shape = lambda x: x.sharding.shard_shape(x.shape) if per_device else x.shape  # noqa: E731
     return sum(math.prod(shape(x)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+
+def _value_of(config: Config, path: str) -> Any:
+    """The setting at a dotted path; `None` where these settings have no such part."""
+    return functools.reduce(lambda part, name: getattr(part, name, None), path.split("."), config)
 
 
 def _short(size: float) -> str:

@@ -140,6 +140,24 @@ def negative_log_likelihood(prediction: Prediction, y: jax.Array) -> jax.Array:
     return 0.5 * jnp.sum(square + prediction.log_var + jnp.log(2 * jnp.pi), -1)
 
 
+def mix(each: Prediction) -> Prediction:
+    """The members' mixture, each leaf with a leading axis [E], as one Gaussian with the mean of their means.
+
+    Its variance is the geometric mean of theirs plus the variance of their means, as in the code of Kubo et al. 2025.
+    """
+    variance = jnp.exp(each.log_var.mean(0)) + each.mean.var(0)
+    return Prediction(each.mean.mean(0), jnp.log(variance), each.logit.mean(0))
+
+
+def row_weights(members: int, slot: jax.Array) -> jax.Array:
+    """Each member's weights of the rows at slots [B] -> [E, B]: Exp(1), the same whenever a slot is asked for.
+
+    They are also the same in every run. Rows come in another order in each, so that members differ from run to run.
+    """
+    keys = jax.random.split(jax.random.key(0), members)
+    return jax.vmap(lambda key: jax.vmap(lambda i: jax.random.exponential(jax.random.fold_in(key, i)))(slot))(keys)
+
+
 def weight_penalty(kernels: Sequence[jax.Array], decay: Sequence[float]) -> jax.Array:
     """1/2 sum over layers of decay_l |W_l|^2; further layers use the last decay. []."""
     rates = [*decay, *[decay[-1]] * len(kernels)]

@@ -29,6 +29,15 @@ from branchax.worlds.base import World, never
 HOLDOUT_CHUNK = 500  # holdout rows evaluated at a time
 
 
+class Batch(NamedTuple):
+    """Rows in the network's units, [B, ...] of one member or [E, B, ...]."""
+
+    x: jax.Array  # [D + A]
+    y: jax.Array  # [D + 1]
+    ended: jax.Array  # []
+    weight: jax.Array | None = None  # [] in the loss
+
+
 class Networks(NamedTuple):
     """The members being trained; each leaf has a leading member axis [E, ...]."""
 
@@ -60,6 +69,7 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
     if config.termination == "none":
         predicate = never
     learns_ends = predicate is None
+    weighs, mixed = config.bootstrap == "weights", config.stop == "mixture"
     measure_of = uncertainty.MEASURES[config.uncertainty]
 
     def init(key: Key) -> Ensemble:
@@ -74,48 +84,55 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
         )
         return Ensemble(params, jax.vmap(optimizer.init)(params), scales, jnp.arange(config.elites))
 
-    def loss(params: Params, x: jax.Array, y: jax.Array, ended: jax.Array, key: Key | None) -> jax.Array:
-        prediction = ensemble.predict(net, params, x, key)
+    def loss(params: Params, batch: Batch, key: Key | None) -> jax.Array:
+        weighed = lambda loss: loss if batch.weight is None else batch.weight * loss  # noqa: E731
+        prediction = ensemble.predict(net, params, batch.x, key)
         # Twice the mean over entries, not the sum: MBPO's weights of the two penalties are relative to this.
-        value = 2 * ensemble.negative_log_likelihood(prediction, y).mean() / y.shape[-1]
+        value = 2 * weighed(ensemble.negative_log_likelihood(prediction, batch.y)).mean() / batch.y.shape[-1]
         if config.noise == "state":
             bounds = jnp.sum(params["log_var_high"]) - jnp.sum(params["log_var_low"])
             value = value + ensemble.BOUND_WEIGHT * bounds
         value = value + ensemble.weight_penalty(net.kernels(params["net"]), config.weight_decay)
         if learns_ends:
-            value = value + optax.sigmoid_binary_cross_entropy(prediction.logit, ended).mean()
+            value = value + weighed(optax.sigmoid_binary_cross_entropy(prediction.logit, batch.ended)).mean()
         return value
 
-    def step(member: Networks, x: jax.Array, y: jax.Array, ended: jax.Array, key: Key | None) -> Networks:
-        gradient = jax.grad(loss)(member.params, x, y, ended, key)
+    def step(member: Networks, batch: Batch, key: Key | None) -> Networks:
+        gradient = jax.grad(loss)(member.params, batch, key)
         updates, state = optimizer.update(gradient, member.optimizer, member.params)
         return Networks(ensemble.keep_learnable(optax.apply_updates(member.params, updates)), state)
 
-    def prepare(scales: Scales, rows: Transition) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def prepare(scales: Scales, rows: Transition) -> Batch:
         x = normalize.apply(scales.inputs, ensemble.inputs(rows.obs, rows.action))
         y = normalize.apply(scales.targets, ensemble.targets(rows, config.target))
-        return x, y, rows.terminated.astype(x.dtype)
+        return Batch(x, y, rows.terminated.astype(x.dtype))
 
     def errors(params: Params, scales: Scales, ring: Ring) -> jax.Array:
-        """[E] holdout error: mean square in variances of the targets (plus cross entropy of a learned termination)."""
+        """[E] holdout error in variances of the targets (plus cross entropy of a learned termination): each member's
+        mean square, or for all of them that of their mixture, as `config.stop` says.
+
+        The variance v of a Gaussian that fits has nll = (1 + log v) / 2 per entry, without the constant, so that v =
+        exp(2 nll - 1).
+        """
         _, count = replay.split_sizes(ring, config.holdout_every)
 
         def chunk(i: jax.Array, total: jax.Array) -> jax.Array:
             block = i * HOLDOUT_CHUNK + jnp.arange(HOLDOUT_CHUNK)
             slot = replay.holdout_slot(jnp.minimum(block, count - 1), config.holdout_every)
-            x, y, ended = prepare(scales, replay.take(ring, slot).transition)
-
-            def member(params: Params) -> jax.Array:
-                prediction = ensemble.predict(net, params, x)
-                error = ((prediction.mean - y) ** 2).mean(-1)
-                if learns_ends:
-                    error = error + optax.sigmoid_binary_cross_entropy(prediction.logit, ended)
-                return jnp.where(block < count, error, 0.0).sum()
-
-            return total + jax.vmap(member)(params)
+            x, y, ended, _ = prepare(scales, replay.take(ring, slot).transition)
+            each = jax.vmap(lambda params: ensemble.predict(net, params, x))(params)
+            judged = jax.tree.map(lambda leaf: leaf[None], ensemble.mix(each)) if mixed else each
+            ends = optax.sigmoid_binary_cross_entropy(judged.logit, ended) if learns_ends else 0.0
+            if mixed:
+                likelihood = ensemble.negative_log_likelihood(judged, y) + ends
+                error = likelihood / y.shape[-1] - 0.5 * jnp.log(2 * jnp.pi)
+            else:
+                error = ((judged.mean - y) ** 2).mean(-1) + ends
+            return total + jnp.where(block < count, error, 0.0).sum(-1)
 
         chunks = -(-count // HOLDOUT_CHUNK)
-        return jax.lax.fori_loop(0, chunks, chunk, jnp.zeros(config.members)) / count
+        error = jax.lax.fori_loop(0, chunks, chunk, jnp.zeros(config.members)) / count
+        return jnp.exp(2 * error - 1) if mixed else error
 
     def calibrated(model: Ensemble, ring: Ring) -> Metrics:
         """`uncertainty.calibration` on at most `HOLDOUT_CHUNK` holdout rows, spread over all of them."""
@@ -123,29 +140,42 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
         block = jnp.arange(HOLDOUT_CHUNK)
         spread = block * jnp.maximum(count // HOLDOUT_CHUNK, 1)
         slot = replay.holdout_slot(jnp.minimum(spread, count - 1), config.holdout_every)
-        x, y, _ = prepare(model.scales, replay.take(ring, slot).transition)
+        x, y, *_ = prepare(model.scales, replay.take(ring, slot).transition)
         each = ensemble.predict_all(net, model, x)
         return uncertainty.calibration(each.mean, each.log_var, y, block < count)
+
+    def draw_order(key: Key, capacity: int, train: jax.Array) -> jax.Array:
+        """The training rows in the order in which a fit cycles through them: [E, capacity] for a bootstrap sample of
+        each member, else one order [1, capacity] of all. The first `train` count.
+
+        The draws of these do not depend on the capacity, which may be larger in a resumed run.
+        """
+        if weighs:
+            place = jnp.arange(capacity)
+            return jnp.argsort(jnp.where(place < train, jax.random.uniform(key, (capacity,)), 2.0))[None]
+        draw = lambda k: jax.random.randint(k, (capacity,), 0, train)  # noqa: E731
+        return jax.vmap(draw)(jax.random.split(key, config.members))
 
     def fit(key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble, FitReport]:
         scales, key_dropout = measure(ring, config.target), jax.random.fold_in(key, 1)
         train, _ = replay.split_sizes(ring, config.holdout_every)
-        # Each member cycles through its own bootstrap sample of the training rows, which is in random order already.
-        # One key per member: the draws must not depend on the capacity, which may be larger in a resumed run.
-        draw = lambda k: jax.random.randint(k, (replay.capacity(ring),), 0, train)  # noqa: E731
-        bootstrap = jax.vmap(draw)(jax.random.split(key, config.members))
+        order = draw_order(key, replay.capacity(ring), train)
 
         def one_round(progress: Progress) -> Progress:
             first = progress.round * config.round_steps
 
             def minibatch(members: Networks, i: jax.Array) -> tuple[Networks, None]:
                 place = ((first + i) * config.batch_size + jnp.arange(config.batch_size)) % train
-                rows = replay.take(ring, replay.train_slot(bootstrap[:, place], config.holdout_every)).transition
+                slot = replay.train_slot(order[:, place], config.holdout_every)
+                rows = replay.take(ring, slot).transition
                 batch = prepare(scales, over_batch(whole(rows), axis=1))
+                if weighs:
+                    batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (config.members, *leaf.shape[1:])), batch)
+                    batch = batch._replace(weight=ensemble.row_weights(config.members, slot[0]))
                 if not net.drops:
-                    return jax.vmap(functools.partial(step, key=None))(members, *batch), None
+                    return jax.vmap(functools.partial(step, key=None))(members, batch), None
                 keys = jax.random.split(jax.random.fold_in(key_dropout, first + i), config.members)
-                return jax.vmap(step)(members, *batch, keys), None
+                return jax.vmap(step)(members, batch, keys), None
 
             latest, _ = jax.lax.scan(minibatch, progress.latest, jnp.arange(config.round_steps))
             return keep_best(progress, latest, errors(latest.params, scales, ring), config)

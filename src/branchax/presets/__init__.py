@@ -26,7 +26,9 @@ def at_paper_sizes(config: Config) -> Config:
     model, rollout = config.model, config.rollout
     if model.has_networks:
         sizes = ("members", "elites", "hidden", "round_steps", "max_rounds")
+        all_kept = model.elites == model.members  # a part of the method
         model = replace(model, **{name: getattr(paper.model, name) for name in sizes})
+        model = replace(model, elites=model.members) if all_kept else model
     if rollout.horizon:
         rollout = replace(rollout, per_step=paper.rollout.per_step, groups=paper.rollout.groups)
     return replace(

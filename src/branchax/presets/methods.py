@@ -238,7 +238,7 @@ PRESETS["dhmbpo"] = Config(
     updates_per_step=1.0,
     first_updates=5_000,
     real_fraction=0.0,
-    model=_STEADY,
+    model=replace(_STEADY, bootstrap="weights", stop="mixture"),
     rollout=RolloutConfig(horizon=20, every=20, look_ahead=5, per_step=13, groups=8, keep_epochs=10),
     agent=_DOUBLE,
     eval_episodes=10,

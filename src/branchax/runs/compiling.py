@@ -88,8 +88,10 @@ def compile_program(
     runs.
 
     `ready` is called with the shapes of the state before anything is compiled, and may raise an error. Raises
-    `ConfigError` when the state cannot fit into memory.
+    `ConfigError` when the state, or what a function reserves beside it, cannot fit into memory.
     """
+
+    limit, kind = memory.limit_of(mesh), mesh.devices.flat[0].device_kind
 
     def submit(name: str, function: Any, *arguments: Any) -> Future:
         def work() -> Any:
@@ -97,6 +99,7 @@ def compile_program(
             with meshes.entered(mesh):  # a setting of each thread
                 compiled = cache.compiled(function.lower(*arguments), cache.SOONER.get(name))
             view.compiled(name, time.perf_counter() - start)
+            memory.check_reserved(config, name, compiled, limit, kind)
             if name == "epoch" and (reserved := memory.says_reserved(compiled)):
                 view.say(f"  {reserved}", "dim")
             return compiled
@@ -116,7 +119,7 @@ def compile_program(
     planned = memory.plan(template, mesh)
     view.say(f"  {memory.says(planned)}", "dim")
     runs = keys.shape[0] // config.seeds
-    memory.check(config, planned, memory.limit_of(mesh), mesh.devices.flat[0].device_kind, runs)
+    memory.check(config, planned, limit, kind, runs)
     host = None
     if program({}).host is not None:
         host = HostEpochs(program, (floats, keys), config, template, mesh, submit)
