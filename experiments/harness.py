@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from branchax.config import Config, to_dict
+from branchax.config import Config, decisive, flat, to_dict
 from branchax.runs import rundir, runlog
 from branchax.runs.train import train
 
@@ -53,6 +53,16 @@ def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int
     """The env steps at the first of `hold` evaluations in a row that reach `threshold`; None if there are none."""
     good = np.convolve(returns >= threshold, np.ones(hold), "valid") == hold
     return float(steps[good.argmax()]) if good.any() else None
+
+
+def differences(old: dict[str, Any], config: Config) -> list[str]:
+    """The settings in which `config` differs from `old`, which a results file was made with; none if that is empty.
+
+    Seeds and lengths may differ, and settings that did not exist then.
+    """
+    was, now = flat(old), json.loads(json.dumps(decisive(config)))
+    free = ("seed", "seeds", "env_steps")
+    return [f"{k} {was[k]} -> {now[k]}" for k in now if k in was and k not in free and was[k] != now[k]]
 
 
 def publish(

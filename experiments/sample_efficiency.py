@@ -6,13 +6,16 @@ real step, and is counted with the one that is best on the world. A seed that do
 counts with the whole budget, which is a lower bound; a run ends when all its seeds have. Ratios are of means over
 seeds, with an interval of pairs: both methods explore with the same actions.
 
-    python -m experiments.sample_efficiency                        # all of it, or what is missing of it
-    python -m experiments.sample_efficiency classic/pendulum mbpo  # one part, to run several side by side
-    python -m experiments.sample_efficiency --done                 # publish what is there
+    python -m experiments.sample_efficiency                            # all of it, or what is missing of it
+    python -m experiments.sample_efficiency classic/pendulum mbpo 100  # one part, to run several side by side
+    python -m experiments.sample_efficiency --done                     # publish what is there
+
+What was published before counts as well, where its settings are still those of today, so that seeds can be added.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -22,15 +25,17 @@ import numpy as np
 
 from branchax.config import Config
 from branchax.presets import preset
-from branchax.runs import plots, runlog
+from branchax.runs import plots, rundir
 from branchax.runs.statistics import bootstrap
 from branchax.runs.train import train
-from experiments.harness import RESULTS, RUNS, curves, publish, steps_to
+from experiments.harness import RESULTS, RUNS, curves, differences, publish, steps_to
 
-FIRST, COUNT = 100, 5  # the seeds, side by side in one run; presets were chosen on seeds 20 to 24
+FIRSTS, COUNT = (100, 105), 5  # seeds from these on, side by side in one run; presets were chosen on seeds 20 to 24
 EXPLORED = 100  # real steps of exploration, of each method
 UPDATES = (10, 20, 40)  # per real step, of the baseline
 MODEL_BASED = ("mbpo", "dhmbpo_tiny")
+FILE = RESULTS / "sample_efficiency.json"
+Solved = dict[str, float | None]  # real steps by seed
 
 
 class Task(NamedTuple):
@@ -58,7 +63,7 @@ def methods_of(world: str) -> list[str]:
     return [f"sac@{updates}" for updates in UPDATES] + list(model_based)
 
 
-def config_of(method: str, world: str) -> Config:
+def config_of(method: str, world: str, first: int) -> Config:
     """A method's defaults, but for how long it explores, runs and is evaluated, and the updates after its `@`."""
     name, _, updates = method.partition("@")
     task, config = WORLDS[world], preset(name, world)
@@ -66,7 +71,7 @@ def config_of(method: str, world: str) -> Config:
         config = replace(config, updates_per_step=float(updates), epoch_steps=task.every)
     return replace(
         config,
-        seed=FIRST,
+        seed=first,
         seeds=COUNT,
         env_steps=task.steps,
         explore_steps=EXPLORED,
@@ -75,36 +80,58 @@ def config_of(method: str, world: str) -> Config:
     )
 
 
-def directory_of(method: str, world: str) -> Path:
-    """The run's directory."""
-    return RUNS / f"steps_{world.replace('/', '-')}_{method}"
+def directory_of(method: str, world: str, first: int) -> Path:
+    """The directory of the run of the seeds from `first` on."""
+    return RUNS / f"steps_{world.replace('/', '-')}_{method}_s{first}"
 
 
-def solved_at(method: str, world: str) -> list[float | None]:
-    """The real steps at which each seed had solved the world; None where it has not, and none without a run."""
-    directory = directory_of(method, world)
-    if not directory.exists():
-        return []
-    return [steps_to(*curve, WORLDS[world].solved) for curve in curves(directory).values()]
+def solved_in(directory: Path, solved: float) -> Solved:
+    """The real steps at which each seed of a run had solved its world, None where it has not; empty without a run."""
+    if not (directory / rundir.METRICS).exists():
+        return {}
+    return {str(seed): steps_to(*curve, solved) for seed, curve in curves(directory).items()}
 
 
-def is_done(method: str, world: str) -> bool:
-    """Whether each seed has solved the world or spent the budget."""
-    solved = solved_at(method, world)
-    if not solved or None not in solved:
+def is_done(directory: Path, task: Task) -> bool:
+    """Whether each seed of a run has solved the world or spent the budget."""
+    solved = solved_in(directory, task.solved)
+    if not solved or None not in solved.values():
         return bool(solved)
-    return all(steps[-1] >= WORLDS[world].steps for steps, _ in curves(directory_of(method, world)).values())
+    return all(steps[-1] >= task.steps for steps, _ in curves(directory).values())
 
 
-def train_all(method: str, world: str) -> None:
-    """Runs the seeds until they are done, or goes on with them."""
-    if not is_done(method, world):
-        train(config_of(method, world), directory_of(method, world), callbacks=[lambda *_: is_done(method, world)])
+def train_all(method: str, world: str, first: int) -> None:
+    """Runs the seeds from `first` on until they are done, or goes on with them."""
+    directory, task = directory_of(method, world, first), WORLDS[world]
+    if not is_done(directory, task):
+        train(config_of(method, world, first), directory, callbacks=[lambda *_: is_done(directory, task)])
 
 
-def compare(solved: dict[str, list[float | None]], budget: int) -> dict[str, Any]:
-    """Means and deviations of the steps, the baseline's best arm, and each model-based method's ratio to that."""
-    counted = {m: np.array([budget if s is None else s for s in steps]) for m, steps in solved.items()}
+def collect(world: str, earlier: dict[str, Any]) -> tuple[dict[str, Solved], list[Path]]:
+    """What is known of each method: from an earlier file where its settings are today's, and from runs that are done.
+
+    Those runs are returned as well.
+    """
+    solved: dict[str, Solved] = {}
+    used = []
+    for method in methods_of(world):
+        then = earlier.get("worlds", {}).get(world, {}).get("solved_at", {}).get(method, {})
+        settings = earlier.get("configs", {}).get(f"{world} {method}", {})
+        solved[method] = {} if differences(settings, config_of(method, world, FIRSTS[0])) else dict(then)
+        for first in FIRSTS:
+            if is_done(directory := directory_of(method, world, first), WORLDS[world]):
+                solved[method] |= solved_in(directory, WORLDS[world].solved)
+                used.append(directory)
+    return solved, used
+
+
+def compare(solved: dict[str, Solved], budget: int) -> dict[str, Any]:
+    """Means and deviations of the steps, the baseline's best arm, and each model-based method's ratio to that.
+
+    Seeds count that every method has.
+    """
+    seeds = sorted(set.intersection(*(set(steps) for steps in solved.values())))
+    counted = {m: np.array([budget if steps[s] is None else steps[s] for s in seeds]) for m, steps in solved.items()}
     best = min((m for m in counted if "@" in m), key=lambda m: counted[m].mean())
     ratios = {}
     for method, steps in counted.items():
@@ -116,32 +143,41 @@ def compare(solved: dict[str, list[float | None]], budget: int) -> dict[str, Any
             pairs = np.arange(len(steps))
             ratios[method] = {"of": best, "ratio": ratio(pairs), "interval": [*map(float, bootstrap(ratio, pairs))]}
     spread = {m: float(s.std(ddof=1)) for m, s in counted.items()}
-    return {"mean": {m: float(s.mean()) for m, s in counted.items()}, "sd": spread, "ratios": ratios}
+    mean = {m: float(s.mean()) for m, s in counted.items()}
+    kept = {method: {seed: steps[seed] for seed in seeds} for method, steps in solved.items()}
+    return {"solved_at": kept, "mean": mean, "sd": spread, "ratios": ratios}
 
 
-def draw(made: dict[str, dict[str, Path]], found: dict[str, Any], path: Path) -> None:
-    """A panel for each world: the returns of the model-based methods and of the baseline's best arm."""
+def draw(found: dict[str, Any], path: Path) -> None:
+    """A panel for each world: of each method a dot for each seed, hollow where it did not solve the world, and a bar at
+    the mean."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    columns = min(3, len(made))
-    rows = -(-len(made) // columns)
-    figure = Figure(figsize=(4.2 * columns, 3.2 * rows), layout="constrained", dpi=150)
+    columns = min(3, len(found))
+    rows = -(-len(found) // columns)
+    figure = Figure(figsize=(4.2 * columns, 2.4 * rows), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in panels[len(made) :]:
+    for axes in panels[len(found) :]:
         axes.set_visible(False)
-    for axes, (world, directories) in zip(panels, made.items(), strict=False):
-        best = next(iter(found[world]["ratios"].values()))["of"]
-        axes.axhline(WORLDS[world].solved, color="0.4", linewidth=1, linestyle=":")
-        for i, method in enumerate((best, *found[world]["ratios"])):
-            look = {"color": plots.COLOURS[i], "linestyle": plots.DASHES[i]}
-            (group,) = plots.groups([directories[method]])
-            plots.add(axes, group, runlog.RETURN, look, name=f"{method}: ")
-        plots.tidy(axes, "return of an episode")
-        axes.set_title(world, fontsize=9, loc="left")
-        axes.set_xlabel("real env steps")
-        axes.legend(framealpha=0.85, edgecolor="none", fontsize=7)
+    for axes, (world, of) in zip(panels, found.items(), strict=False):
+        names = list(of["solved_at"])
+        for place, (method, solved) in enumerate(of["solved_at"].items()):
+            colour = "0.45" if "@" in method else plots.COLOURS[MODEL_BASED.index(method)]
+            shift = np.linspace(-0.2, 0.2, len(solved)) if len(solved) > 1 else [0.0]
+            for steps, apart in zip(solved.values(), shift, strict=True):
+                x, fill = (of["steps"], "none") if steps is None else (steps, colour)
+                axes.plot(x, place + apart, "o", markersize=4, color=colour, markerfacecolor=fill, alpha=0.8)
+            axes.plot([of["mean"][method]] * 2, [place - 0.35, place + 0.35], color=colour, linewidth=2.5)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.03 * of["steps"])
+        plots.tidy(axes, "")
+        axes.grid(axis="y", visible=False)
+        axes.grid(axis="x", color="0.9", linewidth=0.8)
+        axes.set_title(f"{world}, solved at {of['solved']:g}", fontsize=9, loc="left")
+        axes.set_xlabel("real env steps until solved")
     plots.save(figure, path)
 
 
@@ -151,7 +187,7 @@ def as_table(found: dict[str, Any]) -> str:
     for world, of in found.items():
 
         def steps(method: str, of: dict[str, Any] = of) -> str:
-            missed = sum(s is None for s in of["solved_at"][method])
+            missed = sum(s is None for s in of["solved_at"][method].values())
             return f"{of['mean'][method]:,.0f} ± {of['sd'][method]:,.0f}" + (f" ({missed} not)" if missed else "")
 
         cells = []
@@ -169,24 +205,26 @@ def as_table(found: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Runs, compares, publishes."""
-    if len(arguments) == 2:
-        train_all(arguments[1], arguments[0])
+    if len(arguments) == 3:
+        train_all(arguments[1], arguments[0], int(arguments[2]))
         return
-    found, configs, made = {}, {}, {}
+    earlier = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    found, configs, used = {}, {}, []
     for world, task in WORLDS.items():
         methods = methods_of(world)
-        for method in methods if arguments != ["--done"] else ():
-            train_all(method, world)
-        if not all(is_done(method, world) for method in methods):
-            continue
-        made[world] = {method: directory_of(method, world) for method in methods}
-        solved = {method: solved_at(method, world) for method in methods}
-        configs |= {f"{world} {method}": config_of(method, world) for method in methods}
-        found[world] = {"solved": task.solved, "steps": task.steps, "solved_at": solved, **compare(solved, task.steps)}
-    draw(made, found, RESULTS / "sample_efficiency.png")
+        solved, _ = collect(world, earlier)
+        missing = [(f, m) for f in FIRSTS for m in methods if str(f) not in solved[m]]
+        for first, method in missing if arguments != ["--done"] else ():
+            train_all(method, world, first)
+        solved, runs = collect(world, earlier)
+        if not set.intersection(*(set(steps) for steps in solved.values())):
+            continue  # a method is missing
+        used += runs
+        configs |= {f"{world} {method}": config_of(method, world, FIRSTS[0]) for method in methods}
+        found[world] = {"solved": task.solved, "steps": task.steps, **compare(solved, task.steps)}
+    draw(found, RESULTS / "sample_efficiency.png")
     (RESULTS / "sample_efficiency.md").write_text(as_table(found), encoding="utf-8")
-    runs = [directory for directories in made.values() for directory in directories.values()]
-    print("written to", publish("sample_efficiency", {"worlds": found}, configs, runs))
+    print("written to", publish("sample_efficiency", {"worlds": found}, configs, used, earlier.get("runs")))
 
 
 if __name__ == "__main__":

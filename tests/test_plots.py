@@ -1,6 +1,7 @@
 """Learning curves come out for one seed, many seeds, many runs, and next to nothing; their bands are SciPy's."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -191,38 +192,55 @@ def test_sample_efficiency_counts_and_draws_the_best_arm_of_the_baseline(tmp_pat
     monkeypatch.setattr(
         sample_efficiency, "WORLDS", {"classic/lqr": sample_efficiency.Task(25.0, 1_000, 250, discrete=True)}
     )
-    solved = {"sac@10": [750.0, None], "sac@20": [500.0, 700.0], "mbpo": [250.0, 200.0]}
+    solved = {
+        "sac@10": {"0": 750.0, "1": None},
+        "sac@20": {"0": 500.0, "1": 700.0, "2": 1.0},  # a seed that the others do not have
+        "mbpo": {"0": 250.0, "1": 200.0},
+    }
     counted = sample_efficiency.compare(solved, 1_000)
     assert counted["mean"] == {"sac@10": 875.0, "sac@20": 600.0, "mbpo": 225.0}
     ratio = counted["ratios"]["mbpo"]
     assert (ratio["of"], ratio["ratio"]) == ("sac@20", 0.375)
     assert ratio["interval"] == pytest.approx([200 / 700, 250 / 500], abs=0.01)  # of pairs, not of either alone
-    found = {"classic/lqr": {"solved": 25.0, "solved_at": solved, **counted}}
+    found = {"classic/lqr": {"solved": 25.0, "steps": 1_000, **counted}}
     assert sample_efficiency.as_table(found).splitlines()[2] == (
         "| `classic/lqr` (25) | `sac@20` 600 ± 141 | 225 ± 35 | 0.38 [0.29, 0.50] | – | – |"
     )
-    made = {
-        name: make_run(tmp_path / name, dataclasses.replace(config, seeds=2), seeds=(0, 1))
-        for name, config in (("mbpo", MBPO), ("sac@20", preset("sac", "classic/lqr")))
-    }
-    sample_efficiency.draw({"classic/lqr": made}, found, tmp_path / "figure.png")
-    assert legend(drawn[0]) == ["sac@20: interquartile mean of 2 seeds", "mbpo: interquartile mean of 2 seeds"]
+    sample_efficiency.draw(found, tmp_path / "figure.png")
+    (axes,) = drawn[0].axes
+    dots = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [line.get_xdata()[0] for line in dots] == [750, 1_000, 500, 700, 250, 200]
+    assert [line.get_markerfacecolor() == "none" for line in dots] == [False, True, False, False, False, False]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["sac@10", "sac@20", "mbpo"]
+
+
+def test_seeds_of_an_earlier_file_count_unless_settings_have_changed(tmp_path, monkeypatch):
+    monkeypatch.setattr(sample_efficiency, "RUNS", tmp_path)
+    world, first = "classic/acrobot", sample_efficiency.FIRSTS[0]
+    config = json.loads(json.dumps(to_dict(sample_efficiency.config_of("mbpo", world, first))))
+    earlier = {"worlds": {world: {"solved_at": {"mbpo": {"100": 50.0}}}}, "configs": {f"{world} mbpo": config}}
+    assert sample_efficiency.collect(world, earlier)[0]["mbpo"] == {"100": 50.0}
+    earlier["configs"][f"{world} mbpo"] = config | {"seed": 105}
+    assert sample_efficiency.collect(world, earlier)[0]["mbpo"] == {"100": 50.0}
+    earlier["configs"][f"{world} mbpo"] = config | {"batch_size": 7}
+    assert sample_efficiency.collect(world, earlier)[0]["mbpo"] == {}
 
 
 def test_a_run_is_done_when_each_seed_has_solved_its_world_or_spent_its_budget(tmp_path, monkeypatch):
-    monkeypatch.setattr(sample_efficiency, "RUNS", tmp_path)
-    world = "classic/pendulum"
-    assert not sample_efficiency.is_done("mbpo", world)
+    task = sample_efficiency.WORLDS["classic/pendulum"]
+    assert not sample_efficiency.is_done(tmp_path, task)
     monkeypatch.setattr(sample_efficiency, "curves", lambda _: {0: curve, 1: other})
-    sample_efficiency.directory_of("mbpo", world).mkdir()
+    (tmp_path / rundir.METRICS).touch()
     good, bad = np.full(3, -200.0), np.full(3, -900.0)
     curve = other = (np.array([25.0, 50.0, 75.0]), good)
-    assert sample_efficiency.is_done("mbpo", world) and sample_efficiency.solved_at("mbpo", world) == [25.0, 25.0]
+    assert sample_efficiency.is_done(tmp_path, task)
+    assert sample_efficiency.solved_in(tmp_path, task.solved) == {"0": 25.0, "1": 25.0}
     other = (np.array([25.0, 50.0, 75.0]), bad)
-    assert not sample_efficiency.is_done("mbpo", world)
+    assert not sample_efficiency.is_done(tmp_path, task)
     other = (np.array([25.0, 50.0, 1_000.0]), bad)
     curve = (np.array([25.0, 50.0, 1_000.0]), good)
-    assert sample_efficiency.is_done("mbpo", world) and sample_efficiency.solved_at("mbpo", world) == [25.0, None]
+    assert sample_efficiency.is_done(tmp_path, task)
+    assert sample_efficiency.solved_in(tmp_path, task.solved) == {"0": 25.0, "1": None}
 
 
 def middle_of(values):

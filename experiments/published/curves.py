@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from branchax.config import Config, decisive, flat
+from branchax.config import Config
 from branchax.errors import ConfigError
 from branchax.runs import lock, rundir, runlog
+from experiments import harness
 from experiments.harness import publish
 from experiments.published.plan import REPORTED, RESULTS, RUNS, Arm
 
@@ -176,10 +177,7 @@ def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS) -> Path | None
 
 def differences(arm: Arm, path: Path, config: Config) -> list[str]:
     """The settings in which `config` differs from those that a results file was made with; none without a file."""
-    old = read(path).get("configs", {}).get(arm.method)
-    was = flat(old) if old else {}
-    now = json.loads(json.dumps(decisive(config)))
-    return [f"{k} {was[k]} -> {now[k]}" for k in now if k in was and k not in _FREE and was[k] != now[k]]
+    return harness.differences(read(path).get("configs", {}).get(arm.method, {}), config)
 
 
 def check_same(arm: Arm, path: Path, config: Config) -> None:
@@ -188,9 +186,6 @@ def check_same(arm: Arm, path: Path, config: Config) -> None:
         raise ConfigError(
             f"results: {path} was made with other settings: {'; '.join(differs)}; move it away to begin anew"
         )
-
-
-_FREE = ("seed", "seeds", "env_steps")  # in which the runs of an arm may differ
 
 
 def path_of(arm: Arm, folder: Path = RESULTS) -> Path:
