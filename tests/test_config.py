@@ -198,6 +198,7 @@ def test_derived_sizes():
     assert replace(config, replay_capacity=701).real_capacity == 705
     assert config.real_rows == round(0.05 * 256)
     assert config.rollouts == 400 * 250
+    assert replace(config, rollout__groups=7).rollouts == 100_002  # rounded up to whole groups
     assert config.updates_per_round == 10
     assert SAC.real_rows == SAC.batch_size
     assert SAC.imagined_capacity == 0

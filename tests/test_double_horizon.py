@@ -188,6 +188,37 @@ def test_the_actors_gradient_equals_finite_differences():
     assert float(jnp.abs(moment.mean).max()) == 0.0  # no gradient moves the statistics
 
 
+def test_the_actors_gradient_through_a_fitted_model_is_that_through_the_world():
+    """An ensemble fitted to one of the lines, in that line's place: what is learned points the way that it points."""
+    settings = replace(preset("dhmbpo_tiny"), model__hidden=(64, 64), model__members=ELITES, model__elites=ELITES).model
+    world = line(0.0)._replace(reset=lambda key: start(key, batch(), False))
+    ended = lambda obs, action, next_obs: next_obs[0] > 1.2  # noqa: E731
+    dynamics = make_ensemble(world._replace(spec=SPEC._replace(termination=ended)), settings)
+    rng = np.random.default_rng(1)
+    obs, action = rng.normal(size=(2_000, 2)) * 1.5, rng.uniform(-1, 1, size=(2_000, 1))
+    states = WorldState((), jnp.asarray(obs, jnp.float32), jnp.zeros(2_000, jnp.int32))
+    rows = jax.vmap(world.step, (None, 0, 0))(jax.random.key(0), states, jnp.asarray(action, jnp.float32))[1]
+
+    @jax.jit
+    def fit():
+        ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], Row(rows)), 2_000), Row(rows))
+        return dynamics.fit(jax.random.key(1), dynamics.init(jax.random.key(2)), ring)[0]
+
+    def gradient(world_of):
+        def mixed(key, act, starts):
+            run = lambda key, member, start: rollout(key, world_of(member), act, start, STEPS)[1]  # noqa: E731
+            return jax.vmap(run)(jax.random.split(key, ELITES), jnp.arange(ELITES), starts)
+
+        sources = SOURCES._replace(ahead=SOURCES.ahead._replace(mixed=mixed))
+        moved = jax.jit(lambda p: make_sac(SPEC, CONFIG).update(jax.random.key(5), p, sources)[0])(made())
+        return np.concatenate([x.ravel() for x in jax.tree.leaves(moved.actor.optimizer.inner_state[1].mu.net)])
+
+    model = fit()
+    learned, true = gradient(lambda member: dynamics.world(model, member)), gradient(lambda member: line(0.0))
+    assert learned @ true / np.linalg.norm(learned) / np.linalg.norm(true) > 0.98
+    assert np.linalg.norm(learned) == pytest.approx(np.linalg.norm(true), rel=0.1)
+
+
 def scheduled(length, horizon):
     """Sources whose rollouts may be `length` steps long, and are now `horizon`; rows end nowhere."""
 

@@ -65,6 +65,18 @@ def test_without_a_model_it_is_q_learning_on_each_step_in_order():
     np.testing.assert_allclose(state.agent.table, table, atol=1e-6)
 
 
+@pytest.mark.parametrize(("ends", "expected"), [(1, False), (2, True)])
+def test_a_transition_of_the_table_ends_where_most_of_its_visits_did(ends, expected):
+    eye = lambda x, size: jnp.eye(size)[jnp.full(3, x)]  # noqa: E731
+    t = Transition(eye(1, 5), eye(0, 2), jnp.ones(3), eye(2, 5), jnp.arange(3) < ends, jnp.zeros(3, bool))
+    ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], Row(t)), 10), Row(t))
+    dynamics = make_table(chain())
+    table, _ = dynamics.fit(jax.random.key(0), dynamics.init(jax.random.key(0)), ring)
+    start = dynamics.branch(Row(jax.tree.map(lambda x: x[0], t)))
+    _, out = dynamics.world(table, None).step(jax.random.key(0), start, t.action[0])
+    assert bool(out.terminated) is expected
+
+
 def test_the_table_is_the_maximum_likelihood_model():
     world, mdp, count = chain(), slippery_chain(), 20_000
     rng = np.random.default_rng(0)

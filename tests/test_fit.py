@@ -178,6 +178,15 @@ def test_each_member_weighs_every_training_row_by_its_own_draw():
     np.testing.assert_allclose(moment, 0.1 * expected, rtol=1e-4, atol=1e-6)
 
 
+def test_measured_noise_is_the_mean_square_of_held_out_errors():
+    _, after, _, held, y, predict = fit_once(noise="measured")
+    each = predict(after.params)
+    square = ((np.asarray(each.mean)[:, held] - y[held]) ** 2).mean(1)
+    np.testing.assert_allclose(np.asarray(each.log_var)[:, 0], np.log(square), rtol=1e-4)
+    bad = ensemble.set_noise({"log_var": jnp.zeros(3)}, jnp.array([jnp.nan, 0.0, 2.0]))["log_var"]
+    np.testing.assert_allclose(bad, [0.0, ensemble.LOG_VAR_BOUNDS[0], np.log(2.0)])
+
+
 def test_weights_of_rows_are_exponential_stay_and_differ_between_members():
     weight = np.asarray(ensemble.row_weights(2, jnp.arange(4_000)))
     for own in weight:
@@ -227,6 +236,11 @@ def test_elites_are_the_members_with_the_lowest_error_and_fits_stop_early():
     assert float(report.metrics["model/fit_rounds"]) < CONFIG.max_rounds  # noise cannot be learned
     assert float(report.metrics["model/holdout_error"]) <= float(report.metrics["model/holdout_error_worst"])
     assert len(set(model.elites.tolist())) == 2
+    short = make_ensemble(linear_world(never), dataclasses.replace(CONFIG, round_steps=1, max_rounds=1))
+    start = INIT(jax.random.key(1))
+    far = jax.tree.map(lambda leaf: leaf.at[1].multiply(30.0), start.params)  # member 1 begins far off
+    model, _ = jax.jit(short.fit)(jax.random.key(0), start._replace(params=far), ring_of(data()))
+    assert sorted(model.elites.tolist()) == [0, 2]
 
 
 @pytest.mark.parametrize(("termination", "mode"), [(None, "known"), (never, "learned")])
@@ -250,3 +264,7 @@ def test_scales_are_those_of_the_stored_rows():
     np.testing.assert_allclose(scales.targets.std[-1], np.asarray(t.reward, np.float64).std(), rtol=1e-4)
     np.testing.assert_allclose(scales.targets.std[:2], np.asarray(t.next_obs - t.obs, np.float64).std(0), rtol=1e-4)
     np.testing.assert_array_equal(scales.obs.high, np.maximum(t.obs.max(0), t.next_obs.max(0)))
+    np.testing.assert_array_equal(scales.obs.low, np.minimum(t.obs.min(0), t.next_obs.min(0)))
+    beyond = t._replace(next_obs=t.next_obs.at[7].set(jnp.array([-50.0, 60.0])))
+    wide = fitting.measure(ring_of(beyond), "delta").obs
+    assert (float(wide.low[0]), float(wide.high[1])) == (-50.0, 60.0)

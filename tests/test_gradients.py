@@ -17,7 +17,7 @@ from branchax.distributions import normal
 from branchax.gradients import total_propagation as mixing
 from branchax.gradients.base import EstimatorError, Problem, initial, returns, sample
 from branchax.gradients.finite_difference import evolution_strategies, finite_differences
-from branchax.gradients.likelihood_ratio import likelihood_ratio, per_sample, surrogate
+from branchax.gradients.likelihood_ratio import likelihood_ratio, others_mean, per_sample, surrogate
 from branchax.gradients.pathwise import deterministic, pathwise
 from branchax.gradients.total_propagation import inverse_variance, mix, total_propagation, total_variance
 from branchax.policies import Policy, gaussian_policy, linear_policy
@@ -371,6 +371,10 @@ def test_antithetic_evolution_strategies_are_the_antithetic_likelihood_ratio():
     log_prob = constant_action(std).log_prob
     pairs = jit(jax.grad(lambda theta: surrogate(log_prob, theta, trajectory, rewards)))(THETA)
     assert relative(estimate, pairs) < 1e-5
+
+
+def test_a_baseline_of_the_others_does_not_know_its_own_sample():
+    np.testing.assert_allclose(others_mean(jnp.array([[1.0, 2.0, 6.0]])), [[4.0, 3.5, 1.5]])
 
 
 def test_likelihood_ratio_and_evolution_strategies_have_the_derivative_of_the_smoothed_return_as_their_mean():

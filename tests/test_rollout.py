@@ -10,8 +10,9 @@ from branchax.rollout import finite, rollout
 from branchax.worlds.base import WorldSpec, make_world
 
 
-def counter(limit=7, ends_at=1e9):
-    """A deterministic world: obs counts up by 1 + action from a random start; reward is the obs before the step."""
+def counter(limit=7, ends_at=1e9, spread=1.0):
+    """A deterministic world: obs counts up by 1 + action from a random start below `spread`; reward is the obs before
+    the step."""
     spec = WorldSpec("counter", 1, 1, limit)
 
     def step(key, inner, action):
@@ -19,7 +20,7 @@ def counter(limit=7, ends_at=1e9):
         return value, value[None], inner, value >= ends_at
 
     def reset(key):
-        value = jax.random.uniform(key)
+        value = spread * jax.random.uniform(key)
         return value, value[None]
 
     return make_world(spec, reset, step)
@@ -164,8 +165,9 @@ def test_episode_returns_carry_a_memory_from_block_to_block():
 
 
 def test_episode_returns_equal_a_plain_loop():
-    world = counter(limit=23, ends_at=12.0)
+    world = counter(limit=23, ends_at=12.0, spread=12.0)  # episodes end in several blocks
     returns, lengths = jax.jit(lambda k: episode_returns(k, world, still, 6, block=5))(jax.random.key(5))
+    assert int(lengths.min()) < 5 < 6 <= int(lengths.max())
     begins = jax.vmap(world.reset)(jax.random.split(jax.random.split(jax.random.key(5))[0], 6)).obs[:, 0]
     for begin, total, length in zip(np.asarray(begins), returns, lengths, strict=True):
         value, expected, steps = float(begin), 0.0, 0

@@ -58,6 +58,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "quiet": {"agent.init_std": 0.0184},  # the noise that SAC began with before 0.2.0
     "short_fits": {"model.max_rounds": 10},
     "long_fits": {"model.max_rounds": 100, "model.patience": 15},
+    "measured": {"model.noise": "measured"},
     "weights": {"model.bootstrap": "weights"},
     "mixture": {"model.stop": "mixture"},
 }

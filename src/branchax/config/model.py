@@ -23,9 +23,10 @@ class ModelConfig:
     """Number of members with the lowest holdout error; rollouts use only these."""
     hidden: tuple[Count, ...] = (200, 200, 200, 200)
     """Widths of each member's hidden layers."""
-    noise: Literal["state", "constant"] = "state"
+    noise: Literal["state", "constant", "measured"] = "state"
     """Predicted variance. `state`: an output of the network, for each state and action. `constant`: one learned
-    parameter per entry (homoscedastic)."""
+    parameter per entry (homoscedastic). `measured`: the same, set after each fit to the mean square of the member's
+    errors on held-out rows, its most likely value."""
     pre_norm: bool = False
     """LayerNorm without parameters before each layer but the first."""
     dropout: Annotated[float, Range(0, 0.9)] = 0.0

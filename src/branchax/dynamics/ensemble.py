@@ -75,7 +75,7 @@ def network(spec: WorldSpec, config: ModelConfig, make: nn.MakeNetwork = nn.mlp)
 
 def init_member(key: Key, net: nn.Network, spec: WorldSpec, config: ModelConfig) -> Params:
     """The parameters of one member, including its log-variance [D + 1] or the bounds of it."""
-    if config.noise == "constant":
+    if config.noise != "state":
         return {"net": net.init(key), "log_var": jnp.zeros(spec.obs_size + 1)}
     low, high = (jnp.full(spec.obs_size + 1, bound, jnp.float32) for bound in LOG_VAR_BOUNDS)
     return {"net": net.init(key), "log_var_low": low, "log_var_high": high}
@@ -120,6 +120,15 @@ def keep_learnable(params: Params) -> Params:
     if "log_var" not in params:
         return params
     return params | {"log_var": jnp.maximum(params["log_var"], LOG_VAR_BOUNDS[0])}
+
+
+def set_noise(params: Params, square: jax.Array) -> Params:
+    """Parameters with constant noise, whose variance becomes the mean square error [..., D + 1] where that is finite.
+
+    It is the noise under which errors of that size are most likely: d/dv (square / v + log v) = 0 at v = square.
+    """
+    most_likely = jnp.maximum(jnp.log(square), LOG_VAR_BOUNDS[0])
+    return params | {"log_var": jnp.where(jnp.isfinite(square), most_likely, params["log_var"])}
 
 
 def predict_all(net: nn.Network, model: Ensemble, x: jax.Array) -> Prediction:

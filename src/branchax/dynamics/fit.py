@@ -10,6 +10,7 @@ stops at once.
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -20,7 +21,7 @@ from branchax import nn, normalize, replay
 from branchax.config import ModelConfig
 from branchax.dynamics import ensemble, uncertainty
 from branchax.dynamics.base import Dynamics, FitReport, MemberFaults
-from branchax.dynamics.ensemble import Ensemble, Scales
+from branchax.dynamics.ensemble import Ensemble, Prediction, Scales
 from branchax.replay import Ring
 from branchax.sharding import over_batch, whole
 from branchax.types import Key, Metrics, Params, Transition, finite
@@ -107,6 +108,23 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
         y = normalize.apply(scales.targets, ensemble.targets(rows, config.target))
         return Batch(x, y, rows.terminated.astype(x.dtype))
 
+    def over_holdout(score: Callable[[Prediction, Batch], jax.Array], params: Params, scales: Scales, ring: Ring):
+        """The mean over the held-out rows of `score`, a function of all members' predictions [E, n, ...] for n rows:
+        [E, n, ...] -> [E, ...]."""
+        _, count = replay.split_sizes(ring, config.holdout_every)
+
+        def chunk(i: jax.Array, total: jax.Array) -> jax.Array:
+            block = i * HOLDOUT_CHUNK + jnp.arange(HOLDOUT_CHUNK)
+            slot = replay.holdout_slot(jnp.minimum(block, count - 1), config.holdout_every)
+            batch = prepare(scales, replay.take(ring, slot).transition)
+            found = score(jax.vmap(lambda params: ensemble.predict(net, params, batch.x))(params), batch)
+            held = (block < count).reshape(-1, *[1] * (found.ndim - 2))
+            return total + jnp.where(held, found, 0.0).sum(1)
+
+        empty = jax.eval_shape(lambda: chunk(jnp.int32(0), jnp.zeros(())))
+        total = jax.lax.fori_loop(0, -(-count // HOLDOUT_CHUNK), chunk, jnp.zeros(empty.shape, empty.dtype))
+        return total / count
+
     def errors(params: Params, scales: Scales, ring: Ring) -> jax.Array:
         """[E] holdout error in variances of the targets (plus cross entropy of a learned termination): each member's
         mean square, or for all of them that of their mixture, as `config.stop` says.
@@ -114,25 +132,17 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
         The variance v of a Gaussian that fits has nll = (1 + log v) / 2 per entry, without the constant, so that v =
         exp(2 nll - 1).
         """
-        _, count = replay.split_sizes(ring, config.holdout_every)
 
-        def chunk(i: jax.Array, total: jax.Array) -> jax.Array:
-            block = i * HOLDOUT_CHUNK + jnp.arange(HOLDOUT_CHUNK)
-            slot = replay.holdout_slot(jnp.minimum(block, count - 1), config.holdout_every)
-            x, y, ended, _ = prepare(scales, replay.take(ring, slot).transition)
-            each = jax.vmap(lambda params: ensemble.predict(net, params, x))(params)
+        def score(each: Prediction, batch: Batch) -> jax.Array:
             judged = jax.tree.map(lambda leaf: leaf[None], ensemble.mix(each)) if mixed else each
-            ends = optax.sigmoid_binary_cross_entropy(judged.logit, ended) if learns_ends else 0.0
-            if mixed:
-                likelihood = ensemble.negative_log_likelihood(judged, y) + ends
-                error = likelihood / y.shape[-1] - 0.5 * jnp.log(2 * jnp.pi)
-            else:
-                error = ((judged.mean - y) ** 2).mean(-1) + ends
-            return total + jnp.where(block < count, error, 0.0).sum(-1)
+            ends = optax.sigmoid_binary_cross_entropy(judged.logit, batch.ended) if learns_ends else 0.0
+            if not mixed:
+                return ((judged.mean - batch.y) ** 2).mean(-1) + ends
+            likelihood = ensemble.negative_log_likelihood(judged, batch.y) + ends
+            return likelihood / batch.y.shape[-1] - 0.5 * jnp.log(2 * jnp.pi)
 
-        chunks = -(-count // HOLDOUT_CHUNK)
-        error = jax.lax.fori_loop(0, chunks, chunk, jnp.zeros(config.members)) / count
-        return jnp.exp(2 * error - 1) if mixed else error
+        error = over_holdout(score, params, scales, ring)
+        return jnp.broadcast_to(jnp.exp(2 * error - 1) if mixed else error, config.members)
 
     def calibrated(model: Ensemble, ring: Ring) -> Metrics:
         """`uncertainty.calibration` on at most `HOLDOUT_CHUNK` holdout rows, spread over all of them."""
@@ -203,7 +213,11 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
             "model/fit_rounds": progress.round.astype(jnp.float32),
             "model/skipped_steps": jnp.float32(faults.left_out),
         }
-        model = Ensemble(*progress.best, scales, elites)
+        params, state = progress.best
+        if config.noise == "measured":
+            square = over_holdout(lambda each, batch: (each.mean - batch.y) ** 2, params, scales, ring)
+            params = ensemble.set_noise(params, square)
+        model = Ensemble(params, state, scales, elites)
         return model, FitReport(metrics | calibrated(model, ring), faults)
 
     return Dynamics(
