@@ -1,41 +1,38 @@
 /* Browsers start no worker from a page that was opened from the disk. There, the search's worker runs in a hidden frame
-   instead, which has a thread and messages of its own kind. (Over http this file does nothing.) */
+   instead: the same script, with the frame's window in place of the worker's. (Over http this file does nothing.) */
 "use strict";
 if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
     constructor(url) {
       super();
-      this.waiting = [];
+      this.waiting = []; // messages until the script has run
       this.onmessage = this.onerror = this.onmessageerror = null;
-      const frame = (this.frame = document.createElement("iframe"));
-      frame.hidden = true;
-      frame.addEventListener("load", () => {
-        this.ready = true;
-        this.waiting.splice(0).forEach((data) => this.deliver(data));
-      });
-      document.body.append(frame);
-      const inside = frame.contentWindow;
-      inside.document.open();
-      inside.postMessage = (data) => setTimeout(() => this.answer("message", { data }));
-      inside.importScripts = () => {
-        throw new Error("no further scripts in a frame");
+      this.frame = document.createElement("iframe");
+      this.frame.hidden = true;
+      document.body.append(this.frame);
+      const inside = this.frame.contentWindow;
+      inside.postMessage = (data) => setTimeout(() => this.tell(new MessageEvent("message", { data })));
+      const script = inside.document.createElement("script");
+      script.src = url;
+      script.onload = () => {
+        const waiting = this.waiting;
+        this.waiting = null;
+        waiting.forEach((data) => this.deliver(data));
       };
-      const script = String(url).replaceAll("&", "&amp;").replaceAll('"', "&quot;");
-      inside.document.write(`<script src="${script}"></` + "script>");
-      inside.document.close();
+      script.onerror = () => this.tell(new ErrorEvent("error", { message: `${url} cannot be loaded` }));
+      inside.document.head.append(script);
     }
-    answer(kind, content) {
-      const event = new MessageEvent(kind, content);
-      this["on" + kind]?.(event);
+    tell(event) {
+      this["on" + event.type]?.(event);
       this.dispatchEvent(event);
     }
     deliver(data) {
       const inside = this.frame.contentWindow;
-      inside.dispatchEvent(new inside.MessageEvent("message", { data }));
+      inside?.dispatchEvent(new inside.MessageEvent("message", { data }));
     }
     postMessage(data) {
-      if (this.ready) setTimeout(() => this.deliver(data));
-      else this.waiting.push(data);
+      if (this.waiting) this.waiting.push(data);
+      else setTimeout(() => this.deliver(data));
     }
     terminate() {
       this.frame.remove();
