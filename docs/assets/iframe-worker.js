@@ -1,5 +1,6 @@
 /* Browsers start no worker from a page that was opened from the disk. There, the search's worker runs in a hidden frame
-   instead: the same script, with the frame's window in place of the worker's. (Over http this file does nothing.) */
+   instead: the same script, with the frame's window in place of the worker's. Messages are copied, as between threads:
+   the script changes what it is sent. (Over http this file does nothing.) */
 "use strict";
 if (location.protocol === "file:") {
   window.Worker = class extends EventTarget {
@@ -11,7 +12,10 @@ if (location.protocol === "file:") {
       this.frame.hidden = true;
       document.body.append(this.frame);
       const inside = this.frame.contentWindow;
-      inside.postMessage = (data) => setTimeout(() => this.tell(new MessageEvent("message", { data })));
+      inside.postMessage = (data) => {
+        const event = new MessageEvent("message", { data: structuredClone(data) });
+        setTimeout(() => this.tell(event));
+      };
       const script = inside.document.createElement("script");
       script.src = url;
       script.onload = () => {
@@ -31,8 +35,9 @@ if (location.protocol === "file:") {
       inside?.dispatchEvent(new inside.MessageEvent("message", { data }));
     }
     postMessage(data) {
-      if (this.waiting) this.waiting.push(data);
-      else setTimeout(() => this.deliver(data));
+      const copy = structuredClone(data);
+      if (this.waiting) this.waiting.push(copy);
+      else setTimeout(() => this.deliver(copy));
     }
     terminate() {
       this.frame.remove();
