@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from html import unescape
 from typing import Any
 from xml.etree import ElementTree
 
@@ -33,7 +34,7 @@ class _Translate(Treeprocessor):
     def run(self, root: ElementTree.Element) -> None:
         for element in root.iter():
             if "arithmatex" in element.get("class", "").split():
-                latex = "".join(element.itertext())[2:-2].strip()  # between \( and \), or \[ and \]
+                latex = unescape("".join(element.itertext()))[2:-2].strip()  # between \( and \), or \[ and \]
                 mathml = translate(latex, element.tag == "div")
                 for child in list(element):
                     element.remove(child)
