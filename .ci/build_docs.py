@@ -16,7 +16,14 @@ from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
 # Beside the pages, from outside docs/: what they link to or show.
-SHOWN = ("results/*.png", "results/*.gif", "results/*.md", "results/*.html", "results/published/*", "results/lecture/*.png")
+SHOWN = (
+    "results/*.png",
+    "results/*.gif",
+    "results/*.md",
+    "results/*.html",
+    "results/published/*",
+    "results/lecture/*.png",
+)
 LINKED = ("experiments/published/data/README.md",)
 
 
