@@ -130,14 +130,10 @@ bench-peers: $(READY) .venv-peers-mbrl/.ready .venv-peers-sbx/.ready  ## time mb
 	@$(if $(filter mbrl,$*),.venv-peers-mbrl/bin/pip install --quiet --disable-pip-version-check --no-deps mbrl==0.2.0)
 	@touch $@
 
-# In a copy, so that what the builder keeps and clears away is never the checkout's.
 docs: $(READY)  ## build the documentation into build/docs/site; it opens from the disk
-	@$(BIN)/python -c 'import zensical' 2>/dev/null \
+	@$(BIN)/python -c 'import math_core, mkdocstrings_handlers.python, zensical' 2>/dev/null \
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
-	rm -rf build/docs && mkdir -p build/docs
-	cp -r docs src examples mkdocs.yml build/docs && mkdir -p build/docs/docs/results && cp results/*.png build/docs/docs/results
-	cp -r results/published build/docs/docs/results
-	cd build/docs && $(CURDIR)/$(BIN)/zensical build --strict
+	$(BIN)/python .ci/build_docs.py build/docs
 	@echo "open build/docs/site/index.html"
 
 faults: $(READY)  ## what a run survives, many times over (an hour): results/faults.json

@@ -17,17 +17,26 @@ from rich.console import Console
 
 from experiments.lecture.claim import FAILS, HOLDS, NAMES, UNDECIDED, folder, read, shown, table
 
-MARKS = {HOLDS: ("✓", "#00664b"), FAILS: ("✗", "#a34700"), UNDECIDED: ("?", "#555555")}
+MARKS = {HOLDS: ("✓", "holds"), FAILS: ("✗", "fails"), UNDECIDED: ("?", "quiet")}  # a sign and a colour of STYLE
 
 STYLE = """
-body { font: 17px/1.5 system-ui, sans-serif; color: #111; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.9rem; } h2 { margin-top: 3rem; border-top: 1px solid #ddd; padding-top: 1.5rem; }
+:root { color-scheme: light dark; --text: #111; --back: #fff; --line: #ddd; --link: #0a4f9e;
+  --holds: #00664b; --fails: #a34700; --quiet: #555; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e6e6; --back: #16181d; --line: #3a3d45; --link: #8ab8ff;
+  --holds: #4fd1a5; --fails: #ff9d5c; --quiet: #a8a8a8; } }
+body { font: 17px/1.5 system-ui, sans-serif; color: var(--text); background: var(--back); max-width: 62rem;
+  margin: 2rem auto; padding: 0 1rem; } a { color: var(--link); }
+h1 { font-size: 1.9rem; } h2 { margin-top: 3rem; border-top: 1px solid var(--line); padding-top: 1.5rem; }
 section { display: flex; flex-wrap: wrap; gap: 2rem; align-items: flex-start; }
-.words { flex: 1 1 24rem; min-width: 20rem; } img { width: 26rem; max-width: 100%; height: auto; }
+.words { flex: 1 1 24rem; min-width: min(20rem, 100%); }
+img { width: 26rem; max-width: 100%; height: auto; background: #fff; }
 table { border-collapse: collapse; width: 100%; font-size: 0.85rem; }
-td, th { text-align: left; vertical-align: top; padding: 0.3rem 0.6rem 0.3rem 0; border-bottom: 1px solid #ddd; }
+td, th { text-align: left; vertical-align: top; padding: 0.3rem 0.6rem 0.3rem 0; border-bottom: 1px solid var(--line); }
 td:last-child { white-space: nowrap; } td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
-.claim { font-size: 1.1rem; } .small { font-size: 0.8rem; color: #555; } .missing { color: #a34700; font-weight: bold; }
+.holds { color: var(--holds); } .fails { color: var(--fails); } .quiet { color: var(--quiet); }
+.claim { font-size: 1.1rem; } .small { font-size: 0.8rem; color: var(--quiet); overflow-wrap: anywhere; }
+.missing { color: var(--fails); font-weight: bold; }
+@media (max-width: 40rem) { td.number { white-space: normal; } td:last-child { white-space: normal; } }
 @media print { h2 { break-before: page; } }
 """
 
@@ -38,7 +47,7 @@ def rows(result: dict[str, Any]) -> str:
     for p in result["predictions"].values():
         mark, colour = MARKS[p["verdict"]]
         number = html.escape(shown(p["measured"], p["unit"]))
-        verdict = f'<span style="color:{colour}"><b>{mark}</b> {p["verdict"]}</span>'
+        verdict = f'<span class="{colour}"><b>{mark}</b> {p["verdict"]}</span>'
         made.append(f'<tr><td>{html.escape(p["words"])}</td><td class="number">{number}</td><td>{verdict}</td></tr>')
     return "\n".join(made)
 
