@@ -42,7 +42,8 @@ class Progress:
     ) -> None:
         self._config = config
         self._now = now
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        # Rich would make a separate output of each line in a notebook; plain text joins into one.
+        self._console = console or Console(highlight=False, soft_wrap=True, force_jupyter=False)
         self._steps = "offline" if config.dataset else "env steps"
         self._phase = "starting"
         self._since = now()
