@@ -15,7 +15,7 @@ function panel(title, chart, text = null, wide = false) {
 
 function table(head, rows, differs = () => false) {
   const cell = (tag, x) => make(tag, { class: typeof x === "number" ? "number" : "" }, typeof x === "number" ? number(x) : x);
-  const numeric = head.map((_, i) => rows.length > 0 && rows.every((r) => typeof r[i] === "number" || r[i] === "–"));
+  const numeric = head.map((_, i) => rows.some((r) => typeof r[i] === "number") && rows.every((r) => typeof r[i] === "number" || r[i] === "–"));
   const titles = head.map((x, i) => make("th", { class: numeric[i] ? "number" : "" }, x));
   const body = rows.map((row) => make("tr", { class: differs(row) ? "differs" : "" }, ...row.map((x) => cell("td", x))));
   return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...titles)), make("tbody", {}, ...body)));
