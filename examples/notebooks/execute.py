@@ -17,7 +17,7 @@ def execute(path: Path, to: Path) -> None:
     """Runs the notebook at `path` and writes it, with outputs, to `to`. Raises `CellExecutionError` if a cell fails."""
     notebook = nbformat.read(path, as_version=4)
     # Times of day would differ each time.
-    NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False).execute()
+    NotebookClient(notebook, timeout=None, kernel_name="python3", record_timing=False, coalesce_streams=True).execute()
     nbformat.write(notebook, to)
 
 
