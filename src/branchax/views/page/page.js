@@ -137,7 +137,7 @@ function environment() {
   return table(["", ...data.runs.map((run) => run.name)], rows, (row) => new Set(row.slice(1)).size > 1);
 }
 
-section("Summary", table(["run", "state", data.steps, "return", "time", "differs in"],
+section("Summary", table(["run", "state", data.steps, "return", "time", "what differs"],
   data.summary.map((run) => [run.name, run.state, run.steps, run.return ?? "–", run.time, run.differs || "–"])));
 section("Curves", curves(), make("p", {}, "Runs that differ in their seeds alone are one curve: interquartile mean, 95 % bootstrap interval, a thin line per seed."));
 section("Real and imagined", player(data.runs));
