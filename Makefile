@@ -23,7 +23,7 @@ FLAGS  = $(if $(SEEDS),--seeds $(SEEDS)) $(if $(STEPS),--env-steps $(STEPS)) $(i
 needs-run = $(if $(RUN),,$(error name a run's directory, as in make $@ RUN=runs/...))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train resume eval plot report render export sweep doctor faults mutants lab docs test unit test-slow \
+.PHONY: help setup train resume eval plot report render export sweep doctor faults mutants lab docs notebooks test unit test-slow \
 	check dist-check format experiment lecture published published-check gpu gpu-list bench bench-full bench-peers clean
 
 help:  ## show this list
@@ -135,6 +135,11 @@ docs: $(READY)  ## build the documentation into build/docs/site; it opens from t
 		|| $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
 	$(BIN)/python .ci/build_docs.py build/docs
 	@echo "open build/docs/site/index.html"
+
+notebooks: $(READY)  ## run examples/notebooks from top to bottom and store their outputs (a few minutes)
+	@$(BIN)/python -c 'import nbclient, ipykernel, pandas' 2>/dev/null \
+		|| $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[notebooks]'
+	$(BIN)/python examples/notebooks/execute.py $(ARGS)
 
 faults: $(READY)  ## what a run survives, many times over (an hour): results/faults.json
 	$(BIN)/python -m benchmarks.faults $(ARGS)

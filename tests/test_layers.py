@@ -87,6 +87,7 @@ BEFORE_JAX = [
     "sweeps.__init__",
     "sweeps.sweep",
     "sweeps.launch",
+    "sweeps.search",
     "worlds.__init__",
     "worlds.catalog",
 ]

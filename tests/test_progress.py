@@ -163,3 +163,12 @@ def test_offline_steps_are_called_so():
     view = Progress(replace(CONFIG, dataset="data.npz"), Console(width=80, file=io.StringIO()))
     view.advanced([row(0, **{runlog.OFFLINE: 500})])
     assert "500/100,000 offline" in shown(view)[0]
+
+
+def test_in_a_notebook_it_is_plain_text(monkeypatch, capsys):
+    """Jupyter's kernel forces colours, and rich would make an output of its own of each line."""
+    monkeypatch.setattr("rich.console._is_jupyter", lambda: True)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with Progress(CONFIG) as view:
+        view.say("into runs/first", "bold")
+    assert capsys.readouterr().out == "into runs/first\n"

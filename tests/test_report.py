@@ -76,6 +76,7 @@ def test_the_page_is_complete_and_carries_what_was_logged(tmp_path):
     assert [run["name"] for run in data["runs"]] == ["mbpo", "sac"]
     summary = [(run["name"], run["steps"], run["return"], run["time"]) for run in data["summary"]]
     assert summary == [("mbpo", 750, 30.5, "0:31"), ("sac", 750, 30.0, "0:30")]
+    assert [run["differs"] for run in data["summary"]] == ["sac with a model", "sac without a model"]
     assert data["names"][runlog.RETURN] == "return of an episode" and data["names"]["wall_s"].startswith("seconds")
     line = data["curves"][0]["metrics"][runlog.RETURN]["steps"]
     assert (line["x"], line["middle"], len(line["seeds"])) == ([0, 250, 750], [0.5, 10.5, 30.5], 2)

@@ -19,7 +19,9 @@ PRESET --config FILE
     "render": "DIR [--out FILE.gif|FILE.mp4] [--imagined]",
     "diagnose": "DIR [--seed N]",
     "export": "DIR [--seed N]",
-    "sweep": "PRESET --grid FIELD=A,B [--grid ...] [--seeds K] [--launcher local|submitit] [any of train's flags]",
+    "sweep": """\
+PRESET --grid FIELD=A,B [--grid ...] [--seeds K] [--launcher local|submitit] [any of train's flags]
+PRESET --search FIELD=LOW..HIGH [--search ...] [--trials N] [any of train's flags]""",
     "doctor": "[DIR] [--replay]",
     "check-world": "NAME [--episode-length N]",
     "dataset": "DIR FILE",

@@ -1,4 +1,4 @@
-"""`branchax sweep`: a grid of settings, each a run."""
+"""`branchax sweep`: a grid of settings or a search among them, each a run."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from typing import Annotated
 
 import tyro
 
-from branchax.commands.base import PREEMPTED, REFUSED, check_found
+from branchax.commands.base import PREEMPTED, REFUSED, check_found, installed
 from branchax.commands.flags import check_flags, names_of, parse, read_early, spelled_out
 from branchax.commands.train import Early, Own, TrainOptions, base_of, flags, read_own
-from branchax.config import Config
+from branchax.config import Config, flat, to_dict
 from branchax.config.names import meant
 from branchax.devices.distributed import Processes
-from branchax.errors import ConfigError, RunError
+from branchax.errors import ConfigError, RunError, nearest
 from branchax.presets import PRESETS
 from branchax.runs import door
 from branchax.runs.signals import Preempted
-from branchax.sweeps import launch, sweep
+from branchax.sweeps import launch, search, sweep
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,13 @@ class SweepOptions:
 
     grid: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=A,B")] = ()
     """A setting and its values, as in agent.learning_rate=1e-3,3e-4 or 'model.hidden=64 64,200 200'."""
+    search: Annotated[
+        tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=LOW..HIGH")
+    ] = ()
+    """In place of a grid: a setting and its range, FIELD=log:LOW..HIGH for one sampled by its logarithm, or choices
+    FIELD=A,B. Optuna samples them (the extra `optuna`), and trials that fall behind are stopped."""
+    trials: Annotated[int, tyro.conf.arg(metavar="N")] = 20
+    """Of a search."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of the sweep; a new one under runs/."""
     jobs: Annotated[int, tyro.conf.arg(metavar="N")] = 1
@@ -56,6 +63,9 @@ def run(arguments: list[str]) -> None:
         raise ConfigError(f"launch: {wrong[0]!r} is not possible; allowed: KEY=VALUE")
     settings = dict(entry.split("=", 1) for entry in options.launch)
     launch.check(options.launcher, settings)
+    if options.search:
+        _search(name, options, rest, known)
+        return
     grid = _grid([entry for entries in options.grid for entry in entries], known)
     values = list(itertools.product(*grid.values()))
     configs = [_config(name, rest, dict(zip(grid, x, strict=True))) for x in values]
@@ -109,9 +119,43 @@ def _read(arguments: list[str]) -> tuple[str, SweepOptions, list[str], list[str]
     if name is None:
         raise ConfigError(f"preset: missing; branchax sweep PRESET ..., where PRESET is one of {', '.join(PRESETS)}")
     options, rest = read_early(SweepOptions, arguments[1:], "branchax sweep PRESET")
-    if not options.grid:
-        raise ConfigError("grid: missing; branchax sweep PRESET --grid FIELD=A,B")
+    if not options.grid and not options.search:
+        raise ConfigError("grid: missing; branchax sweep PRESET --grid FIELD=A,B, or --search FIELD=LOW..HIGH")
     return name, options, rest, known
+
+
+def _search(name: str, options: SweepOptions, rest: list[str], known: list[str]) -> None:
+    """Checks the ends of every range and every choice, then runs the trials."""
+    if options.grid or options.jobs > 1 or options.launcher != "local":
+        raise ConfigError("search: goes without --grid, --jobs and --launcher; its trials run one after the other")
+    if options.trials < 1:
+        raise ConfigError(f"trials: {options.trials} is not possible; allowed: >= 1")
+    if not installed("optuna"):
+        raise ConfigError("search: needs optuna, which is not installed: pip install 'branchax[optuna]'")
+    base = _config(name, rest, {})
+    entries = _entries([entry for entries in options.search for entry in entries], known, "search")
+    settings = set(flat(to_dict(base)))
+    for field in entries:
+        if field not in settings:
+            raise ConfigError(f"search: {field} is unknown{nearest(field, settings)}")
+    spaces = [search.space(field, text, base) for field, text in entries.items()]
+
+    def config_of(settings: dict[str, str]) -> Config:
+        return door.prepare(_config(name, rest, settings))
+
+    first = {space.field: space.values[0] for space in spaces}
+    ends = [config_of({**first, space.field: value}) for space in spaces for value in space.values]
+    for config in ends:
+        check_found(config)
+    stem = f"runs/search_{ends[0].world.replace('/', '-')}_{name}"
+    directory = search.directory_of(search.describe(spaces, ends), stem, options.run)
+    print(f"{options.trials} trials, into {directory}", flush=True)
+    try:
+        search.run(directory, spaces, options.trials, config_of)
+    except Preempted as error:
+        error.add_note(f"what was saved in {directory} is good, and the same command goes on from there")
+        raise
+    print("the same command with more --trials goes on")
 
 
 def _train_group(directory: Path, group: int) -> None:
@@ -124,23 +168,29 @@ def _train_group(directory: Path, group: int) -> None:
         raise RunError(f"cannot write to {directory}: {error}") from error
 
 
-def _grid(entries: list[str], known: list[str]) -> dict[str, list[str]]:
-    """`["a.b=1,2"]` -> `{"a.b": ["1", "2"]}`; a short form stands for the one of the `known` settings that it means."""
-    grid: dict[str, list[str]] = {}
+def _entries(entries: list[str], known: list[str], option: str) -> dict[str, str]:
+    """`["a.b=1,2"]` -> `{"a.b": "1,2"}`; a short form stands for the one of the `known` settings that it means."""
+    read: dict[str, str] = {}
     for entry in entries:
         field, _, values = entry.partition("=")
         field = field.removeprefix("--").replace("-", "_")
         if not field or not values or not all(values.split(",")):
-            raise ConfigError(f"grid: {entry!r} is not possible; allowed: FIELD=A,B")
+            raise ConfigError(f"{option}: {entry!r} is not possible; allowed: FIELD=A,B")
         found = meant(field, known) or [field]  # tyro will say that one is unknown, and what is near
         if len(found) > 1:
-            raise ConfigError(f"grid: {field} is more than one setting (did you mean {' or '.join(found)}?)")
-        (field,) = found
-        if field in grid:
-            raise ConfigError(f"grid: {field} is there twice")
-        grid[field] = values.split(",")
-        if len(set(grid[field])) < len(grid[field]):
-            raise ConfigError(f"grid: {entry!r} has a value twice")
+            raise ConfigError(f"{option}: {field} is more than one setting (did you mean {' or '.join(found)}?)")
+        if found[0] in read:
+            raise ConfigError(f"{option}: {found[0]} is there twice")
+        read[found[0]] = values
+    return read
+
+
+def _grid(entries: list[str], known: list[str]) -> dict[str, list[str]]:
+    """`["a.b=1,2"]` -> `{"a.b": ["1", "2"]}`."""
+    grid = {field: values.split(",") for field, values in _entries(entries, known, "grid").items()}
+    for field, values in grid.items():
+        if len(set(values)) < len(values):
+            raise ConfigError(f"grid: {field}={','.join(values)!r} has a value twice")
     return grid
 
 

@@ -42,7 +42,7 @@ class Progress:
     ) -> None:
         self._config = config
         self._now = now
-        self._console = console or Console(highlight=False, soft_wrap=True)
+        self._console = console or _console()
         self._steps = "offline" if config.dataset else "env steps"
         self._phase = "starting"
         self._since = now()
@@ -162,6 +162,14 @@ class Progress:
         if self._model_error is not None:
             parts.append(f"model error {number(self._model_error)}")
         return [*parts, f"horizon {self._horizon}"] if self._horizon else parts
+
+
+def _console() -> Console:
+    """The terminal, or in a notebook plain text: rich would make a separate output of each line there."""
+    found = Console(highlight=False, soft_wrap=True)
+    if not found.is_jupyter:
+        return found
+    return Console(highlight=False, soft_wrap=True, force_jupyter=False, force_terminal=False)
 
 
 def called() -> str:

@@ -44,9 +44,13 @@ def plan(grid: dict[str, list[str]], configs: list[Config]) -> list[Point]:
         for path in settings:
             rest = with_field(rest, path, 0.0) if isinstance(value_at(config, path), float) else rest
         group = groups.setdefault(rest, len(groups))
-        name = ",".join(f"{path}={value}" for path, value in settings.items())
-        points.append(Point(name.replace("/", "-").replace(" ", "+"), settings, config, group))
+        points.append(Point(name_of(settings), settings, config, group))
     return points
+
+
+def name_of(settings: dict[str, str]) -> str:
+    """The directory's name of a run with these settings."""
+    return ",".join(f"{path}={value}" for path, value in settings.items()).replace("/", "-").replace(" ", "+")
 
 
 def directory_of(points: list[Point], stem: str, chosen: Path | None) -> Path:

@@ -62,7 +62,7 @@ def report(
     curves = [_curves(group) for group in found]
     data = {
         "steps": "steps of training offline" if offline else "env steps",
-        "summary": [_summary(line) for line in overviews.overview(directories)],
+        "summary": _summary(overviews.overview(directories)),
         "names": {name: _readable(name) for group in curves for name in group["metrics"]},
         "curves": curves,
         "runs": runs,
@@ -114,15 +114,25 @@ def _readable(name: str) -> str:
     return NAMES.get(name, name.replace("/", ": ", 1).replace("_", " "))
 
 
-def _summary(line: overviews.Line) -> dict[str, Any]:
-    return {
-        "name": line.directory.resolve().name,
-        "state": line.state,
-        "steps": line.steps,
-        "return": line.returned,
-        "time": elapsed(line.seconds),
-        "differs": line.differs,
-    }
+def _summary(lines: list[overviews.Line]) -> list[dict[str, Any]]:
+    """A row for each run. Settings are compared among runs of one kind; runs of other kinds differ in that."""
+    kinds = [_kind(rundir.load_config(line.directory)) for line in lines]
+    mixed = len(set(kinds)) > 1
+    return [
+        {
+            "name": line.directory.resolve().name,
+            "state": line.state,
+            "steps": line.steps,
+            "return": line.returned,
+            "time": elapsed(line.seconds),
+            "differs": ", ".join(filter(None, [kind if mixed else "", line.differs])),
+        }
+        for line, kind in zip(lines, kinds, strict=True)
+    ]
+
+
+def _kind(config: Config) -> str:
+    return f"{config.agent.kind} {'without' if config.model_free else 'with'} a model"
 
 
 def _line(line: Line) -> dict[str, Any]:

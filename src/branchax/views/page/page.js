@@ -15,7 +15,7 @@ function panel(title, chart, text = null, wide = false) {
 
 function table(head, rows, differs = () => false) {
   const cell = (tag, x) => make(tag, { class: typeof x === "number" ? "number" : "" }, typeof x === "number" ? number(x) : x);
-  const numeric = head.map((_, i) => rows.length > 0 && rows.every((r) => typeof r[i] === "number" || r[i] === "–"));
+  const numeric = head.map((_, i) => rows.some((r) => typeof r[i] === "number") && rows.every((r) => typeof r[i] === "number" || r[i] === "–"));
   const titles = head.map((x, i) => make("th", { class: numeric[i] ? "number" : "" }, x));
   const body = rows.map((row) => make("tr", { class: differs(row) ? "differs" : "" }, ...row.map((x) => cell("td", x))));
   return make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...titles)), make("tbody", {}, ...body)));
@@ -137,7 +137,7 @@ function environment() {
   return table(["", ...data.runs.map((run) => run.name)], rows, (row) => new Set(row.slice(1)).size > 1);
 }
 
-section("Summary", table(["run", "state", data.steps, "return", "time", "differs in"],
+section("Summary", table(["run", "state", data.steps, "return", "time", "what differs"],
   data.summary.map((run) => [run.name, run.state, run.steps, run.return ?? "–", run.time, run.differs || "–"])));
 section("Curves", curves(), make("p", {}, "Runs that differ in their seeds alone are one curve: interquartile mean, 95 % bootstrap interval, a thin line per seed."));
 section("Real and imagined", player(data.runs));

@@ -219,6 +219,7 @@ function player(runs, more = null) {
       const { yaw, pitch } = more && view ? view : { yaw: 0, pitch: held.flat ? 1.3 : 0.12 };  // as it was turned
       view = { ...held, yaw, pitch };
     }
+    for (const canvas of Object.values(canvases)) canvas.style.cursor = view ? "grab" : "";
     time = 0;
     const i = Number(episode.value) + 1;
     next = more && (current.episodes[i] ? Promise.resolve(current.episodes[i]) : more(i));
