@@ -20,7 +20,7 @@ from branchax.dynamics.fit import make_ensemble
 from branchax.presets import preset
 from branchax.rollout import rollout
 from branchax.types import Row, Transition
-from branchax.worlds.base import World, WorldSpec, WorldState
+from branchax.worlds.base import World, WorldSpec, WorldState, never
 
 SPEC = WorldSpec("test/line", obs_size=2, action_size=1, episode_length=100)
 ELITES, STEPS, BATCH = 2, 3, 6
@@ -189,19 +189,27 @@ def test_the_actors_gradient_equals_finite_differences():
 
 
 def test_the_actors_gradient_through_a_fitted_model_is_that_through_the_world():
-    """An ensemble fitted to one of the lines, in that line's place: what is learned points the way that it points."""
-    settings = replace(preset("dhmbpo_tiny"), model__hidden=(64, 64), model__members=ELITES, model__elites=ELITES).model
-    world = line(0.0)._replace(reset=lambda key: start(key, batch(), False))
-    ended = lambda obs, action, next_obs: next_obs[0] > 1.2  # noqa: E731
-    dynamics = make_ensemble(world._replace(spec=SPEC._replace(termination=ended)), settings)
+    """Without hidden layers a member can be the line itself, but for a noise of 0.7 % of what changes, its least."""
+
+    def plain(member):  # endless, and with a reward that is linear
+        def step(key, state, action):
+            after, t = line(0.0).step(key, state, action)
+            return after, t._replace(reward=after.obs[0], terminated=jnp.zeros((), bool))
+
+        return World(SPEC._replace(termination=never), None, step)
+
+    settings = replace(preset("dhmbpo_tiny"), model__members=ELITES, model__elites=ELITES, model__max_rounds=60).model
+    settings = dataclasses.replace(settings, hidden=(), dropout=0.0, noise="measured", learning_rate=0.02)
+    dynamics = make_ensemble(plain(0), settings)
     rng = np.random.default_rng(1)
-    obs, action = rng.normal(size=(2_000, 2)) * 1.5, rng.uniform(-1, 1, size=(2_000, 1))
-    states = WorldState((), jnp.asarray(obs, jnp.float32), jnp.zeros(2_000, jnp.int32))
-    rows = jax.vmap(world.step, (None, 0, 0))(jax.random.key(0), states, jnp.asarray(action, jnp.float32))[1]
+    f = lambda x: jnp.asarray(x, jnp.float32)  # noqa: E731
+    states = WorldState((), f(1.5 * rng.normal(size=(1_000, 2))), jnp.zeros(1_000, jnp.int32))
+    actions = f(rng.uniform(-1, 1, size=(1_000, 1)))
 
     @jax.jit
     def fit():
-        ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], Row(rows)), 2_000), Row(rows))
+        rows = Row(jax.vmap(plain(0).step, (None, 0, 0))(jax.random.key(0), states, actions)[1])
+        ring = replay.add(replay.init(jax.tree.map(lambda x: x[0], rows), 1_000), rows)
         return dynamics.fit(jax.random.key(1), dynamics.init(jax.random.key(2)), ring)[0]
 
     def gradient(world_of):
@@ -214,9 +222,9 @@ def test_the_actors_gradient_through_a_fitted_model_is_that_through_the_world():
         return np.concatenate([x.ravel() for x in jax.tree.leaves(moved.actor.optimizer.inner_state[1].mu.net)])
 
     model = fit()
-    learned, true = gradient(lambda member: dynamics.world(model, member)), gradient(lambda member: line(0.0))
-    assert learned @ true / np.linalg.norm(learned) / np.linalg.norm(true) > 0.98
-    assert np.linalg.norm(learned) == pytest.approx(np.linalg.norm(true), rel=0.1)
+    learned, true = gradient(lambda member: dynamics.world(model, member)), gradient(plain)
+    assert learned @ true / np.linalg.norm(learned) / np.linalg.norm(true) > 0.99
+    assert np.linalg.norm(learned) == pytest.approx(np.linalg.norm(true), rel=0.15)
 
 
 def scheduled(length, horizon):
