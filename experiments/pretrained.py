@@ -1,11 +1,11 @@
 """The policies that come with the library: trains each, evaluates it, and keeps its folder in `branchax.pretrained`.
 
-Each is seed 0 of its preset's defaults, at the last checkpoint; Hopper's is the first seed of the published curves
-(`make published TASK=Hopper PRESET=sac SEEDS=1`, which has to be there). What it returns over 100 episodes is
-in its `policy/spec.json` and in `results/pretrained.json`, whatever it is.
+Each is seed 0 of its preset's defaults, at the last checkpoint; Hopper's and HalfCheetah's are the first seeds of
+published curves, which have to be there (`make published TASK=Hopper PRESET=sac SEEDS=1`; HalfCheetah, dhmbpo_small).
+What it returns over 100 episodes is in its `policy/spec.json` and in `results/pretrained.json`, whatever it is.
 
-    python -m experiments.pretrained            # all of them, or what is missing of them
-    python -m experiments.pretrained pendulum   # one
+    python -m experiments.pretrained            # all of them
+    python -m experiments.pretrained pendulum   # one; the others stay as they are
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ POLICIES = {
     "inverted_pendulum": Made("mbpo", "brax/inverted_pendulum", 1_500),
     "inverted_double_pendulum": Made("mbpo", "gym/InvertedDoublePendulum-v5", 2_000),
 }
-PUBLISHED = {"hopper": Arm("Hopper", "sac")}
+PUBLISHED = {"hopper": Arm("Hopper", "sac"), "halfcheetah": Arm("HalfCheetah", "dhmbpo_small", steps=30_000)}
+FILE = RESULTS / "pretrained.json"
 
 
 def train(name: str) -> Path:
@@ -83,10 +84,11 @@ def keep(name: str, directory: Path) -> float:
 def main(names: list[str]) -> None:
     """Trains, keeps, publishes."""
     directories = {name: train(name) for name in names or [*POLICIES, *PUBLISHED]}
-    returns = {name: keep(name, directory) for name, directory in directories.items()}
-    configs = {name: rundir.load_config(directory) for name, directory in directories.items()}
-    command, path = " ".join(("pretrained", *names)), RESULTS / "pretrained.json"
-    print("written to", publish(command, {"returns": returns}, configs, list(directories.values()), path=path))
+    earlier = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    returns = earlier.get("returns", {}) | {name: keep(name, directory) for name, directory in directories.items()}
+    configs = {name: rundir.load_config(FOLDER / name) for name in returns}
+    command, made = " ".join(("pretrained", *names)), list(directories.values())
+    print("written to", publish(command, {"returns": returns}, configs, made, earlier.get("runs"), FILE))
 
 
 if __name__ == "__main__":

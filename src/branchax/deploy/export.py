@@ -78,7 +78,7 @@ def write(folder: Path, config: Config, agent: Any, origin: dict[str, Any]) -> P
     (folder / JAX).write_bytes(serialised(lambda obs: made.mode(agent, obs), world.spec.obs_size, config.precision))
     layers = None if made.layers is None else made.layers(agent)
     if layers is not None:
-        np.savez(folder / ARRAYS, **arrays_of(layers))  # type: ignore[arg-type]
+        np.savez_compressed(folder / ARRAYS, **arrays_of(layers))  # type: ignore[arg-type]
         (folder / NUMPY).write_bytes(Path(numpy_policy.__file__).read_bytes())
     rundir.write_json(folder / SPEC, spec_of(config, world, layers, origin))
     return folder
