@@ -49,7 +49,6 @@ SIZES: dict[str, Any] = {  # what is small here whatever is drawn
     "hidden": (8,),
     "value_hidden": (8,),
     "members": 3,
-    "elites": 2,
     "candidates": 8,
     "iterations": 2,
 }
@@ -118,7 +117,8 @@ def propose(rng: random.Random, kind: type) -> Config:
     if kind is PlannerConfig:
         fixed |= {"elites": 3, "horizon": 3}
     rollout = draw_fields(rng, often, RolloutConfig, horizon=rng.choice((0, 1, 2)), per_step=2, groups=2, per_update=4)
-    model = draw_fields(rng, often, ModelConfig, kind=rng.choice(("ensemble", "oracle", "tabular")))
+    kind_of_model, elites = rng.choice(("ensemble", "oracle", "tabular")), rng.choice((2, 3))
+    model = draw_fields(rng, often, ModelConfig, kind=kind_of_model, elites=elites)
     collect = rng.choice((2, 10, 20))
     return Config(
         world=rng.choice(WORLDS),
