@@ -119,9 +119,7 @@ def _check_model(config: Config, need: Need) -> None:
     (low, high), learned = config.rollout.ramp, config.model.has_networks
     need(config.model.elites <= config.model.members, "model.elites", f"<= model.members = {config.model.members}")
     together = config.model.stop == "members" or config.model.elites == config.model.members
-    need(
-        together, "model.elites", f"model.members = {config.model.members}, because model.stop = mixture keeps them all"
-    )
+    need(together, "model.elites", f"{config.model.members}, all members: model.stop = mixture judges them together")
     need(
         config.agent.traits.learns_from != "replay" or config.stores_imagined or config.looks_ahead,
         "real_fraction",

@@ -108,7 +108,9 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
         y = normalize.apply(scales.targets, ensemble.targets(rows, config.target))
         return Batch(x, y, rows.terminated.astype(x.dtype))
 
-    def over_holdout(score: Callable[[Prediction, Batch], jax.Array], params: Params, scales: Scales, ring: Ring):
+    def over_holdout(
+        score: Callable[[Prediction, Batch], jax.Array], params: Params, scales: Scales, ring: Ring
+    ) -> jax.Array:
         """The mean over the held-out rows of `score`, a function of all members' predictions [E, n, ...] for n rows:
         [E, n, ...] -> [E, ...]."""
         _, count = replay.split_sizes(ring, config.holdout_every)
