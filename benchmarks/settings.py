@@ -119,15 +119,22 @@ def propose(rng: random.Random, kind: type) -> Config:
     rollout = draw_fields(rng, often, RolloutConfig, horizon=rng.choice((0, 1, 2)), per_step=2, groups=2, per_update=4)
     kind_of_model, elites = rng.choice(("ensemble", "oracle", "tabular")), rng.choice((2, 3))
     model = draw_fields(rng, often, ModelConfig, kind=kind_of_model, elites=elites)
-    collect = rng.choice((2, 10, 20))
+    collect, world, parallel, updates = (
+        rng.choice((2, 10, 20)),
+        rng.choice(WORLDS),
+        rng.choice((1, 2)),
+        rng.choice((0.1, 0.2, 1.0)),
+    )
+    if kind is PlannerConfig:  # a plan lasts for an epoch, with one update
+        collect, updates = 20, 0.05
     return Config(
-        world=rng.choice(WORLDS),
-        parallel_worlds=rng.choice((1, 2)),
+        world=world,
+        parallel_worlds=parallel,
         explore_steps=20,
         epoch_steps=20,
         collect_steps=collect,
         env_steps=60,
-        updates_per_step=rng.choice((0.1, 0.2, 1.0)),
+        updates_per_step=updates,
         batch_size=8,
         real_fraction=rng.choice((0.0, 0.25, 1.0)),
         agent=draw_fields(rng, often, kind, **fixed),
@@ -138,9 +145,13 @@ def propose(rng: random.Random, kind: type) -> Config:
 
 
 def draw(seed: int) -> Config:
-    """The first possible config of a seed's own sequence; the seeds take turns over the agents."""
+    """The first possible config of a seed's own sequence; the seeds take turns over the agents.
+
+    Raises:
+      RuntimeError: when none of many is possible, because what is drawn no longer agrees with what `check` allows.
+    """
     rng = random.Random(seed)
-    while True:
+    for _ in range(20_000):
         config = propose(rng, AGENTS[seed % len(AGENTS)])
         try:
             check(config)
@@ -148,6 +159,7 @@ def draw(seed: int) -> Config:
             return config
         except ConfigError:
             continue
+    raise RuntimeError(f"none of 20,000 configs is possible for {AGENTS[seed % len(AGENTS)].__name__}")
 
 
 def possible(config: Config) -> None:
