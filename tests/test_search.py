@@ -150,3 +150,16 @@ def test_searches_are_numbered_and_found_again(tmp_path, monkeypatch):
     other = search.describe([search.space("agent.tau", "0.1..0.3", SAC)], [SAC])
     assert str(search.directory_of(other, stem, None)) == "runs/search_2"
     assert json.loads((tmp_path / "runs/search_2/search.json").read_text())["search"][0]["values"] == ["0.1", "0.3"]
+
+
+def test_a_directory_that_holds_something_else_is_refused(tmp_path):
+    what = search.describe([search.space("agent.tau", "0.1..0.2", SAC)], [SAC])
+    (tmp_path / "kept.txt").write_text("mine")
+    with pytest.raises(ConfigError, match="holds other files"):
+        search.directory_of(what, "unused", tmp_path)
+    (tmp_path / "search.json").write_text("{}")
+    with pytest.raises(ConfigError, match="holds another search"):
+        search.directory_of(what, "unused", tmp_path)
+    (tmp_path / "search.json").write_text("cut o")
+    with pytest.raises(ConfigError, match="cannot read"):
+        search.directory_of(what, "unused", tmp_path)

@@ -10,7 +10,6 @@ The same search again resumes: a trial that was interrupted goes on from its che
 from __future__ import annotations
 
 import importlib
-import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -67,18 +66,20 @@ def space(field: str, text: str, config: Config) -> Space:
 
 
 def directory_of(what: dict[str, Any], stem: str, chosen: Path | None) -> Path:
-    """As `sweep.directory_of`: `chosen`, or `<stem>_<n>` with the first `n` that is free or holds the same search."""
-    for number in itertools.count(1):
-        directory = chosen or Path(f"{stem}_{number}")
-        found = directory / SEARCH
-        if found.exists() and json.loads(found.read_text(encoding="utf-8")) == what:
-            return directory
-        if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-            rundir.write_json(found, what)
-            return directory
-        if chosen is not None:
-            raise ConfigError(f"run: {directory} holds another search or other files; name another directory")
-    raise AssertionError("unreachable")
+    """The search's directory, as `sweep.place` finds it; it is made and says what it is for. Raises `ConfigError`."""
+
+    def same(directory: Path) -> bool | None:
+        try:
+            return json.loads((directory / SEARCH).read_text(encoding="utf-8")) == what
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise ConfigError(f"search: cannot read {directory / SEARCH}: {error}") from error
+
+    directory = sweep.place(stem, chosen, same, "search")
+    if not (directory / SEARCH).exists():
+        rundir.write_json(directory / SEARCH, what)
+    return directory
 
 
 def describe(spaces: list[Space], ends: list[Config]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ import itertools
 import json
 import statistics
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,21 +55,34 @@ def name_of(settings: dict[str, str]) -> str:
 
 
 def directory_of(points: list[Point], stem: str, chosen: Path | None) -> Path:
-    """The sweep's directory: `chosen`, or `<stem>_<n>` with the first `n` that is free or holds the same sweep.
+    """The sweep's directory, as `place` finds it. Raises `ConfigError`."""
+
+    def same(directory: Path) -> bool | None:
+        if not (directory / SWEEP).exists():
+            return None
+        return list(map(_lasting, load(directory))) == list(map(_lasting, points))
+
+    return place(stem, chosen, same, "sweep")
+
+
+def place(stem: str, chosen: Path | None, same: Callable[[Path], bool | None], kind: str) -> Path:
+    """`chosen`, or `<stem>_<n>` with the first `n` that is free or holds the same; for searches as well.
+
+    `same` says whether a directory holds the same sweep as is meant, and None where it holds none.
 
     Raises:
-      ConfigError: when `chosen` holds another sweep or other files.
+      ConfigError: when `chosen` holds another one or other files.
     """
     for number in itertools.count(1):
         directory = chosen or Path(f"{stem}_{number}")
         if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
             return directory
-        found = load(directory) if (directory / SWEEP).exists() else None
-        if found is not None and list(map(_lasting, found)) == list(map(_lasting, points)):
+        found = same(directory)
+        if found:
             return directory
         if chosen is not None:
-            what = "another sweep" if found else "other files"
-            raise ConfigError(f"run: {directory} holds {what}; name another directory, or repeat the same sweep")
+            what = "other files" if found is None else f"another {kind}"
+            raise ConfigError(f"run: {directory} holds {what}; name another directory, or repeat the same {kind}")
     raise AssertionError("unreachable")
 
 
