@@ -17,6 +17,7 @@ gymnasium, mujoco = pytest.importorskip("gymnasium"), pytest.importorskip("mujoc
         ("Walker2d-v5", {}),
         ("HalfCheetah-v5", {}),
         ("InvertedPendulum-v5", {}),
+        ("InvertedDoublePendulum-v5", {}),
         ("Hopper-v5", {"exclude_current_positions_from_observation": False, "frame_skip": 2}),
     ],
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,15 +20,22 @@ class Planar(NamedTuple):
 
     view: tuple[float, float, float, float]  # x from, z from, x to, z to [m], about the first body where it travels
     travels: bool = True
+    joints: Callable[[np.ndarray], np.ndarray] | None = None  # obs [T, D] -> positions [T, n], where they are not in it
 
 
-# Observations are the joint positions, but for the first ones that are left out (where the body is along the ground, if
-# it was not asked for), and then all velocities.
+def _two_poles(obs: np.ndarray) -> np.ndarray:
+    """The cart's place, and two angles of which observations have the sines and then the cosines."""
+    return np.concatenate([obs[:, :1], np.arctan2(obs[:, 1:3], obs[:, 3:5])], -1)
+
+
+# Unless `joints` says otherwise, observations are the joint positions, but for the first ones that are left out (where
+# the body is along the ground, if it was not asked for), and then all velocities.
 PLANAR = {
     "Hopper": Planar((-1.3, -0.15, 1.3, 1.8)),
     "Walker2d": Planar((-1.3, -0.15, 1.3, 1.8)),
     "HalfCheetah": Planar((-1.5, -0.15, 1.5, 1.4)),
     "InvertedPendulum": Planar((-1.4, -0.4, 1.4, 0.9), travels=False),
+    "InvertedDoublePendulum": Planar((-1.4, -0.4, 1.4, 1.5), travels=False, joints=_two_poles),
 }
 
 
@@ -61,7 +68,7 @@ def side_view(world: str, obs: np.ndarray, arguments: Sequence[str] = ()) -> Sce
     mujoco: Any = importlib.import_module("mujoco")  # its names are made as it loads, so that no checker sees them
     kind = PLANAR[str(planar(world))]
     model, seconds = _body(world, tuple(arguments))
-    q = read_joints(obs, model.nq, model.nq + model.nv - obs.shape[1], seconds)
+    q = kind.joints(obs) if kind.joints else read_joints(obs, model.nq, model.nq + model.nv - obs.shape[1], seconds)
     data, shown = mujoco.MjData(model), [i for i in range(model.ngeom) if model.geom_type[i] in SHOWN]
     places = np.empty((len(q), len(shown), 2))
     axes = np.empty((len(q), len(shown), 2))
