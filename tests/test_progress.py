@@ -9,7 +9,7 @@ from rich.console import Console
 
 from branchax.config import Config
 from branchax.runs import runlog
-from branchax.runs.progress import BAR, LEVELS, TREND, Progress, number, sparkline
+from branchax.runs.progress import BAR, LEVELS, TREND, Progress, fallen, number, sparkline
 
 CONFIG = Config(world="classic/pendulum", env_steps=100_000)
 
@@ -172,3 +172,12 @@ def test_in_a_notebook_it_is_plain_text(monkeypatch, capsys):
     with Progress(CONFIG) as view:
         view.say("into runs/first", "bold")
     assert capsys.readouterr().out == "into runs/first\n"
+
+
+def test_a_last_evaluation_that_is_much_worse_than_the_best_is_told():
+    assert fallen([]) is None
+    assert fallen([(100, 20.0)]) is None
+    assert fallen([(100, 20.0), (200, 1000.0), (300, 1000.0), (400, 950.0)]) is None  # within a tenth of the range
+    assert fallen([(100, 20.0), (200, 1000.0), (300, 1000.0), (400, 150.0)]) == (300, 1000.0)
+    assert fallen([(100, -900.0), (200, -150.0), (300, -800.0)]) == (200, -150.0)
+    assert fallen([(100, float("nan"))]) is None

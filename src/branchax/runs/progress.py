@@ -188,6 +188,17 @@ def advised(*words: str | Path) -> str:
     return f"{called()} {shlex.join(map(str, words))}"
 
 
+def fallen(means: Sequence[tuple[int, float]]) -> tuple[int, float] | None:
+    """The best evaluation (env steps, return), the latest of equal ones, if the last is much worse: by a tenth of
+    what lies between the best and the worst."""
+    finite = [mean for mean in means if np.isfinite(mean[1])]
+    if not finite:
+        return None
+    best = max(finite, key=lambda mean: (mean[1], mean[0]))
+    worst = min(value for _, value in finite)
+    return best if best[1] - means[-1][1] > 0.1 * (best[1] - worst) else None
+
+
 def sparkline(values: Sequence[float]) -> str:
     """A bar for each value, from the lowest to the highest of them; a cross where it is not finite."""
     finite = [value for value in values if np.isfinite(value)]

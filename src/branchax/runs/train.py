@@ -31,7 +31,7 @@ from branchax.own import try_out
 from branchax.runs import checkpoint, dataset, door, rundir, runlog
 from branchax.runs.compiling import Compiled, Floats, compile_program, finish, lanes_of, program_of
 from branchax.runs.loop import WORLDS, Callback, GiveUp, Run, Session, kept_of, note_status, run_epochs, save_run
-from branchax.runs.progress import Progress, advised, number
+from branchax.runs.progress import Progress, advised, fallen, number
 from branchax.runs.restoring import fill, load_all
 from branchax.runs.signals import Preempted, Stop
 from branchax.runs.trackers import Logger, open_curves
@@ -322,15 +322,23 @@ def _open_log(run: Run, keep: int, view: Progress, closing: contextlib.ExitStack
 def _summarise(directory: Path, view: Progress) -> None:
     """Prints the final return and where to find everything."""
     rows = [row for row in runlog.read(directory / rundir.METRICS) if row.get(runlog.RETURN) is not None]
-    epochs = sorted({row["epoch"] for row in rows})[-3:]
-    means = [float(np.mean([row[runlog.RETURN] for row in rows if row["epoch"] == epoch])) for epoch in epochs]
+    means = [
+        (runlog.clock(same[0]), float(np.mean([row[runlog.RETURN] for row in same])))
+        for same in ([row for row in rows if row["epoch"] == epoch] for epoch in sorted({r["epoch"] for r in rows}))
+    ]
     view.say("")
     if means:
+        last = [value for _, value in means[-3:]]
         view.say(
-            f"  return     {number(means[-1])} at the end, {number(sum(means) / len(means))} over the last {len(means)}"
+            f"  return     {number(last[-1])} at the end, {number(sum(last) / len(last))} over the last {len(last)}"
             " evaluations",
             "bold",
         )
+    if fell := fallen(means):
+        step, value = fell
+        kept = step in checkpoint.steps(directory / rundir.CHECKPOINTS)
+        how = f"{advised('evaluate', directory)} --step {step}" if kept else "--keep-best keeps its checkpoint"
+        view.say(f"  better     {number(value)} after {step:,} env steps: {how}")
     view.say(f"  curve      {directory / rundir.CURVE}")
     view.say(f"  metrics    {directory / rundir.METRICS}")
     view.say(f"  evaluate   {advised('evaluate', directory)}")
