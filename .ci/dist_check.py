@@ -33,6 +33,19 @@ def leaves(run):
 killed, whole = leaves("own"), leaves("whole")
 assert len(killed) == len(whole) and all((a.tobytes() == b.tobytes()) for a, b in zip(killed, whole)), "not bit-equal"
 """
+NUMPY = """
+import sys, numpy
+from policy import load
+action = load()(numpy.zeros((2, 3), numpy.float32))
+assert action.shape == (2, 1) and numpy.isfinite(action).all(), action
+assert not {"branchax", "jax"} & set(sys.modules), "not NumPy alone"
+"""
+PRETRAINED = """
+import branchax, numpy
+from branchax import pretrained
+print(*pretrained.names())
+assert branchax.load("pendulum").policy(numpy.zeros(3)).shape == (1,)
+"""
 SMALL = "--updates-per-step 1 --batch-size 32 --agent.hidden 16 --eval-episodes 2"
 
 
@@ -62,7 +75,23 @@ def check(python: str) -> None:
         pages = list((place / "run").rglob("*.html"))
         if not pages:
             sys.exit("dist-check: `branchax report` wrote no page")
+        take_away(programs, place)
         own_parts(programs, place)
+
+
+def take_away(programs: Path, place: Path) -> None:
+    """The finished run beside others, its policy in NumPy alone, and the policies that come with the library."""
+    branchax, python = programs / "branchax", programs / "python"
+    step("runs", [branchax, "runs", "."], place)
+    step("plot", [branchax, "plot", "run"], place)
+    step("export", [branchax, "export", "run"], place)
+    step("in NumPy", [python, "-c", NUMPY], place / "run" / "policy")
+    step("render", [branchax, "render", "run", "--steps", "10"], place)
+    names = step("pretrained", [python, "-c", PRETRAINED], place).split()
+    kept = sorted(folder.name for folder in (ROOT / "src" / "branchax" / "pretrained").iterdir() if folder.is_dir())
+    if names != [name for name in kept if not name.startswith("_")]:
+        sys.exit(f"dist-check: the wheel has the policies {names}")
+    step("play", [branchax, "play", "pendulum", "--out", "play.html"], place)
 
 
 def own_parts(programs: Path, place: Path) -> None:
