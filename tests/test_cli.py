@@ -164,6 +164,12 @@ def test_flags_win_over_the_preset_and_both_spellings_work(started):
     assert command_line.startswith("branchax train mbpo --world classic/pendulum")
 
 
+def test_a_directory_is_named_after_a_world_without_slash_or_colon():
+    assert rundir.named("classic/pendulum") == "classic-pendulum"
+    assert rundir.named("my_module:my_world") == "my_module-my_world"
+    assert rundir.named("gym/module:Id-v0") == "gym-module-Id-v0"
+
+
 def test_the_worlds_own_settings_are_defaults_that_flags_win_over(started, monkeypatch):
     import dataclasses
 

@@ -20,7 +20,7 @@ from branchax.config.names import meant
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError, RunError, nearest
 from branchax.presets import PRESETS
-from branchax.runs import door
+from branchax.runs import door, rundir
 from branchax.runs.signals import Preempted
 from branchax.sweeps import launch, search, sweep
 
@@ -80,7 +80,7 @@ def run(arguments: list[str]) -> None:
 
         trackers.check_wandb()
     points = sweep.plan(grid, configs)
-    stem = f"runs/sweep_{configs[0].world.replace('/', '-')}_{name}"
+    stem = f"runs/sweep_{rundir.named(configs[0].world)}_{name}"
     directory = sweep.directory_of(points, stem, options.run)
     command = shlex.join(["branchax", "sweep", *arguments])
     sweep.save(directory, points, command)
@@ -147,7 +147,7 @@ def _search(name: str, options: SweepOptions, rest: list[str], known: list[str])
     ends = [config_of({**first, space.field: value}) for space in spaces for value in space.values]
     for config in ends:
         check_found(config)
-    stem = f"runs/search_{ends[0].world.replace('/', '-')}_{name}"
+    stem = f"runs/search_{rundir.named(ends[0].world)}_{name}"
     directory = search.directory_of(search.describe(spaces, ends), stem, options.run)
     print(f"{options.trials} trials, into {directory}", flush=True)
     try:

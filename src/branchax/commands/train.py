@@ -181,4 +181,4 @@ def _train(config: Config, directory: Path, force: bool, command: str, changed: 
 def _stem(name: str, config: Config) -> Path:
     """`runs/<world>_<preset>_s<seed>`."""
     last = f"-{config.seed + config.seeds - 1}" if config.seeds > 1 else ""
-    return Path("runs") / f"{config.world.replace('/', '-')}_{name}_s{config.seed}{last}"
+    return Path("runs") / f"{rundir.named(config.world)}_{name}_s{config.seed}{last}"

@@ -116,7 +116,7 @@ def directory_of(options: LabOptions) -> contextlib.AbstractContextManager[Path]
     """`--out`, or `runs/lab-gradients_<world>_<dynamics>_<n>` with the first free `n`; removed if it stays empty."""
     if options.out is not None:
         return prepared(options.out)
-    return rundir.claimed(Path("runs") / f"lab-gradients_{options.world.replace('/', '-')}_{options.dynamics}")
+    return rundir.claimed(Path("runs") / f"lab-gradients_{rundir.named(options.world)}_{options.dynamics}")
 
 
 @contextlib.contextmanager

@@ -93,6 +93,11 @@ def opened(directory: Path) -> Iterator[None]:
                 path.rmdir()
 
 
+def named(world: str) -> str:
+    """A world's name as a part of a directory's: no slash, and no colon, which `scp` takes for the end of a host."""
+    return world.replace("/", "-").replace(":", "-")
+
+
 @contextlib.contextmanager
 def claimed(stem: Path) -> Iterator[Path]:
     """Makes `<stem>_<n>` with the first free `n`; afterwards removes the folders that it made and that are still empty.
