@@ -107,6 +107,11 @@ def test_films_have_their_frames(tmp_path):
         assert int(found.stdout.strip().strip(",")) == 10
 
 
+def test_a_pipe_gets_no_empty_lines_of_a_progress_bar(capfd):
+    assert list(render._counted(iter("ab"), 2)) == ["a", "b"]
+    assert capfd.readouterr() == ("", "")
+
+
 def test_two_pictures_stand_beside_each_other_with_their_names():
     left, right = (Image.new("RGB", (60, 20), ink) for ink in ("red", "blue"))
     both = np.asarray(render.put_beside(left, right))

@@ -69,7 +69,10 @@ def render(
     is_brax = bodies.has_bodies(spec.name)
     if not is_brax and not scenes.has_scene(spec.name):
         known = ", ".join([*(f"gym/{task}" for task in sideways.PLANAR), *scenes.SCENES])
-        raise ConfigError(f"world: {spec.name} has no drawing; allowed: worlds of Brax, {known}")
+        raise ConfigError(
+            f"world: {spec.name} has no drawing; allowed: worlds of Brax, {known}; `branchax play` shows any world as"
+            " traces of its observations"
+        )
     if imagined and is_brax:
         raise ConfigError(f"imagined: {spec.name} is drawn from its state; allowed: worlds drawn from observations")
     if imagined and (player.dynamics is None or not player.config.model.has_networks):
@@ -104,11 +107,13 @@ def render(
 
 
 def _counted(pictures: Iterator[Image.Image], count: int) -> Iterator[Image.Image]:
-    """The pictures, with a progress bar in the terminal."""
+    """The pictures, with a progress bar if this is a terminal (elsewhere it would leave an empty line)."""
     from rich.console import Console
     from rich.progress import track
 
-    yield from track(pictures, "  drawing", total=count, console=Console(stderr=True), transient=True)
+    console = Console(stderr=True)
+    quiet = not console.is_terminal
+    yield from track(pictures, "  drawing", total=count, console=console, transient=True, disable=quiet)
 
 
 def picture(scene: Scene, i: int, width: int = 400) -> Image.Image:

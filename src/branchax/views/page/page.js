@@ -137,8 +137,8 @@ function environment() {
   return table(["", ...data.runs.map((run) => run.name)], rows, (row) => new Set(row.slice(1)).size > 1);
 }
 
-section("Summary", table(["run", "state", data.steps, "return", "time", "what differs"],
-  data.summary.map((run) => [run.name, run.state, run.steps, run.return ?? "–", run.time, run.differs || "–"])));
+section("Summary", table(["run", "return", data.steps, "state", "time", "what differs"], // on a phone the first ones show
+  data.summary.map((run) => [run.name, run.return ?? "–", run.steps, run.state, run.time, run.differs || "–"])));
 section("Curves", curves(), make("p", {}, "Runs that differ in their seeds alone are one curve: interquartile mean, 95 % bootstrap interval, a thin line per seed."));
 section("Real and imagined", player(data.runs));
 const diagnosed = data.runs.map(diagnostics).filter(Boolean);
