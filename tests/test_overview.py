@@ -23,9 +23,9 @@ from branchax.runs.overview import overview
 from branchax.runs.signals import Preempted, Stop
 
 
-def a_run(directory, state=None, seeds=1, steps=250, **fields):
+def a_run(directory, state=None, seeds=1, steps=250, world="classic/pendulum", **fields):
     """A run's directory with one evaluation of each seed."""
-    config = preset("sac", "classic/pendulum", env_steps=1_000, seeds=seeds, **fields)
+    config = preset("sac", world, env_steps=1_000, seeds=seeds, **fields)
     rundir.write_json(directory / rundir.CONFIG, to_dict(config))
     rows = [
         {"seed": i, "env_steps": steps, "epoch": 1, "wall_s": 65.4, runlog.RETURN: -200.0 - 10 * i}
@@ -66,7 +66,16 @@ def test_the_table_takes_folders_and_looks_into_runs_by_itself(tmp_path, monkeyp
         ["runs/one", "done", "1,000", "-200.0", "1:05", "tau=0.02"],
         ["runs/two", "preempted", "250/1,000", "-200.0", "1:05", "tau=0.05"],
     ]
-    assert cli.main(["runs", "runs/two"]) == 0 and "runs/one" not in capsys.readouterr().out
+    assert cli.main(["runs", "runs/two"]) == 0
+    said = capsys.readouterr().out
+    assert "runs/one" not in said and "differs" not in said and "world" not in said  # nothing to compare it with
+    a_run(tmp_path / "runs" / "three", "done", steps=1_000, world="classic/lqr")
+    assert cli.main(["runs", "runs/three", "runs/one"]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines() if "runs/" in line]
+    assert [row[:3] for row in rows] == [
+        ["runs/three", "classic/lqr", "done"],
+        ["runs/one", "classic/pendulum", "done"],
+    ]
 
 
 @pytest.mark.skipif(shutil.which("bash") is None, reason="needs bash")
