@@ -1,6 +1,7 @@
 """The documentation's examples run as they stand, and what it names is there."""
 
 import importlib
+import json
 import pkgutil
 import re
 import shlex
@@ -16,15 +17,17 @@ import numpy as np
 import pytest
 from conftest import replace, toy_program
 
-from branchax import cli, worlds
+from branchax import cli, pretrained, worlds
 from branchax.commands import USAGE
 from branchax.config import flat, to_dict
 from branchax.errors import ConfigError
 from branchax.presets import PRESETS, preset
+from branchax.runs import rundir
 from branchax.runs import train as host
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+EXPORT = DOCS / "how-to" / "export.md"
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 TARGETS = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
@@ -237,6 +240,16 @@ def test_the_gate_runs_every_check():
     assert "make test" in (ROOT / ".ci" / "run").read_text().splitlines()
     assert ".ci/run" in (ROOT / ".github" / "workflows" / "ci.yml").read_text()
     assert subprocess.run(["make", "-n", "check"], cwd=ROOT, capture_output=True, text=True, check=True).stdout == gate
+
+
+def test_the_table_of_pretrained_policies_is_the_package_s():
+    rows = re.findall(r"^\| `(\w+)` \| `(\S+)` \| `(\w+)`, ([\d,]+).* \| (\S+) \|$", EXPORT.read_text(), re.MULTILINE)
+    assert sorted(name for name, *_ in rows) == pretrained.names()
+    returns = json.loads((ROOT / "results" / "pretrained.json").read_text())["returns"]
+    for name, world, _, steps, mean in rows:
+        config = rundir.load_config(pretrained.FOLDER / name)
+        assert (world, steps, mean) == (config.world, f"{config.env_steps:,}", f"{returns[name]:,.0f}"), name
+        assert (DOCS / "films" / f"{name}.gif").exists()
 
 
 ALGORITHMS = sorted((DOCS / "algorithms").glob("*.md"))
