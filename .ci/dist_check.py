@@ -33,6 +33,10 @@ def leaves(run):
 killed, whole = leaves("own"), leaves("whole")
 assert len(killed) == len(whole) and all((a.tobytes() == b.tobytes()) for a, b in zip(killed, whole)), "not bit-equal"
 """
+VERSIONS = """
+import sys, jax, numpy
+print(f"Python {sys.version.partition(' ')[0]}, jax {jax.__version__}, numpy {numpy.__version__}")
+"""
 NUMPY = """
 import sys, numpy
 from policy import load
@@ -67,6 +71,7 @@ def check(python: str) -> None:
             sys.exit(
                 f"dist-check: branchax {said.strip()} at {where.strip()}, where {version} of the wheel was expected"
             )
+        print(step("versions", [programs / "python", "-c", VERSIONS], place), end="")
         step("list", [programs / "branchax", "list"], place)
         train_killed([programs / "branchax", *TRAIN.split(), *SMALL.split(), "--run", "run"], place)
         step("resume", [programs / "branchax", "resume", "run"], place)
