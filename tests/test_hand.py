@@ -131,7 +131,7 @@ def test_what_a_run_has_not_is_said(held, tmp_path, monkeypatch):
     saved(tmp_path / "free", free)
     run = branchax.load(tmp_path / "free")
     assert run.policy(np.zeros(2)).shape == (1,)
-    with pytest.raises(ConfigError, match="has none to imagine in: it is model-free"):
+    with pytest.raises(ConfigError, match="has none to imagine in: the run is model-free"):
         _ = run.model
     monkeypatch.setitem(sys.modules, "pandas", None)
     with pytest.raises(ConfigError, match="frame: needs pandas"):

@@ -79,7 +79,7 @@ def path_of(directory: Path, step: int, seed: int) -> Path:
 def refusal(config: Any) -> str | None:
     """The reason why a run has no model to diagnose; None if it has one."""
     if config.model_free:
-        return "it is model-free (rollout.horizon = 0): nothing is imagined"
+        return "the run is model-free (rollout.horizon = 0)"
     if config.model.exact:
         return "its model is the simulator itself (model.kind = oracle): there is no error to measure"
     return None

@@ -31,7 +31,7 @@ def _two_poles(obs: np.ndarray) -> np.ndarray:
 # Unless `joints` says otherwise, observations are the joint positions, but for the first ones that are left out (where
 # the body is along the ground, if it was not asked for), and then all velocities.
 PLANAR = {
-    "Hopper": Planar((-1.3, -0.15, 1.3, 1.8)),
+    "Hopper": Planar((-1.3, -0.15, 1.3, 2.1)),
     "Walker2d": Planar((-1.3, -0.15, 1.3, 1.8)),
     "HalfCheetah": Planar((-1.5, -0.15, 1.5, 1.4)),
     "InvertedPendulum": Planar((-1.4, -0.4, 1.4, 0.9), travels=False),

@@ -236,7 +236,7 @@ function player(runs, more = null) {
   function draw() {
     const i = Math.min(steps - 1, Math.floor(time / current.seconds));
     slider.value = String(i);
-    clock.textContent = `step ${i + 1} of ${steps}`;
+    clock.textContent = `step ${number(i + 1)} of ${number(steps)}`;
     for (const [side, part] of Object.entries(sides)) {
       const end = part.total.length - 1, at = Math.min(i, end);
       totals[side].textContent = `return ${number(part.total[at])}${i > end ? " · over" : ""}`;
