@@ -1,14 +1,16 @@
 """The display of a run: what is live on a terminal, how wide it is, and the plain lines otherwise."""
 
 import io
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from rich.console import Console
 
 from branchax.config import Config
-from branchax.runs import runlog
+from branchax.runs import rundir, runlog
 from branchax.runs.progress import BAR, LEVELS, TREND, Progress, fallen, number, sparkline
 
 CONFIG = Config(world="classic/pendulum", env_steps=100_000)
@@ -181,3 +183,17 @@ def test_a_last_evaluation_that_is_much_worse_than_the_best_is_told():
     assert fallen([(100, 20.0), (200, 1000.0), (300, 1000.0), (400, 150.0)]) == (300, 1000.0)
     assert fallen([(100, -900.0), (200, -150.0), (300, -800.0)]) == (200, -150.0)
     assert fallen([(100, float("nan"))]) is None
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_the_end_of_a_run_says_how_to_get_at_the_better_checkpoint(kept, tmp_path, monkeypatch):
+    from branchax.runs import checkpoint, train
+
+    told = []
+    rows = [row(n, mean, epoch=n // 100) for n, mean in ((100, 20.0), (200, 1000.0), (300, 150.0))]
+    (tmp_path / rundir.METRICS).write_text("".join(json.dumps(r) + "\n" for r in rows))
+    monkeypatch.setattr(checkpoint, "steps", lambda directory: [200, 300] if kept else [300])
+    train._summarise(tmp_path, SimpleNamespace(say=lambda text, style="": told.append(text.strip())))
+    assert "150.0 at the end, 390.0 over the last 3 evaluations" in told[1]
+    how = f" evaluate {tmp_path} --step 200" if kept else " --keep-best keeps its checkpoint"
+    assert told[2].startswith("better     1000.0 after 200 env steps:") and told[2].endswith(how)
