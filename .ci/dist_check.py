@@ -153,9 +153,9 @@ def train_killed(command: list[str | Path], place: Path, name: str = "train, kil
         child = subprocess.Popen(command, cwd=place, stdout=output, stderr=output)
         saved = place / command[-1] / "checkpoints"
         while child.poll() is None and not any(x.name.isdigit() for x in saved.glob("*")):
-            if time.monotonic() - begun > 300:
+            if time.monotonic() - begun > 900:
                 child.kill()
-                sys.exit("dist-check: no checkpoint after 300 s of training")
+                sys.exit("dist-check: no checkpoint after 900 s of training")
             time.sleep(0.05)
         child.send_signal(signal.SIGKILL)
         if child.wait() != -signal.SIGKILL:
