@@ -256,20 +256,25 @@ PRESETS["dhmbpo_small"] = replace(
 PRESETS["svg5"] = replace(PRESETS["dhmbpo_small"], real_fraction=1.0, rollout=RolloutConfig(horizon=5, groups=5))
 # A little imagined data keeps critics sound under many updates (Voelcker et al. 2025, arXiv:2410.08896).
 PRESETS["mad_td"] = replace(_SMALL, real_fraction=0.95)
-# For worlds that are learned in hundreds of steps: it explores and refits as `mbpo` does.
+# For worlds that are learned in hundreds of steps: it explores and refits as `mbpo` does, and its values follow as fast.
+# Noise depends on the state, because it does in small worlds: an entry that is 0 but for a few collisions would have
+# the noise of these everywhere.
 PRESETS["dhmbpo_tiny"] = replace(
     PRESETS["dhmbpo_small"],
     env_steps=2_000,
     explore_steps=100,
     epoch_steps=25,
     collect_steps=25,
-    updates_per_step=4.0,
+    updates_per_step=10.0,
     first_updates=None,
-    model=replace(_STEADY, members=5, elites=5, hidden=(64, 64, 64), batch_size=256, max_rounds=10),
+    rollout=replace(PRESETS["dhmbpo_small"].rollout, every=25),
+    model=replace(_STEADY, noise="state", members=5, elites=5, hidden=(64, 64, 64), batch_size=256, max_rounds=10),
     agent=replace(
         _DOUBLE,
         hidden=(64, 64),
         learning_rate=1e-3,
+        discount=0.99,
+        tau=0.02,
         reset_optimizer=False,
         critic_warmup=0,
         critic=replace(_DOUBLE.critic, scale="possible"),
