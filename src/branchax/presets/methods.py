@@ -256,7 +256,7 @@ PRESETS["dhmbpo_small"] = replace(
 PRESETS["svg5"] = replace(PRESETS["dhmbpo_small"], real_fraction=1.0, rollout=RolloutConfig(horizon=5, groups=5))
 # A little imagined data keeps critics sound under many updates (Voelcker et al. 2025, arXiv:2410.08896).
 PRESETS["mad_td"] = replace(_SMALL, real_fraction=0.95)
-# For worlds that are learned in hundreds of steps: it explores and refits as `mbpo` does, and its values follow as fast.
+# For worlds that are learned in hundreds of steps: it explores and refits as `mbpo` does, and values follow as fast.
 # Noise depends on the state, because it does in small worlds: an entry that is 0 but for a few collisions would have
 # the noise of these everywhere.
 PRESETS["dhmbpo_tiny"] = replace(
