@@ -1,6 +1,6 @@
 """Claim: in a model, samples are bought with compute, and enough of them buy a return.
 
-2.5 of `versions` on the pendulum with 3 to 48 rollouts of the model for each update, at the same real steps and
+2.5 of `versions` on the pendulum with 2 to 32 rollouts of the model for each update, at the same real steps and
 updates; beside it 2.0, whose gradient needs few samples and is no better for them.
 
     python -m experiments.lecture.compute           # 400 real steps, 2 seeds
@@ -21,7 +21,7 @@ from experiments.lecture.claim import Arms, Work, bootstrap, changed, gap, main
 from experiments.lecture.figures import legend, save, whiskers
 from experiments.lecture.versions import PENDULUM
 
-COUNTS = (3, 12, 48)  # rollouts for an update; `versions` has 24
+COUNTS = (2, 8, 32)  # rollouts for an update; `versions` has 24
 
 
 def measure(full: bool) -> Work:
@@ -44,9 +44,9 @@ def measure(full: bool) -> Work:
         return {name: {"steps": imagined(name), "score": list(bootstrap(np.mean, last(name)))} for name in names}
 
     measured = {
-        "more samples": lambda: gap((last("v2.5 48"), last("v2.5 3"))),
-        "over 2.0": lambda: gap((last("v2.5 48"), last("v2.0"))),
-        "saturates": lambda: gap((last("v2.5 48"), last("v2.5 12"))),
+        "more samples": lambda: gap((last("v2.5 32"), last("v2.5 2"))),
+        "over 2.0": lambda: gap((last("v2.5 32"), last("v2.0"))),
+        "saturates": lambda: gap((last("v2.5 32"), last("v2.5 8"))),
     }
     return Work(measured, data, arms)
 
@@ -55,7 +55,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
     """The last score over imagined steps."""
 
     def fill(axes: Axes) -> None:
-        for i, (name, label) in enumerate((("v2.5", "2.5, 3 to 48 rollouts an update"), ("v2.0", "2.0, 24 rollouts"))):
+        for i, (name, label) in enumerate((("v2.5", "2.5, 2 to 32 rollouts an update"), ("v2.0", "2.0, 24 rollouts"))):
             found = [d for key, d in data.items() if key.startswith(name)]
             whiskers(axes, [d["steps"] for d in found], [d["score"] for d in found], label, i, "os"[i])
         axes.set(xscale="log", xlabel="imagined steps of a seed", ylabel="last score\n(0: random, 1: solved)")

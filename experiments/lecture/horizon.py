@@ -8,7 +8,7 @@ in it. The value error is the distance of the critics' value of starts from the 
 steps; the entropy bonus is in the one and not in the other, at most a few units).
 
     python -m experiments.lecture.horizon           # 300 real steps, 2 seeds
-    python -m experiments.lecture.horizon --full    # 700 real steps, 10 seeds; about an hour
+    python -m experiments.lecture.horizon --full    # 600 real steps, 10 seeds; about 50 minutes
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def hanging(episode_length: int = 200) -> World:
 def config_of(start: str, horizon: int, full: bool) -> Config:
     """`mbpo` with one length and start of rollouts."""
     config = changed(preset("mbpo"), world=WORLD, seed=first_seed(full), seeds=10 if full else 2)
-    config = changed(config, env_steps=700 if full else 300, eval_every=2, checkpoint_every=1_000)
+    config = changed(config, env_steps=600 if full else 300, eval_every=2, checkpoint_every=1_000)
     rollouts = {"start": start, "horizon": horizon, "per_step": MODEL_STEPS // horizon}
     return changed(config, **{f"rollout__{key}": value for key, value in rollouts.items()})
 
