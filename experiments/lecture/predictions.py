@@ -99,6 +99,7 @@ ESTIMATORS = Claim(
             "pendulum, 5 steps, equal rollouts: variance of the likelihood ratio is at least 3 times that of finite "
             "differences",
             3.0,
+            sure=KNOWN,
         ),
         "differences, chaotic": Prediction(
             "pendulum, 200 steps, equal rollouts: variance of finite differences is at least 3 times the likelihood "
