@@ -57,7 +57,8 @@ def snapshot(updates: int, full: bool) -> Config:
 def learning(kind: str, amount: float | None, full: bool) -> Config:
     """PPO with a budget, or SAC with so many updates for a real step, in collections of 50 real steps."""
     config = changed(preset("v2.5" if kind == "ppo" else "mbpo", WORLD), seed=first_seed(full))
-    config = changed(config, seeds=10 if full else 2, env_steps=1_000 if full else 300, explore_steps=100)
+    config = changed(config, seeds=10 if full else 2, env_steps=1_000 if full else 300)
+    config = changed(config, explore_steps=100 if full else 200)
     config = changed(config, epoch_steps=50, collect_steps=50, eval_every=2, checkpoint_every=1_000)
     if kind == "sac":
         return changed(config, updates_per_step=float(amount or 1))

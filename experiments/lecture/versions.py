@@ -68,7 +68,8 @@ def config_of(name: str, world: str, full: bool, **fields: Any) -> Config:
     task = WORLDS[world]
     config = changed(preset(name, world), seed=first_seed(full), eval_episodes=8, checkpoint_every=1_000)
     if not config.on_policy:
-        config = changed(config, seeds=10 if full else 2, env_steps=task.steps if full else 300, explore_steps=100)
+        config = changed(config, seeds=10 if full else 2, env_steps=task.steps if full else 300)
+        config = changed(config, explore_steps=100 if full else 200)
         if config.model_free:
             config = changed(config, epoch_steps=task.every, updates_per_step=task.updates)
         return changed(config, eval_every=max(1, task.every // config.epoch_steps), **fields)
