@@ -24,9 +24,7 @@ def interquartile_mean(values: Any, axis: int | None = 0) -> Any:
     return stats.trim_mean(values, 0.25, axis)  # pyright: ignore[reportArgumentType]  # None is as good
 
 
-def bootstrap(
-    statistic: Callable[..., Any], *groups: np.ndarray, confidence: float = CONFIDENCE
-) -> tuple[Any, Any]:
+def bootstrap(statistic: Callable[..., Any], *groups: np.ndarray, confidence: float = CONFIDENCE) -> tuple[Any, Any]:
     """The percentile interval (low, high) of `statistic(*groups)`.
 
     Units are drawn with replacement along the first axis of each group [n, ...], each with all its values. This is
