@@ -10,13 +10,13 @@ import subprocess
 import sys
 
 from experiments.lecture import page
-from experiments.lecture.claim import NAMES
+from experiments.lecture.predictions import CLAIMS
 
 
 def main() -> None:
     """Exit code 1 if a claim could not be run or is missing."""
     command = [sys.executable, "-m"]
-    failed = [n for n in NAMES if subprocess.run([*command, f"experiments.lecture.{n}", *sys.argv[1:]]).returncode]
+    failed = [n for n in CLAIMS if subprocess.run([*command, f"experiments.lecture.{n}", *sys.argv[1:]]).returncode]
     page.main()
     if failed:
         sys.exit(f"failed, and shown as they were before: {', '.join(failed)}")

@@ -2,10 +2,10 @@
 speeds it; and the eps T^2 bound says how fast, exactly where errors are never repaired.
 
 A random network policy with noise collects episodes of 200 steps (which nothing cuts short: a fallen hopper goes on).
-Models are fitted to 500, 2,000 or 8,000 steps. From 64 fresh starts the real world is then rolled out for 200 steps,
-and the model (the mean of its elites, or one member) under the very same actions: those of the policy that collected,
-or of another one. The error after k steps is the distance of the two observations, root mean square over entries in
-units of the data's deviations; its median over starts is averaged over models.
+Models are fitted to 500, 2,000 or 8,000 steps, until they stop by themselves. From 64 fresh starts the real world is
+then rolled out for 200 steps, and the model (the mean of its elites, or one member) under the very same actions: those
+of the policy that collected, or of another one. The error after k steps is the distance of the two observations, root
+mean square over entries in units of the data's deviations; of the starts the median counts.
 
 `cliff.py` derives the bound and a case in which it is tight. It says nothing of deterministic models, whose total
 variation from the world is 1; what they are compared with is its additive law: if each step added the one-step error
@@ -13,11 +13,12 @@ and nothing amplified it, the sum of errors over T steps would be eps T (T + 1) 
 et al. 2018, arXiv:1804.07193, theorem 1).
 
     python -m experiments.lecture.compounding           # 2 models, less data
-    python -m experiments.lecture.compounding --full    # 3 models
+    python -m experiments.lecture.compounding --full    # 10 models, about 30 minutes
 """
 
 from __future__ import annotations
 
+import functools
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,35 +37,26 @@ from branchax.presets import PRESETS
 from branchax.rollout import rollout
 from branchax.types import Key, Params, Row
 from branchax.worlds.base import World, WorldState, never
-from experiments.harness import RUNS
 from experiments.lecture import cliff
-from experiments.lecture.claim import Claim, Found, Measured, Prediction, band, bootstrap, legend, line, main, save
+from experiments.lecture.claim import (
+    Measured,
+    Work,
+    band,
+    bootstrap,
+    exact,
+    first_seed,
+    kept,
+    main,
+    mean_of_means,
+    times,
+)
+from experiments.lecture.figures import legend, line, save
 
 WORLDS = ("classic/pendulum", "brax/hopper", "classic/double_pendulum")
 STEPS, STARTS, STD = 200, 64, 0.5
-MODEL = replace(PRESETS["mbpo"].model, members=5, elites=5, termination="none", max_rounds=20, bound_margin=1.0)
+MODEL = replace(PRESETS["mbpo"].model, members=5, elites=5, termination="none", max_rounds=200, bound_margin=1.0)
 SHOWN = np.unique(np.geomspace(1, STEPS, 45).round().astype(int))  # the steps that are drawn
 EPS, ROAD = 1e-4, (10, 30, 100, 300, 1_000)
-
-CLAIM = Claim(
-    name="compounding",
-    title="Errors that compound",
-    words="The error of a model's open-loop rollouts grows over the horizon, at first faster than the sum of one-step "
-    "errors; less so with more data and more members, more so under another policy. Where errors are never repaired "
-    "the cost of being wrong with probability ε a step is ε T²/2.",
-    intervals="bootstrap over models (medians over 64 starts); the chain is exact",
-    note="Three models, so that an interval reaches from the least to the greatest of them.",
-    predictions={
-        "growth, pendulum": Prediction("pendulum: the error after 200 steps is at least 10 times that after 1", 10.0),
-        "growth, hopper": Prediction("hopper: the error after 200 steps is at least 10 times that after 1", 10.0),
-        "data": Prediction("10 steps: most data over least data, error ratio at most 0.5 (mean of worlds)", 0.5, False),
-        "members": Prediction("10 steps: five members over one, error ratio at most 0.9 (mean of worlds)", 0.9, False),
-        "policy": Prediction("10 steps: another policy over the same, error ratio at least 1.5 (mean of worlds)", 1.5),
-        "above the law": Prediction("20 steps: summed errors are at least ε T(T+1)/2 (least world)", 1.0),
-        "cliff": Prediction("chain: dynamic programming and closed form differ by at most 1e-6", 1e-6, False),
-        "tight": Prediction(f"chain, ε {EPS:g}, T 100: cost is at least 0.99 of ε T(T+1)/2", 0.99),
-    },
-)
 
 
 def timeless(world: World) -> World:
@@ -78,10 +70,7 @@ def timeless(world: World) -> World:
 
 
 def errors(name: str, seed: int, amounts: tuple[int, ...]) -> dict[str, np.ndarray]:
-    """The errors [starts, H] of every setting, from its file if it has been measured before."""
-    path = RUNS / f"lecture-compounding/{name.replace('/', '-')}_{seed}_{'_'.join(map(str, amounts))}.npz"
-    if path.exists():
-        return dict(np.load(path))
+    """The errors [starts, H] of every setting."""
     world = timeless(worlds.make(name))
     policy, dynamics = gaussian_policy(world.spec, HIDDEN, STD), make_ensemble(world, MODEL)
     keys = jax.random.split(jax.random.key(seed), 8)
@@ -119,63 +108,75 @@ def errors(name: str, seed: int, amounts: tuple[int, ...]) -> dict[str, np.ndarr
         ring = replay.add(ring, Row(jax.tree.map(lambda x, n=amount: x[:n], data)))
         model, _ = fit(keys[5], jax.jit(dynamics.init)(keys[6]), ring)
         alone = model._replace(elites=model.elites[:1])  # the member with the lowest holdout error
-        for members, kept in ((1, alone), (5, model)):
+        for members, ensemble in ((1, alone), (5, model)):
             for kind, (obs, t) in tests.items():
-                off = (imagined(kept, None, obs, t.action) - t.next_obs) / scale
+                off = (imagined(ensemble, None, obs, t.action) - t.next_obs) / scale
                 found[f"{amount} {members} {kind}"] = np.sqrt(np.asarray((off**2).mean(-1), float)).T  # [starts, H]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.savez(path, **found)  # type: ignore[arg-type]
     print(name, seed, {key: f"{np.median(e[:, 9]):.3g}" for key, e in found.items()}, flush=True)
     return found
 
 
-def measure(full: bool) -> Found:
-    """Measures what is missing, and the chain."""
-    amounts, seeds = ((500, 2_000, 8_000), range(3)) if full else ((500, 2_000), range(2))
-    least, most = min(amounts), max(amounts)
-    median: dict[str, dict[str, np.ndarray]] = {}
-    for name in WORLDS:
-        by_seed = [errors(name, seed, amounts) for seed in seeds]
-        median[name] = {key: np.array([np.median(e[key], 0) for e in by_seed]) for key in by_seed[0]}  # [seeds, H]
+def power(curves: np.ndarray, steps: int = 20) -> np.ndarray:
+    """The power of the steps with which errors [n, H] grow at first: [n]."""
+    return np.polyfit(np.log(np.arange(1, steps + 1)), np.log(curves[:, :steps]).T, 1)[0]
 
-    def growth(curves: np.ndarray) -> float:
-        return float(curves[:, -1].mean() / curves[:, 0].mean())
+
+def law(curves: np.ndarray, steps: int = 20) -> np.ndarray:
+    """Summed errors over those of the additive law: [n, H] -> [n]."""
+    return curves[:, :steps].sum(1) / np.array([cliff.bound(first, steps) for first in curves[:, 0]])
+
+
+def chain_off() -> float:
+    """The largest difference of the chain's two computations."""
+    off = [abs(cliff.by_programming(e, t) - cliff.closed_form(e, t)) for e in (1e-4, 1e-2, 0.3) for t in ROAD]
+    off += [abs(cliff.by_programming(EPS, t, 10) - t / 10 * cliff.closed_form(EPS, 10)) for t in ROAD]
+    return max(off)
+
+
+def measure(full: bool) -> Work:
+    """Of learned models, and of the chain."""
+    amounts, models = ((500, 2_000, 8_000), 10) if full else ((500, 2_000), 2)
+    seeds, (least, most) = range(first_seed(full), first_seed(full) + models), (min(amounts), max(amounts))
+    base = f"{most} 5 same"
+
+    @functools.cache
+    def median(name: str) -> dict[str, np.ndarray]:
+        """Over starts, of every setting: [seeds, H]."""
+        by_seed = [
+            kept("compounding", full, f"{name}_{seed}", lambda seed=seed: errors(name, seed, amounts))  # type: ignore[misc]
+            for seed in seeds
+        ]
+        return {key: np.array([np.median(e[key], 0) for e in by_seed]) for key in by_seed[0]}
+
+    def growth(name: str) -> Measured:
+        return times((median(name)[base][:, -1], median(name)[base][:, 0]))
 
     def over(first: str, second: str) -> Measured:
-        logs = [np.log(median[n][first][:, 9] / median[n][second][:, 9]) for n in WORLDS]
-        return bootstrap(lambda *g: float(np.exp(np.mean([x.mean() for x in g]))), *logs)
+        return times(*((median(n)[first][:, 9], median(n)[second][:, 9]) for n in WORLDS))
 
-    def law(curves: np.ndarray, steps: int) -> float:
-        mean = curves.mean(0)
-        return float(mean[:steps].sum() / cliff.bound(mean[0], steps))
+    def data() -> dict[str, Any]:
+        laws = {n: band(np.array([law(median(n)[base], t) for t in SHOWN]).T) for n in WORLDS}
+        curves = {n: {key: band(values[:, SHOWN - 1]) for key, values in median(n).items()} for n in WORLDS}
+        chain = {
+            "steps": list(ROAD),
+            "cost": [cliff.by_programming(EPS, t) for t in ROAD],
+            "branched": [cliff.by_programming(EPS, t, 10) for t in ROAD],
+            "bound": [cliff.bound(EPS, t) for t in ROAD],
+        }
+        return {"amounts": list(amounts), "curves": curves, "law": laws, "chain": chain, "model": to_dict(MODEL)}
 
-    base = f"{most} 5 same"
-    chains = [(eps, steps) for eps in (1e-4, 1e-2, 0.3) for steps in ROAD]
-    off = [abs(cliff.by_programming(eps, steps) - cliff.closed_form(eps, steps)) for eps, steps in chains]
-    off += [abs(cliff.by_programming(EPS, t, 10) - t / 10 * cliff.closed_form(EPS, 10)) for t in ROAD]
-    tight = cliff.by_programming(EPS, 100) / cliff.bound(EPS, 100)
     measured = {
-        "growth, pendulum": bootstrap(growth, median["classic/pendulum"][base]),
-        "growth, hopper": bootstrap(growth, median["brax/hopper"][base]),
-        "data": over(f"{most} 5 same", f"{least} 5 same"),
-        "members": over(f"{most} 5 same", f"{most} 1 same"),
-        "policy": over(f"{most} 5 other", f"{most} 5 same"),
-        "above the law": bootstrap(lambda *g: min(law(c, 20) for c in g), *(median[name][base] for name in WORLDS)),
-        "cliff": Measured(max(off), max(off), max(off)),
-        "tight": Measured(tight, tight, tight),
+        "growth, pendulum": lambda: growth("classic/pendulum"),
+        "growth, hopper": lambda: growth("brax/hopper"),
+        "data": lambda: over(base, f"{least} 5 same"),
+        "members": lambda: over(base, f"{most} 1 same"),
+        "policy": lambda: over(f"{most} 5 other", base),
+        "within the law": lambda: bootstrap(mean_of_means, *(law(median(n)[base]) for n in WORLDS)),
+        "as fast as the law": lambda: bootstrap(mean_of_means, *(power(median(n)[base]) for n in WORLDS)),
+        "cliff": lambda: exact(chain_off()),
+        "tight": lambda: exact(cliff.by_programming(EPS, 100) / cliff.bound(EPS, 100)),
     }
-    laws = {
-        name: band([[c[:t].sum() / cliff.bound(c[0], t) for t in SHOWN] for c in median[name][base]]) for name in WORLDS
-    }
-    curves = {name: {key: band(values[:, SHOWN - 1]) for key, values in by.items()} for name, by in median.items()}
-    chain = {
-        "steps": list(ROAD),
-        "cost": [cliff.by_programming(EPS, t) for t in ROAD],
-        "branched": [cliff.by_programming(EPS, t, 10) for t in ROAD],
-        "bound": [cliff.bound(EPS, t) for t in ROAD],
-    }
-    data = {"amounts": list(amounts), "curves": curves, "law": laws, "chain": chain, "model": to_dict(MODEL)}
-    return Found(measured, data)
+    return Work(measured, data)
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
@@ -194,7 +195,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
                 line(panel, SHOWN, curves[key], label, colour, dashes)
             panel.set(title=name, xscale="log", yscale="log", xlabel="steps of an open-loop rollout")
             panel.set(ylabel="error [deviations\nof the data]", xlim=(1, STEPS))
-        legend(axes[0], "median start; 95 % bootstrap bands over models")
+        legend(axes[0], "median start; 95 % bands over models")
         law, chain = axes[-2:]
         for i, (name, curve) in enumerate(data["law"].items()):
             line(law, SHOWN, curve, name, (0, 1, 2)[i], ("-", "--", ":")[i])
@@ -215,4 +216,4 @@ def draw(data: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(CLAIM, measure, draw)
+    main("compounding", measure, draw)

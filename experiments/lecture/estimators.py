@@ -3,14 +3,18 @@
 Variance and bias of the estimators of `branchax lab gradients`, each estimate the mean over so many rollouts, over 64
 independent estimates: on `classic/lqr` (half the optimal gain), whose gradient is a closed form, and on
 `classic/pendulum` (a random network as the policy). A likelihood ratio that varies R times as much needs R times the
-rollouts for the same error. Seconds are reported beside the numbers but decide nothing: they change from run to run.
+rollouts for the same error. Finite differences take two rollouts for each parameter, so there the likelihood ratio gets
+as many. Where tails are heavy, the variance is that of the middle one of 32 blocks of 32 estimates. Seconds are
+reported beside the numbers but decide nothing: they change from run to run.
 
     python -m experiments.lecture.estimators           # horizons to 50
-    python -m experiments.lecture.estimators --full    # horizons to 200, more samples
+    python -m experiments.lecture.estimators --full    # horizons to 200, more samples; about 10 minutes
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +25,10 @@ from matplotlib.axes import Axes
 
 from branchax.lab import cases
 from branchax.lab import measure as lab
-from experiments.lecture.claim import Claim, Found, Measured, Prediction, bootstrap, legend, main, save, whiskers
+from experiments.lecture.claim import Measured, Work, bootstrap, first_seed, kept, main
+from experiments.lecture.figures import legend, save, whiskers
 
-SETTINGS = lab.Settings(samples=32, estimates=64, chunk=8, limit_seconds=30.0)
+SETTINGS = lab.Settings(samples=32, estimates=64, chunk=8, limit_seconds=300.0)
 LOOKS = {
     "pathwise": ("pathwise", 0, "o"),
     "pathwise_window": ("pathwise, cut every 5 steps", 5, "s"),
@@ -31,45 +36,59 @@ LOOKS = {
     "total_propagation": ("total propagation (mixed)", 3, "D"),
     "finite_differences": ("finite differences", 2, "v"),
 }
-NOISES, SHORT, MIDDLE, FEW = (0.03, 0.1, 0.3), 5, 20, 8
+NOISES, SHORT, MIDDLE, FEW, BLOCK = (0.03, 0.1, 0.3), 5, 20, 8, 32
 
-CLAIM = Claim(
-    name="estimators",
-    title="What gradient estimators are worth",
-    words="On short or smooth rollouts the pathwise gradient varies far less than the likelihood ratio, on long "
-    "chaotic ones far more; the likelihood ratio gets worse as the policy's noise vanishes; more samples buy the "
-    "difference back.",
-    intervals="bootstrap over 64 independent estimates",
-    predictions={
-        "smooth": Prediction(
-            f"{SHORT} steps: variance of the likelihood ratio is at least 50 times pathwise's (LQR)", 50.0
-        ),
-        "smooth pendulum": Prediction(f"the same on the pendulum, {SHORT} steps", 50.0),
-        "chaotic": Prediction(
-            "pendulum, longest horizon: variance of pathwise is at least 100 times the other's", 100.0
-        ),
-        "noise": Prediction(
-            "LQR: the likelihood ratio's variance falls with noise, log-log slope at most -1", -1.0, False
-        ),
-        "noise, pathwise": Prediction("LQR: pathwise's does not, log-log slope at least -0.5", -0.5),
-        "cut": Prediction("LQR, 50 steps: cutting the gradient every 5 steps biases it by at least 10 %", 0.1),
-        "samples": Prediction(
-            f"pendulum, {MIDDLE} steps: the error of pathwise with {FEW} rollouts takes the likelihood ratio at least "
-            "10 times as many",
-            10.0,
-        ),
-    },
-)
+Drawn = tuple[np.ndarray, float]  # estimates [M, P], seconds for one
 
 
-def draws(
-    case: cases.Case, name: str, horizon: int, samples: int, estimates: int = 64
-) -> tuple[np.ndarray, float] | None:
-    """Estimates [M, P] and seconds for one; None if they take too long."""
-    settings = SETTINGS._replace(samples=samples, estimates=estimates)
-    estimator = cases.makers(case)[name](case.problem._replace(horizon=horizon), samples)
-    found = lab.draw(lab.compiled(estimator, case.params, settings), jax.random.key(0), case.params, settings)
-    return None if isinstance(found, float) else (found.estimates, found.seconds)
+class Laboratory:
+    """Estimates, each kept in a file."""
+
+    def __init__(self, full: bool) -> None:
+        self.full, self.horizons = full, (1, 5, 20, 50, 200) if full else (1, 5, 20, 50)
+        self.counts = (8, 32, 128, 512) if full else (8, 128)
+        self.blocks = 32 if full else 4
+
+    def draws(self, world: str, name: str, horizon: int, samples: int, estimates: int = 64, std: float = 0.3) -> Drawn:
+        """Of one estimator; raises `TimeoutError` if it takes too long."""
+
+        def compute() -> dict[str, np.ndarray]:
+            case = cases.make_case(f"classic/{world}", policy_std=std, seed=first_seed(self.full))
+            settings = SETTINGS._replace(samples=samples, estimates=estimates)
+            estimator = cases.makers(case)[name](case.problem._replace(horizon=horizon), samples)
+            key = jax.random.key(first_seed(self.full))
+            found = lab.draw(lab.compiled(estimator, case.params, settings), key, case.params, settings)
+            if isinstance(found, float):
+                raise TimeoutError(f"{world} {name} {horizon}: would take {found:.0f} s")
+            print(world, name, horizon, samples, f"{variance(found.estimates):.3g}", flush=True)
+            return {"estimates": found.estimates, "seconds": np.array(found.seconds)}
+
+        label = f"{world}_{name}_{horizon}_{samples}_{estimates}_{std:g}"
+        found = kept("estimators", self.full, label, compute)
+        return found["estimates"], float(found["seconds"])
+
+    def many(self, world: str, name: str, horizon: int, samples: int) -> np.ndarray:
+        """The variances of blocks of estimates [N]."""
+        estimates = self.draws(world, name, horizon, samples, BLOCK * self.blocks)[0]
+        return np.array([variance(block) for block in estimates.reshape(self.blocks, BLOCK, -1)])
+
+    def equal(self, name: str, horizon: int, many: bool = False) -> np.ndarray:
+        """With as many rollouts as finite differences take for one sample, on the pendulum: estimates [M, P], or the
+        variances of many blocks [N]."""
+        samples = 1 if name == "finite_differences" else 2 * self.parameters
+        return (self.many if many else lambda *of: self.draws(*of)[0])("pendulum", name, horizon, samples)
+
+    @functools.cached_property
+    def parameters(self) -> int:
+        """Of the pendulum's policy."""
+        return ravel_pytree(cases.make_case("classic/pendulum").params)[0].size
+
+    @functools.cached_property
+    def truths(self) -> dict[int, np.ndarray]:
+        """The gradient of the linear system at each horizon."""
+        case = cases.make_case("classic/lqr", seed=first_seed(self.full))
+        assert case.exact is not None
+        return {h: np.asarray(ravel_pytree(case.exact(h))[0], float) for h in self.horizons}
 
 
 def variance(estimates: np.ndarray) -> float:
@@ -82,99 +101,103 @@ def ratio(first: np.ndarray, second: np.ndarray) -> float:
     return variance(first) / variance(second)
 
 
-def over_horizon(case: cases.Case, names: tuple[str, ...], horizons: tuple[int, ...]) -> dict[str, dict[int, Any]]:
-    """Estimates and seconds of each estimator at each horizon that it can afford."""
-    found: dict[str, dict[int, Any]] = {name: {} for name in names}
-    for name in names:
-        for horizon in horizons:
-            drawn = draws(case, name, horizon, SETTINGS.samples)
-            if drawn is None:
-                break
-            found[name][horizon] = drawn
-            print(case.about["world"], name, horizon, f"{variance(drawn[0]):.3g} {drawn[1]:.3g} s", flush=True)
-    return found
+def middles(first: np.ndarray, second: np.ndarray) -> float:
+    """The ratio of the medians of variances."""
+    return float(np.median(first) / np.median(second))
 
 
-def measure(full: bool) -> Found:
-    """Measures everything; a few minutes."""
-    horizons = (1, 5, 20, 50, 200) if full else (1, 5, 50)
-    lqr, pendulum = cases.make_case("classic/lqr"), cases.make_case("classic/pendulum")
-    linear = over_horizon(lqr, tuple(LOOKS), horizons)
-    wild = over_horizon(pendulum, ("pathwise", "likelihood_baseline", "total_propagation"), horizons)
+def slope(*groups: np.ndarray) -> float:
+    """Of the variance over the policy's noise, both as logarithms."""
+    return float(np.polyfit(np.log(NOISES), np.log([variance(g) for g in groups]), 1)[0])
 
-    noisy: dict[str, list[np.ndarray]] = {}
-    for name in ("pathwise", "likelihood_baseline"):
-        by_noise = [draws(cases.make_case("classic/lqr", policy_std=std), name, MIDDLE, 32) for std in NOISES]
-        noisy[name] = [drawn[0] for drawn in by_noise if drawn is not None]
-    counts = (8, 32, 128, 512) if full else (8, 128)
-    bought = {
-        name: {n: draws(pendulum, name, MIDDLE, n, 64) for n in counts} for name in ("pathwise", "likelihood_baseline")
-    }
 
-    def slope(*groups: np.ndarray) -> float:
-        return float(np.polyfit(np.log(NOISES), np.log([variance(g) for g in groups]), 1)[0])
+def measure(full: bool) -> Work:
+    """Everything from kept estimates."""
+    found = Laboratory(full)
+    last, both = found.horizons[-1], ("likelihood_baseline", "pathwise")
 
-    assert lqr.exact is not None
-    truths = {h: np.asarray(ravel_pytree(lqr.exact(h))[0], float) for h in horizons}
+    def of(world: str, name: str, horizon: int, samples: int = SETTINGS.samples, **more: Any) -> np.ndarray:
+        return found.draws(world, name, horizon, samples, **more)[0]
+
+    def noisy(name: str) -> list[np.ndarray]:
+        return [of("lqr", name, MIDDLE, std=std) for std in NOISES]
+
+    def bought(name: str) -> list[np.ndarray]:
+        return [of("pendulum", name, MIDDLE, n) for n in found.counts]
 
     def bias(horizon: int) -> Any:
-        truth = truths[horizon]
+        truth = found.truths[horizon]
         return lambda estimates: float(np.linalg.norm(estimates.mean(0) - truth) / np.linalg.norm(truth))
 
     def needed(direct: np.ndarray, *others: np.ndarray) -> float:
         """Rollouts for the likelihood ratio, over FEW; its error falls as a power of the rollouts."""
-        power, at_one = np.polyfit(np.log(counts), np.log([variance(g) for g in others]), 1)
+        power, at_one = np.polyfit(np.log(found.counts), np.log([variance(g) for g in others]), 1)
         return float(np.exp((np.log(variance(direct)) - at_one) / power)) / FEW
 
-    def pair(found: dict[str, dict[int, Any]], horizon: int) -> tuple[np.ndarray, np.ndarray]:
-        return found["pathwise"][horizon][0], found["likelihood_baseline"][horizon][0]
-
-    ratios = [bought["likelihood_baseline"][n] for n in counts]
-    direct = bought["pathwise"][FEW]
-    assert direct is not None
-    measured: dict[str, Measured] = {
-        "smooth": bootstrap(ratio, *pair(linear, SHORT)[::-1]),
-        "smooth pendulum": bootstrap(ratio, *pair(wild, SHORT)[::-1]),
-        "chaotic": bootstrap(ratio, *pair(wild, horizons[-1])),
-        "noise": bootstrap(slope, *noisy["likelihood_baseline"]),
-        "noise, pathwise": bootstrap(slope, *noisy["pathwise"]),
-        "cut": bootstrap(bias(50), linear["pathwise_window"][50][0]),
-        "samples": bootstrap(needed, direct[0], *(r[0] for r in ratios if r is not None)),
+    lr, fd = "likelihood_baseline", "finite_differences"
+    measured: dict[str, Callable[[], Measured]] = {
+        "smooth": lambda: bootstrap(ratio, *(of("lqr", n, SHORT) for n in both)),
+        "smooth pendulum": lambda: bootstrap(ratio, *(of("pendulum", n, SHORT) for n in both)),
+        "chaotic": lambda: bootstrap(
+            middles, *(found.many("pendulum", n, last, SETTINGS.samples) for n in reversed(both))
+        ),
+        "noise": lambda: bootstrap(slope, *noisy(lr)),
+        "noise, pathwise": lambda: bootstrap(slope, *noisy("pathwise")),
+        "cut": lambda: bootstrap(bias(50), of("lqr", "pathwise_window", 50)),
+        "samples": lambda: bootstrap(needed, of("pendulum", "pathwise", MIDDLE, FEW), *bought(lr)),
+        "differences, short": lambda: bootstrap(ratio, found.equal(lr, SHORT), found.equal(fd, SHORT)),
+        "differences, chaotic": lambda: bootstrap(middles, found.equal(fd, last, True), found.equal(lr, last, True)),
     }
-    size = np.linalg.norm(direct[0].mean(0))
+    return Work(measured, lambda: shown(found, bias))
+
+
+def shown(found: Laboratory, bias: Callable[[int], Any]) -> dict[str, Any]:
+    """What the figure shows."""
+    linear = {name: {h: found.draws("lqr", name, h, SETTINGS.samples)[0] for h in found.horizons} for name in LOOKS}
+    wild = {
+        name: {h: found.draws("pendulum", name, h, SETTINGS.samples)[0] for h in found.horizons}
+        for name in ("pathwise", "likelihood_baseline", "total_propagation")
+    }
+    bought = {
+        name: {n: found.draws("pendulum", name, MIDDLE, n) for n in found.counts}
+        for name in ("pathwise", "likelihood_baseline")
+    }
+    size = np.linalg.norm(bought["pathwise"][FEW][0].mean(0))
+
+    def per_rollout(estimates: np.ndarray) -> list[float]:
+        return list(bootstrap(lambda e: SETTINGS.samples * variance(e), estimates))
 
     def error(estimates: np.ndarray) -> float:
         return float(np.sqrt(variance(estimates)) / size)
 
-    data = {
+    def floor(estimates: np.ndarray, horizon: int) -> float:
+        return float(np.sqrt(variance(estimates) / len(estimates)) / np.linalg.norm(found.truths[horizon]))
+
+    return {
         "variance": {
-            world: {
-                name: {h: list(bootstrap(lambda e: 32 * variance(e), drawn[0])) for h, drawn in by.items()}
-                for name, by in found.items()
-            }
-            for world, found in (("LQR", linear), ("pendulum", wild))
+            world: {name: {h: per_rollout(e) for h, e in by.items()} for name, by in of.items()}
+            for world, of in (("LQR", linear), ("pendulum", wild))
         },
-        "bias": {name: {h: bias(h)(drawn[0]) for h, drawn in by.items()} for name, by in linear.items()},
-        "noise_floor": {
-            name: {h: float(np.sqrt(variance(d[0]) / len(d[0])) / np.linalg.norm(truths[h])) for h, d in by.items()}
-            for name, by in linear.items()
+        "equal": {
+            name: {h: list(bootstrap(variance, found.equal(name, h))) for h in found.horizons}
+            for name in ("finite_differences", "likelihood_baseline")
         },
+        "rollouts": 2 * found.parameters,
+        "bias": {name: {h: bias(h)(e) for h, e in by.items()} for name, by in linear.items()},
+        "noise_floor": {name: {h: floor(e, h) for h, e in by.items()} for name, by in linear.items()},
         "noise": {
-            name: [list(bootstrap(lambda e: 32 * variance(e), e)) for e in found] for name, found in noisy.items()
+            name: [per_rollout(found.draws("lqr", name, MIDDLE, SETTINGS.samples, std=std)[0]) for std in NOISES]
+            for name in ("pathwise", "likelihood_baseline")
         },
-        "error": {
-            name: {n: list(bootstrap(error, drawn[0])) for n, drawn in by.items() if drawn is not None}
-            for name, by in bought.items()
-        },
-        "seconds": {name: {n: drawn[1] for n, drawn in by.items() if drawn is not None} for name, by in bought.items()},
+        "error": {name: {n: list(bootstrap(error, e)) for n, (e, _) in by.items()} for name, by in bought.items()},
+        "seconds": {name: {n: seconds for n, (_, seconds) in by.items()} for name, by in bought.items()},
     }
-    return Found(measured, data)
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
-    """Variance over horizon in two worlds, bias, variance over noise, error over samples."""
+    """Variance over horizon in two worlds and at equal rollouts, bias, variance over noise, error over samples."""
 
-    def fill(linear: Axes, wild: Axes, bias: Axes, noise: Axes, samples: Axes) -> None:
+    def fill(linear: Axes, wild: Axes, equal: Axes, bias: Axes, noise: Axes, samples: Axes) -> None:
         for axes, world in ((linear, "LQR"), (wild, "pendulum")):
             for name, by in data["variance"][world].items():
                 label, colour, mark = LOOKS[name]
@@ -182,6 +205,11 @@ def draw(data: dict[str, Any], path: Path) -> None:
             axes.set(
                 title=f"{world}: variance over the horizon", ylabel="variance of a rollout", xlabel="horizon [steps]"
             )
+        for name, by in data["equal"].items():
+            label, colour, mark = LOOKS[name]
+            whiskers(equal, [int(h) for h in by], list(by.values()), label, colour, mark)
+        equal.set(title=f"pendulum, {data['rollouts']} rollouts each", xlabel="horizon [steps]")
+        equal.set(ylabel="variance of an estimate")
         for name, by in data["bias"].items():
             label, colour, mark = LOOKS[name]
             # Below what noise makes of it a bias is not known: drawn hollow there.
@@ -203,15 +231,15 @@ def draw(data: dict[str, Any], path: Path) -> None:
         samples.axhline(best, color="0.5", linewidth=0.8, linestyle=":")
         samples.set(title=f"pendulum, {MIDDLE} steps: what samples buy", xlabel="rollouts in an estimate")
         samples.set(ylabel="error / size of gradient")
-        for axes in (linear, wild, bias, noise, samples):
+        for axes in (linear, wild, equal, bias, noise, samples):
             axes.set(xscale="log", yscale="log")
         for axes, ticks in ((noise, NOISES), (samples, [int(n) for n in data["error"]["pathwise"]])):
             axes.set_xticks(ticks, ticks)
             axes.minorticks_off()
         legend(linear, "95 % bootstrap intervals")
 
-    save(path, [1.7, 1.7, 1.7, 1.7, 1.7], fill, above=0.95)
+    save(path, [1.7] * 6, fill, above=0.95)
 
 
 if __name__ == "__main__":
-    main(CLAIM, measure, draw)
+    main("estimators", measure, draw)

@@ -1,18 +1,19 @@
 """Claim: from the start an imagined rollout has to be long, from replayed states it may be short.
 
-`mbpo` on a pendulum that always starts hanging still, so that the upright is a late state; 100 imagined steps for each
-real one, cut into rollouts of 1, 5 or 50 steps that start where episodes do (as 2.5 does) or at replayed real states
-(3.0). Late states are those that the policy of the 5-step replayed runs visits from step 100 on, in cells of 15 degrees
-by 1 rad/s; a cell is covered if the model buffer of a run holds a state in it. The value error is the distance of the
-critics' value of starts from the return that follows (discounted, 400 steps; the entropy bonus is in the one and not in
-the other, at most a few units).
+`mbpo` on a pendulum that always starts hanging still, so that the upright is a late state; 600 imagined steps for each
+real one, cut into rollouts of 1 to 50 steps that start where episodes do (as 2.5 does) or at replayed real states
+(3.0). All else is the preset's. Late states are those that the policy of the 5-step replayed run of the same seed
+visits from step 100 on, in cells of 15 degrees by 1 rad/s; a cell is covered if the model buffer of a run holds a state
+in it. The value error is the distance of the critics' value of starts from the return that follows (discounted, 400
+steps; the entropy bonus is in the one and not in the other, at most a few units).
 
-    python -m experiments.lecture.horizon           # 600 real steps, 2 seeds, rollouts of 5 and 50 steps
-    python -m experiments.lecture.horizon --full    # 3,000 real steps, 4 seeds
+    python -m experiments.lecture.horizon           # 300 real steps, 2 seeds
+    python -m experiments.lecture.horizon --full    # 600 real steps, 10 seeds; about 50 minutes
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from branchax import replay, worlds
-from branchax.agents.critic import make_critic
 from branchax.build import build_agent
 from branchax.config import Config, SACConfig
 from branchax.presets import preset
@@ -31,49 +31,14 @@ from branchax.runs.restoring import restore
 from branchax.types import Key
 from branchax.worlds.base import World, WorldState, endless
 from branchax.worlds.classic import pendulum
-from experiments.harness import curves, run
-from experiments.lecture.claim import (
-    Claim,
-    Found,
-    Prediction,
-    bootstrap,
-    changed,
-    directory,
-    iqm,
-    legend,
-    main,
-    save,
-    whiskers,
-)
+from experiments.harness import curves
+from experiments.lecture.claim import Arms, Work, bootstrap, changed, first_seed, gap, main
+from experiments.lecture.figures import legend, save, whiskers
 
 WORLD = "experiments.lecture.horizon:hanging"
 STARTS = {"initial": "initial states (2.5)", "replay": "replayed states (3.0)"}
-MODEL_STEPS, EPISODES, LATE = 100, 64, 100
-SHORT, LONG = 5, 50
-
-CLAIM = Claim(
-    name="horizon",
-    title="Where rollouts start, and how long they are",
-    words="Short rollouts from initial states never see what happens late in an episode; the same short rollouts from "
-    "replayed states do, and learn at equal numbers of model steps what the others cannot.",
-    intervals="bootstrap over seeds; returns and errors as interquartile means, coverage as means",
-    note="Four seeds. They were given 3,000 real steps after a first run of 1,000, in which no arm learned anything. "
-    "Late states are those of the policy at the end, and a buffer holds one epoch.",
-    predictions={
-        "start": Prediction("5 steps: return from replayed minus from initial states is at least 200", 200.0),
-        "longer from the start": Prediction(
-            "from initial states: return with 50 steps minus with 5 is at least 200", 200.0
-        ),
-        "short is enough": Prediction(
-            "from replayed states: return with 5 steps minus with 50 is at least -100", -100.0
-        ),
-        "covered from the start": Prediction(
-            "5 steps from initial states cover at most 20 % of late states", 0.2, False
-        ),
-        "covered from replay": Prediction("5 steps from replayed states cover at least 80 % of late states", 0.8),
-        "value error": Prediction("5 steps: value error from replayed over from initial is at most 0.5", 0.5, False),
-    },
-)
+LENGTHS = {"initial": (5, 50), "replay": (1, 5, 10, 15, 20, 50)}
+MODEL_STEPS, EPISODES, LATE = 600, 64, 100
 
 
 def hanging(episode_length: int = 200) -> World:
@@ -91,11 +56,10 @@ def hanging(episode_length: int = 200) -> World:
 
 def config_of(start: str, horizon: int, full: bool) -> Config:
     """`mbpo` with one length and start of rollouts."""
-    config = changed(preset("mbpo"), world=WORLD, seeds=4 if full else 2, env_steps=3_000 if full else 600)
-    config = changed(config, explore_steps=200, epoch_steps=200, updates_per_step=5.0, checkpoint_every=1_000)
-    light = {"members": 3, "elites": 2, "hidden": (64, 64), "max_rounds": 20, "good_error": 1e-3}
-    config = changed(config, **{f"model__{key}": value for key, value in light.items()})
-    rollouts = {"start": start, "horizon": horizon, "per_step": MODEL_STEPS // horizon, "groups": 5}
+    config = changed(preset("mbpo"), world=WORLD, seed=first_seed(full), seeds=10 if full else 2)
+    config = changed(config, env_steps=600 if full else 300, checkpoint_every=1_000)
+    config = changed(config, explore_steps=100 if full else 200, eval_every=2)
+    rollouts = {"start": start, "horizon": horizon, "per_step": MODEL_STEPS // horizon}
     return changed(config, **{f"rollout__{key}": value for key, value in rollouts.items()})
 
 
@@ -110,8 +74,8 @@ def looked_at(where: Path) -> list[dict[str, Any]]:
     config, state = restore(where)
     world = worlds.make(config.world)
     agent, settings = build_agent(config, world), config.agent
-    assert isinstance(settings, SACConfig)
-    critic = make_critic(world.spec.obs_size + world.spec.action_size, settings.hidden, settings.critic)
+    assert isinstance(settings, SACConfig) and agent.valuation is not None
+    values = jax.vmap(agent.valuation.values, (None, 0, 0))
 
     @jax.jit
     def episodes(params: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -120,7 +84,7 @@ def looked_at(where: Path) -> list[dict[str, Any]]:
         act = lambda key, obs: agent.act(key, params, obs)  # noqa: E731
         t = rollout(key_run, endless(world), act, start, 400)[1].transition
         gained = (settings.discount ** jnp.arange(400)[:, None] * t.reward).sum(0)
-        value = critic.values(params.critics.params, t.obs[0], t.action[0]).min(0)
+        value = values(params, t.obs[0], t.action[0]).min(1)
         return t.obs, gained, value
 
     found = []
@@ -133,41 +97,47 @@ def looked_at(where: Path) -> list[dict[str, Any]]:
     return found
 
 
-def measure(full: bool) -> Found:
-    """Runs what is missing and compares."""
-    horizons = (1, SHORT, LONG) if full else (SHORT, LONG)
-    configs = {(start, k): config_of(start, k, full) for start in STARTS for k in horizons}
-    made = {
-        (start, k): run(config, directory("horizon", full, f"{start}_{k}")) for (start, k), config in configs.items()
-    }
-    looks = {key: looked_at(where) for key, where in made.items()}
-    returns, errors, covered = {}, {}, {}
-    for key, look in looks.items():
-        returns[key] = [float(r[-2:].mean()) for _, r in curves(made[key]).values()]
-        errors[key] = [seed["error"] for seed in look]
-        late = [seed["late"] for seed in looks["replay", SHORT]]
-        covered[key] = [float(np.isin(l, list(s["imagined"])).mean()) for l, s in zip(late, look, strict=True)]
+def measure(full: bool) -> Work:
+    """From a run for each start and length."""
+    keys = [(start, k) for start, lengths in LENGTHS.items() for k in lengths]
+    arms = Arms(full, {f"{start} {k}": ("horizon", config_of(start, k, full)) for start, k in keys})
 
-    def more(x: np.ndarray, y: np.ndarray) -> float:
-        return float(iqm(x) - iqm(y))
+    def returns(start: str, k: int) -> list[float]:
+        """The mean over the second half of a run, by seed."""
+        return [float(r[len(r) // 2 :].mean()) for _, r in curves(arms[f"{start} {k}"]).values()]
+
+    look = functools.cache(lambda start, k: looked_at(arms[f"{start} {k}"]))
+
+    def covered(start: str, k: int) -> list[float]:
+        pairs = zip(look("replay", 5), look(start, k), strict=True)
+        return [float(np.isin(late["late"], list(one["imagined"])).mean()) for late, one in pairs]
+
+    def error(start: str, k: int) -> list[float]:
+        return [one["error"] for one in look(start, k)]
+
+    def share(pairs: np.ndarray) -> float:
+        return float(pairs[:, 0].mean() / pairs[:, 1].mean())
+
+    def data() -> dict[str, Any]:
+        parts = (("return", returns), ("covered", covered), ("value error", error))
+        return {
+            "horizons": {start: list(lengths) for start, lengths in LENGTHS.items()},
+            **{
+                name: {s: [list(bootstrap(np.mean, of(s, k))) for k in lengths] for s, lengths in LENGTHS.items()}
+                for name, of in parts
+            },
+        }
 
     measured = {
-        "start": bootstrap(more, returns["replay", SHORT], returns["initial", SHORT]),
-        "longer from the start": bootstrap(more, returns["initial", LONG], returns["initial", SHORT]),
-        "short is enough": bootstrap(more, returns["replay", SHORT], returns["replay", LONG]),
-        "covered from the start": bootstrap(np.mean, covered["initial", SHORT]),
-        "covered from replay": bootstrap(np.mean, covered["replay", SHORT]),
-        "value error": bootstrap(
-            lambda x, y: float(iqm(x) / iqm(y)), errors["replay", SHORT], errors["initial", SHORT]
-        ),
+        "start": lambda: gap((returns("replay", 5), returns("initial", 5))),
+        "longer from the start": lambda: gap((returns("initial", 50), returns("initial", 5))),
+        "one is too few": lambda: gap((returns("replay", 10), returns("replay", 1))),
+        "15 are enough": lambda: gap((returns("replay", 15), returns("replay", 50))),
+        "covered from the start": lambda: bootstrap(np.mean, covered("initial", 5)),
+        "covered from replay": lambda: bootstrap(np.mean, covered("replay", 5)),
+        "value error": lambda: bootstrap(share, np.transpose([error("replay", 5), error("initial", 5)])),
     }
-    parts = (("return", returns, iqm), ("covered", covered, np.mean), ("value error", errors, iqm))
-    data = {
-        name: {start: [list(bootstrap(of, values[start, k])) for k in horizons] for start in STARTS}
-        for name, values, of in parts
-    }
-    named = {f"{start} {k}": config for (start, k), config in configs.items()}
-    return Found(measured, {"horizons": list(horizons), **data}, named, list(made.values()))
+    return Work(measured, data, arms)
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
@@ -175,21 +145,21 @@ def draw(data: dict[str, Any], path: Path) -> None:
 
     def fill(*axes: Axes) -> None:
         labels = {
-            "return": "return\n(last two evaluations)",
+            "return": "return\n(second half)",
             "value error": "value error at starts",
             "covered": "late states covered",
         }
         for panel, (name, label) in zip(axes, labels.items(), strict=True):
             for i, (start, about) in enumerate(STARTS.items()):
-                whiskers(panel, data["horizons"], data[name][start], f"from {about}", 1 - i, "so"[i])
+                whiskers(panel, data["horizons"][start], data[name][start], f"from {about}", 1 - i, "so"[i])
             panel.set(xscale="log", ylabel=label)
-            panel.set_xticks(data["horizons"], data["horizons"])
+            panel.set_xticks(ticks := data["horizons"]["replay"], ticks)
             panel.minorticks_off()
         axes[-1].set(ylim=(-0.05, 1.05), xlabel=f"steps per rollout\n({MODEL_STEPS} imagined steps per real one)")
-        legend(axes[0], "95 % bootstrap intervals over seeds")
+        legend(axes[0], "95 % intervals over seeds")
 
     save(path, [1.5, 1.5, 1.7], fill, above=0.55)
 
 
 if __name__ == "__main__":
-    main(CLAIM, measure, draw, compiles_much=True)
+    main("horizon", measure, draw, compiles_much=True)

@@ -3,15 +3,18 @@
 On 40 random linear systems (4 states, no control) the largest singular value of J_{0:t} is compared with NumPy's matrix
 powers in float64, and its growth per step with the logarithm of the spectral radius. On two pendulums, the product in
 the world is compared with that in a learned model, at the same states, policies and noise (`gradients/jacobians.py`,
-`lab/cases.py`: a random network as the policy, 2,000 real steps of a random one as the data).
+`lab/cases.py`: a random network as the policy, 2,000 real steps of a random one as the data; fits that end by
+themselves).
 
-    python -m experiments.lecture.jacobians           # 2 models a world
-    python -m experiments.lecture.jacobians --full    # 5
+    python -m experiments.lecture.jacobians           # 2 policies and models a world
+    python -m experiments.lecture.jacobians --full    # 24, about 15 minutes
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,36 +25,18 @@ from matplotlib.axes import Axes
 
 from branchax.gradients.jacobians import singular_values
 from branchax.lab import cases
+from branchax.presets import PRESETS
 from branchax.types import Key
 from branchax.worlds.base import WorldState
 from branchax.worlds.lqr import LinearSystem, lqr
-from experiments.lecture.claim import Claim, Found, Measured, Prediction, band, bootstrap, legend, line, main, save
+from experiments.lecture.claim import Measured, Work, band, bootstrap, first_seed, kept, main
+from experiments.lecture.figures import legend, line, save
 
 SYSTEMS, STATES, HORIZON, STARTS = 40, 4, 200, 64
 WORLDS, AT = ("classic/pendulum", "classic/double_pendulum"), 100
 SHOWN = np.r_[1, 4 : HORIZON + 1 : 4]  # the steps that are drawn
 
-CLAIM = Claim(
-    name="jacobians",
-    title="Products of Jacobians",
-    words="Along a rollout the product of Jacobians explodes where eigenvalues are larger than one and vanishes where "
-    "they are smaller; a model learned from data may explode where the world does not.",
-    intervals="linear systems: bootstrap over systems; pendulums: bootstrap over policies and models",
-    predictions={
-        "closed form": Prediction(
-            "largest singular value differs from matrix powers by at most 0.01 nat", 0.01, False, "nat"
-        ),
-        "eigenvalues": Prediction(
-            "growth per step differs from log of the spectral radius by at most 0.01 nat on average", 0.01, False, "nat"
-        ),
-        "pendulum": Prediction(
-            f"pendulum, {AT} steps: model and world differ by at most 0.5 decades (median start)", 0.5, False, "decades"
-        ),
-        "double pendulum": Prediction(
-            f"double pendulum, {AT} steps: the model's product is at least 0.5 decades larger", 0.5, True, "decades"
-        ),
-    },
-)
+MODEL = replace(PRESETS["mbpo"].model, max_rounds=200)
 
 
 def linear() -> dict[str, Any]:
@@ -73,43 +58,59 @@ def linear() -> dict[str, Any]:
     return {"radius": radii, "measured": measured, "exact": exact}
 
 
-def growth(world: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def growth(world: str, seed: int) -> dict[str, np.ndarray]:
     """log10 of the largest singular value in the world and in a model of it: [STARTS, H] each."""
-    found = []
-    for dynamics in ("oracle", "learned"):
-        problem, params, *_ = cases.make_case(world, dynamics, seed=seed)
+    found = {}
+    for dynamics, kind in (("oracle", "world"), ("learned", "model")):
+        problem, params, *_ = cases.make_case(world, dynamics, seed=seed, model=MODEL)
         run = jax.jit(
             lambda key, start, p=problem, theta=params: singular_values(
                 key, p.world, p.policy.act(theta), start, HORIZON
             )
         )
         start: WorldState = problem.start(jax.random.key(seed), STARTS)
-        found.append(np.asarray(run(jax.random.key(seed + 1), start)[..., 0], float).T / math.log(10))
-    return found[0], found[1]
+        found[kind] = np.asarray(run(jax.random.key(seed + 1), start)[..., 0], float).T / math.log(10)
+    return found
 
 
-def measure(full: bool) -> Found:
-    """Measures everything; a minute or a few."""
-    systems = linear()
-    off = np.abs(systems["measured"] - systems["exact"]).max(-1)
-    rate = (systems["measured"][:, -1] - systems["measured"][:, 99]) / (HORIZON - 100)
-    measured: dict[str, Measured] = {
-        "closed form": bootstrap(np.max, off),
-        "eigenvalues": bootstrap(np.mean, np.abs(rate - np.log(systems["radius"]))),
+def measure(full: bool) -> Work:
+    """On linear systems and on two pendulums."""
+    systems = functools.cache(linear)
+    seeds = range(first_seed(full), first_seed(full) + (24 if full else 2))
+
+    @functools.cache
+    def medians(world: str) -> dict[str, np.ndarray]:
+        """Of the starts, in the world and in the models: [seeds, H] each."""
+        pairs = [
+            kept("jacobians", full, f"{world}_{seed}", lambda seed=seed: growth(world, seed))  # type: ignore[misc]
+            for seed in seeds
+        ]
+        return {kind: np.array([np.median(pair[kind], 0) for pair in pairs]) for kind in ("world", "model")}
+
+    def gap(world: str) -> np.ndarray:
+        return medians(world)["model"][:, AT - 1] - medians(world)["world"][:, AT - 1]
+
+    def off() -> Measured:
+        return bootstrap(np.max, np.abs(systems()["measured"] - systems()["exact"]).max(-1))
+
+    def rate_off() -> Measured:
+        logs = systems()["measured"]
+        return bootstrap(np.mean, np.abs((logs[:, -1] - logs[:, 99]) / (HORIZON - 100) - np.log(systems()["radius"])))
+
+    def data() -> dict[str, Any]:
+        about = {
+            world: {kind: band(m[:, SHOWN - 1], np.median) for kind, m in medians(world).items()} for world in WORLDS
+        }
+        logs = (systems()["measured"][:, SHOWN - 1] / math.log(10)).round(3).tolist()
+        return {"radius": systems()["radius"].tolist(), "linear": logs, **about}
+
+    measured = {
+        "closed form": off,
+        "eigenvalues": rate_off,
+        "pendulum": lambda: bootstrap(np.median, np.abs(gap(WORLDS[0]))),
+        "double pendulum": lambda: bootstrap(np.median, gap(WORLDS[1])),
     }
-    data: dict[str, Any] = {
-        "radius": systems["radius"].tolist(),
-        "linear": (systems["measured"][:, SHOWN - 1] / math.log(10)).round(3).tolist(),
-    }
-    for world in WORLDS:
-        pairs = [growth(world, seed) for seed in range(5 if full else 2)]
-        true, learned = (np.array([pair[i] for pair in pairs]) for i in (0, 1))  # [seeds, starts, H]
-        gap = np.median(learned[..., AT - 1], 1) - np.median(true[..., AT - 1], 1)
-        name = world.partition("/")[2].replace("_", " ")
-        measured[name] = bootstrap(np.mean, np.abs(gap) if name == "pendulum" else gap)
-        medians = {"world": np.median(true, 1), "model": np.median(learned, 1)}  # [seeds, H]
-        data[name] = {key: band(m[:, SHOWN - 1]) for key, m in medians.items()}
-    return Found(measured, data)
+    return Work(measured, data)
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
@@ -121,11 +122,11 @@ def draw(data: dict[str, Any], path: Path) -> None:
         systems.text(5, 9, "eigenvalues\nabove one", color="C1", fontsize=7)
         systems.text(5, -9, "all below one", color="C0", va="top", fontsize=7)
         systems.set_title("40 linear systems")
-        for axes, name in zip(pendulums, ("pendulum", "double pendulum"), strict=True):
+        for axes, name in zip(pendulums, WORLDS, strict=True):
             line(axes, SHOWN, data[name]["world"], "in the world", 0)
             line(axes, SHOWN, data[name]["model"], "in a learned model", 1, "--")
             axes.set_title(name)
-        about = "median start; mean and 95 % band\nover policies and models"
+        about = "median start; median and 95 % band\nover policies and models"
         legend(pendulums[0], about, 2)
         for axes in (systems, *pendulums):
             axes.set(ylabel="log₁₀ largest\nsingular value", xlabel="horizon t [steps]", xlim=(0, HORIZON))
@@ -134,4 +135,4 @@ def draw(data: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(CLAIM, measure, draw)
+    main("jacobians", measure, draw)

@@ -1,20 +1,24 @@
 """Claim: the states of branched rollouts are neither the data's nor the latest policy's, the less so the longer it
 improves without new data; off-policy learning bears that, on-policy learning needs a limit.
 
-On `classic/pendulum`, 200 real steps at a time are followed by few or many updates. After the last of them, three sets
-of states are drawn, 500 each: stored real states, states of branched rollouts of the latest policy, and states of its
-real episodes. Their distance is the squared maximum mean discrepancy (Gretton et al. 2012, JMLR 13, eq. 3: the unbiased
-estimate, so that it is zero on average for equal distributions), with a Gaussian kernel of bandwidth 1 on states in
-units of the data's deviations. PPO (`mbppo` without its budget) learns on the branched rollouts as if they were its own
-policy's; SAC (`mbpo`) does not need them to be. With a budget, PPO stops when it has moved by so many nats since the
-data came.
+On `classic/pendulum`. Distances: 200 random real steps, a model of them, 200 steps of the first policy, then 10, 40 or
+160 updates of PPO on branched rollouts of 10 steps. A seed has the same data, model and first policy, however many
+updates follow. Then three sets of states are drawn, 500 each: stored real states, states of branched rollouts of the
+latest policy, and states of its real episodes. Their distance is the squared maximum mean discrepancy (Gretton et al.
+2012, JMLR 13, eq. 3: the unbiased estimate, so that it is zero on average for equal distributions), with a Gaussian
+kernel of bandwidth 1 on states in units of the data's deviations.
 
-    python -m experiments.lecture.mismatch           # 600 real steps, 2 seeds
-    python -m experiments.lecture.mismatch --full    # 800 real steps, 4 seeds
+Returns: real steps are collected 50 at a time. PPO takes 20 updates after each (400 gradient steps) on branched
+rollouts of 50 steps, as if they were its own policy's; with a budget it stops when it has moved by so many nats since
+the data came. SAC (`mbpo`) does not need them to be its own.
+
+    python -m experiments.lecture.mismatch           # 2 seeds, 300 real steps
+    python -m experiments.lecture.mismatch --full    # 16 and 10 seeds, 1,000 real steps; about half an hour
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -31,49 +35,37 @@ from branchax.presets import preset
 from branchax.rollout import rollout
 from branchax.runs.restoring import restore
 from branchax.types import Key
-from experiments.harness import curves, run
-from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, changed, directory, iqm, main, save, whiskers
+from experiments.harness import curves
+from experiments.lecture.claim import Arms, Work, bootstrap, changed, first_seed, gap, main
+from experiments.lecture.figures import save, whiskers
 
-WORLD, COLLECT, BRANCH, DRAWN = "classic/pendulum", 200, 10, 500
-PASSES, MINIBATCHES = 3, 2  # of PPO, so that an update is 6 gradient steps
-UPDATES = {"ppo": (10, 40, 160), "sac": (100, 1_600)}  # between two collections
-BUDGETS = (0.1, 1.0)  # nats
-FEW, MANY, BUDGET = 10, 160, 1.0
-
-CLAIM = Claim(
-    name="mismatch",
-    title="Whose states are those of branched rollouts?",
-    words="Branched rollouts visit neither the states of the data nor those of the latest policy, the less so the more "
-    "the policy is updated between collections. SAC gains from more updates all the same; PPO needs a KL budget.",
-    intervals="bootstrap over seeds; distances as means, returns as interquartile means",
-    predictions={
-        "not the latest policy's": Prediction(
-            f"PPO, {MANY} updates: MMD² of branched to latest is at least 0.01", 0.01
-        ),
-        "not the data's": Prediction(f"PPO, {MANY} updates: MMD² of branched to data is at least 0.01", 0.01),
-        "grows": Prediction(
-            f"PPO: MMD² of branched to latest after {MANY} over after {FEW} updates is at least 2", 2.0
-        ),
-        "SAC gains": Prediction("SAC: return with the most minus with the fewest updates is at least 100", 100.0),
-        "SAC over PPO": Prediction("most updates: return of SAC minus PPO without a budget is at least 200", 200.0),
-        "budget": Prediction(
-            f"PPO, {MANY} updates: return with a budget of {BUDGET:g} nat minus without is at least 100", 100.0
-        ),
-    },
-)
+WORLD, BRANCH, DRAWN = "classic/pendulum", 10, 500
+UPDATES = (10, 40, 160)  # of PPO after the one collection that distances are of
+PASSES, MINIBATCHES = 3, 2  # of PPO there, so that an update is 6 gradient steps
+BUDGETS = (0.1, None)  # nats, of PPO's longer runs
+PER_STEP = (1, 8)  # updates of SAC for a real step
 
 
-def config_of(kind: str, updates: int, full: bool, budget: float | None = None) -> Config:
-    """PPO or SAC on branched rollouts, with so many updates after each collection."""
-    config = changed(preset("mbppo" if kind == "ppo" else "mbpo", WORLD), seeds=4 if full else 2)
-    config = changed(config, env_steps=800 if full else 600, explore_steps=COLLECT, epoch_steps=COLLECT)
-    config = changed(config, collect_steps=COLLECT, updates_per_step=updates / COLLECT, checkpoint_every=1_000)
-    light = {"members": 3, "elites": 2, "hidden": (64, 64), "max_rounds": 20, "good_error": 1e-3}
-    config = changed(config, **{f"model__{key}": value for key, value in light.items()})
-    if kind == "sac":
-        return changed(config, rollout__horizon=BRANCH, rollout__per_step=20, rollout__groups=4)
-    config = changed(config, agent__kl_budget=budget, agent__passes=PASSES, agent__minibatches=MINIBATCHES)
+def snapshot(updates: int, full: bool) -> Config:
+    """One collection and so many updates of PPO after it."""
+    config = changed(preset("mbppo", WORLD), seed=first_seed(full), seeds=16 if full else 2, env_steps=400)
+    config = changed(config, explore_steps=200, epoch_steps=200, collect_steps=200, updates_per_step=updates / 200)
+    config = changed(config, agent__kl_budget=None, agent__passes=PASSES, agent__minibatches=MINIBATCHES)
     return changed(config, agent__learning_rate=1e-3, rollout__horizon=BRANCH, rollout__per_update=120)
+
+
+def learning(kind: str, amount: float | None, full: bool) -> Config:
+    """PPO with a budget, or SAC with so many updates for a real step, in collections of 50 real steps."""
+    config = changed(preset("v2.5" if kind == "ppo" else "mbpo", WORLD), seed=first_seed(full))
+    config = changed(config, seeds=10 if full else 2, env_steps=1_000 if full else 300)
+    config = changed(config, explore_steps=100 if full else 200)
+    config = changed(config, epoch_steps=50, collect_steps=50, eval_every=2, checkpoint_every=1_000)
+    if kind == "sac":
+        return changed(config, updates_per_step=float(amount or 1))
+    config = changed(
+        config, model=preset("mbpo").model, updates_per_step=20 / 50, agent__kl_budget=amount, agent__passes=5
+    )
+    return changed(config, rollout__start="replay", rollout__horizon=50, rollout__per_update=24)
 
 
 def mmd2(x: Any, y: Any, bandwidth: float = 1.0) -> jax.Array:
@@ -133,71 +125,64 @@ def distances(where: Path) -> list[dict[str, float]]:
     return found
 
 
-def measure(full: bool) -> Found:
-    """Runs what is missing and compares."""
-    wanted = [(kind, updates, None) for kind, all_updates in UPDATES.items() for updates in all_updates]
-    wanted += [("ppo", MANY, budget) for budget in BUDGETS]
-    configs, made, apart, returns = {}, {}, {}, {}
-    for kind, updates, budget in wanted:
-        key = f"{kind} {updates}" + ("" if budget is None else f" budget {budget:g}")
-        configs[key] = config_of(kind, updates, full, budget)
-        made[key] = run(configs[key], directory("mismatch", full, key.replace(" ", "_")))
-        apart[key] = distances(made[key])
-        returns[key] = [float(r[-2:].mean()) for _, r in curves(made[key]).values()]
+def measure(full: bool) -> Work:
+    """Distances after one collection, and returns of longer runs."""
+    configs = {f"snapshot {n}": snapshot(n, full) for n in UPDATES}
+    configs |= {f"ppo {budget}": learning("ppo", budget, full) for budget in BUDGETS}
+    configs |= {f"sac {n}": learning("sac", n, full) for n in PER_STEP}
+    arms = Arms(full, {name: ("mismatch", config) for name, config in configs.items()})
+    look = functools.cache(lambda updates: distances(arms[f"snapshot {updates}"]))
 
-    def of(key: str, what: str) -> list[float]:
-        return [seed[what] for seed in apart[key]]
+    def apart(updates: int, what: str) -> list[float]:
+        return [seed[what] for seed in look(updates)]
 
-    def more(x: np.ndarray, y: np.ndarray) -> float:
-        return float(iqm(x) - iqm(y))
+    def returns(name: str) -> list[float]:
+        """The mean over the second half of a run, by seed."""
+        return [float(r[len(r) // 2 :].mean()) for _, r in curves(arms[name]).values()]
 
-    many, few = f"ppo {MANY}", f"ppo {FEW}"
-    most, fewest = f"sac {UPDATES['sac'][-1]}", f"sac {UPDATES['sac'][0]}"
+    def growth(pairs: np.ndarray) -> float:
+        return float(pairs[:, 0].mean() / pairs[:, 1].mean())
+
+    most, fewest = UPDATES[-1], UPDATES[0]
+
+    def data() -> dict[str, Any]:
+        found = {n: {what: list(bootstrap(np.mean, apart(n, what))) for what in look(n)[0]} for n in UPDATES}
+        learned = {name: list(bootstrap(np.mean, returns(name))) for name in configs if "snapshot" not in name}
+        return {"distance": found, "return": learned}
+
     measured = {
-        "not the latest policy's": bootstrap(np.mean, of(many, "latest")),
-        "not the data's": bootstrap(np.mean, of(many, "data")),
-        "grows": bootstrap(lambda x, y: float(x.mean() / y.mean()), of(many, "latest"), of(few, "latest")),
-        "SAC gains": bootstrap(more, returns[most], returns[fewest]),
-        "SAC over PPO": bootstrap(more, returns[most], returns[many]),
-        "budget": bootstrap(more, returns[f"{many} budget {BUDGET:g}"], returns[many]),
+        "not the latest policy's": lambda: bootstrap(np.mean, apart(most, "latest")),
+        "not the data's": lambda: bootstrap(np.mean, apart(most, "data")),
+        "grows": lambda: bootstrap(growth, np.transpose([apart(most, "latest"), apart(fewest, "latest")])),
+        "SAC gains": lambda: gap((returns("sac 8"), returns("sac 1"))),
+        "SAC over PPO": lambda: gap((returns("sac 8"), returns("ppo None"))),
+        "budget": lambda: gap((returns("ppo 0.1"), returns("ppo None"))),
     }
-    data = {
-        "updates": {kind: list(all_updates) for kind, all_updates in UPDATES.items()},
-        "distance": {key: {what: list(bootstrap(np.mean, of(key, what))) for what in apart[key][0]} for key in made},
-        "return": {key: list(bootstrap(iqm, values)) for key, values in returns.items()},
-    }
-    return Found(measured, data, configs, list(made.values()))
+    return Work(measured, data, arms)
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
-    """Distances and returns over the gradient steps between collections."""
+    """Distances over the updates since the data came, and returns."""
 
     def fill(distance: Axes, returns: Axes) -> None:
         looks = {"latest": "branched to latest policy", "data": "branched to data", "floor": "latest to latest (floor)"}
-        steps = [PASSES * MINIBATCHES * u for u in data["updates"]["ppo"]]
+        steps = [PASSES * MINIBATCHES * int(n) for n in data["distance"]]
         for i, (what, label) in enumerate(looks.items()):
-            found = [data["distance"][f"ppo {u}"][what] for u in data["updates"]["ppo"]]
+            found = [of[what] for of in data["distance"].values()]
             whiskers(distance, steps, found, label, (1, 0, 6)[i], "os."[i])
-        distance.set(
-            xscale="log", ylim=(-0.02, None), xlabel="PPO's gradient steps between collections", ylabel="MMD² of states"
-        )
-        distance.legend(loc="lower left", bbox_to_anchor=(0, 1), title="95 % bootstrap intervals over seeds")
-        for i, (kind, label) in enumerate((("ppo", "PPO, no budget"), ("sac", "SAC"))):
-            updates = data["updates"][kind]
-            steps = [u * (PASSES * MINIBATCHES if kind == "ppo" else 1) for u in updates]
-            whiskers(returns, steps, [data["return"][f"{kind} {u}"] for u in updates], label, 1 - i, "os"[i])
-        for i, budget in enumerate(BUDGETS):
-            found = [data["return"][f"ppo {MANY} budget {budget:g}"]]
-            at = PASSES * MINIBATCHES * MANY * (1.12 + 0.15 * i)
-            whiskers(returns, [at], found, f"PPO, {budget:g} nat", 2 + i, "^v"[i])
-        returns.set(xscale="log", xlabel="gradient steps between collections", ylabel="return\n(last two evaluations)")
-        for axes, ticks in ((distance, (60, 240, 960)), (returns, (100, 300, 1_000))):
-            axes.set_xticks(ticks, ticks)
-            axes.minorticks_off()
-        returns.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=2)
+        distance.set(xscale="log", ylim=(-0.02, None), xlabel="PPO's gradient steps since the data", ylabel="MMD²")
+        distance.set_xticks(steps, steps)
+        distance.minorticks_off()
+        distance.legend(loc="lower left", bbox_to_anchor=(0, 1), title="95 % intervals over seeds")
+        for i, (name, found) in enumerate(data["return"].items()):
+            whiskers(returns, [i], [found], name, name.startswith("ppo"), "o")
+        names = [f"PPO, {n[4:]} nat" if n[:3] == "ppo" else f"SAC, {n[4:]} updates" for n in data["return"]]
+        labels = [name.replace("None nat", "no budget") for name in names]
+        returns.set_xticks(range(len(names)), labels, rotation=35, ha="right")
+        returns.set(ylabel="return\n(second half)")
 
     save(path, [2.5, 2.2], fill)
 
 
 if __name__ == "__main__":
-    main(CLAIM, measure, draw, compiles_much=True)
+    main("mismatch", measure, draw, compiles_much=True)

@@ -1,10 +1,10 @@
-"""Claim: what 3.0 lacks is not the model's fault; what 2.0 lacks is not either.
+"""Claim: what 3.0 lacks is not the model's fault, what 2.5 lacks is, and what 2.0 lacks is not.
 
 The runs of `versions` again with the simulator itself in place of the learned model, all else alike. What the score
 gains is what the model's errors cost; what is still missing to 1 is the method's own.
 
     python -m experiments.lecture.oracle           # with the settings of `versions`, whose runs it shares
-    python -m experiments.lecture.oracle --full
+    python -m experiments.lecture.oracle --full    # about 10 minutes where those are done
 """
 
 from __future__ import annotations
@@ -12,83 +12,68 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 
-from experiments.harness import run
 from experiments.lecture import versions
-from experiments.lecture.claim import Claim, Found, Prediction, bootstrap, directory, legend, main, save, whiskers
+from experiments.lecture.claim import Arms, Work, bootstrap, gap, main
+from experiments.lecture.figures import legend, save, whiskers
+from experiments.lecture.versions import PENDULUM
 
-PAIRS = [
-    (world, name) for world in versions.WORLDS for name in versions.methods(world) if name in ("v2.0", "v2.5", "mbpo")
-]
-
-CLAIM = Claim(
-    name="oracle",
-    title="The simulator in place of the model",
-    words="With a perfect model 3.0 scores about what it does with the learned one, and backpropagation through 200 "
-    "steps of the pendulum itself fails as it does through the model: what is missing is the method's.",
-    intervals="interquartile mean over seeds and worlds, bootstrap over seeds within each world",
-    note="Five seeds, with the budgets of `versions` and their second run; in the first, the verdicts were the same.",
-    predictions={
-        "3.0": Prediction("score of 3.0 with the simulator minus with the model is at most 0.2", 0.2, False),
-        "2.5": Prediction("score of 2.5 with the simulator minus with the model is at most 0.2", 0.2, False),
-        "2.0 on the pendulum": Prediction("2.0 with the simulator scores at most 0.7 on the pendulum", 0.7, False),
-    },
-)
+KINDS = {"model": "learned model", "simulator": "the simulator itself"}
 
 
-def measure(full: bool) -> Found:
-    """Runs what is missing and compares."""
-    found: dict[str, dict[str, Any]] = {}
-    configs, directories = {}, []
-    for world, name in PAIRS:
-        pair = {}
-        for kind in ("learned", "simulator"):
-            fields = {"model__kind": "oracle"} if kind == "simulator" else {}
-            config = versions.config_of(name, world, full, **fields)
-            claim, label = ("oracle", f"{world}_oracle_{name}") if fields else ("versions", f"{world}_{name}")
-            where = run(config, directory(claim, full, label))
-            pair[kind] = versions.result(where, world)
-            configs[f"{world} {name} {kind}"] = config
-            directories.append(where)
-        found[f"{world} {name}"] = pair
+def measure(full: bool) -> Work:
+    """From the runs of `versions`, and those with the simulator."""
+    pairs = [(PENDULUM, name) for name in ("v2.0", "v2.5", "mbpo")]
+    shared, wanted = versions.arms_of(full), {}
+    for world, name in pairs:
+        config = versions.config_of(name, world, full, model__kind="oracle")
+        wanted[f"{world} {name} simulator"] = ("oracle", config)
+        wanted[f"{world} {name}"] = shared[f"{world} {name}"]
+    arms = Arms(full, wanted)
 
-    def last(name: str, kind: str) -> list[list[float]]:
-        return [found[f"{world} {n}"][kind]["last"] for world, n in PAIRS if n == name]
+    def both(name: str, world: str = PENDULUM) -> tuple[np.ndarray, np.ndarray]:
+        """The areas of 3.0, the last scores of others: with the simulator, and with the model."""
+        of = versions.areas if name == "mbpo" else versions.last
+        return of(arms[f"{world} {name} simulator"], world), of(arms[f"{world} {name}"], world)
+
+    def data() -> dict[str, Any]:
+        return {
+            f"{world} {name}": {
+                kind: list(bootstrap(np.mean, s))
+                for kind, s in zip(("simulator", "model"), both(name, world))  # noqa: B905
+            }
+            for world, name in pairs
+        }
 
     measured = {
-        "3.0": bootstrap(versions.difference, *last("mbpo", "simulator"), *last("mbpo", "learned")),
-        "2.5": bootstrap(versions.difference, *last("v2.5", "simulator"), *last("v2.5", "learned")),
-        "2.0 on the pendulum": bootstrap(versions.score_of, found["classic/pendulum v2.0"]["simulator"]["last"]),
+        "3.0": lambda: gap(both("mbpo")),
+        "2.5": lambda: gap(both("v2.5")),
+        "2.0": lambda: bootstrap(np.mean, both("v2.0")[0]),
     }
-    scores = {
-        key: {kind: list(bootstrap(versions.score_of, pair[kind]["last"])) for kind in pair}
-        for key, pair in found.items()
-    }
-    return Found(measured, {"runs": found, "scores": scores}, configs, directories)
+    return Work(measured, data, arms)
 
 
 def draw(data: dict[str, Any], path: Path) -> None:
-    """The last scores with the learned model and with the simulator, side by side."""
+    """Scores with the learned model and with the simulator, side by side."""
 
     def fill(axes: Axes) -> None:
-        scores = data["scores"]
-        for i, (kind, mark) in enumerate((("learned", "o"), ("simulator", "s"))):
-            label = {"learned": "learned model", "simulator": "the simulator itself"}[kind]
-            places = [x + 0.2 * i - 0.1 for x in range(len(scores))]
-            whiskers(axes, places, [s[kind] for s in scores.values()], label, i, mark)
+        for i, (kind, label) in enumerate(KINDS.items()):
+            places = [x + 0.2 * i - 0.1 for x in range(len(data))]
+            whiskers(axes, places, [s[kind] for s in data.values()], label, i, "os"[i])
         for drawn in axes.get_lines():
             drawn.set_linestyle("none")
-        names = [key.rsplit(" ", 1) for key in scores]
+        names = [key.rsplit(" ", 1) for key in data]
         labels = [f"{versions.METHODS[n].partition(' ')[0]}, {w.partition('/')[2]}" for w, n in names]
-        axes.set_xticks(range(len(scores)), labels, rotation=35, ha="right")
+        axes.set_xticks(range(len(data)), labels, rotation=35, ha="right")
         axes.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
-        axes.set(ylabel="score after all real steps\n(0: random, 1: solved)")
-        legend(axes, "interquartile mean, 95 % bootstrap interval", 2)
+        axes.set(ylabel="score (0: random, 1: solved)\n3.0: area, others: last")
+        legend(axes, "mean, 95 % interval", 2)
         axes.grid(axis="x", visible=False)
 
     save(path, [2.4], fill, above=0.4)
 
 
 if __name__ == "__main__":
-    main(CLAIM, measure, draw, compiles_much=True)
+    main("oracle", measure, draw, compiles_much=True)

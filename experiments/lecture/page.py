@@ -8,16 +8,30 @@ from __future__ import annotations
 
 import base64
 import html
-import importlib
 import sys
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from experiments.lecture.claim import FAILS, HOLDS, NAMES, UNDECIDED, folder, read, shown, table
+from experiments.lecture.claim import (
+    FAILS,
+    HOLDS,
+    NOT_RUN,
+    TOO_FEW,
+    UNDECIDED,
+    VERDICTS,
+    folder,
+    known,
+    read,
+    shown,
+    table,
+    verdict,
+)
+from experiments.lecture.predictions import CLAIMS, DESIGN, LEAST, REPORTED, Claim
 
-MARKS = {HOLDS: ("✓", "holds"), FAILS: ("✗", "fails"), UNDECIDED: ("?", "quiet")}  # a sign and a colour of STYLE
+MARKS = {HOLDS: ("✓", "holds"), FAILS: ("✗", "fails"), UNDECIDED: ("?", "quiet")}  # a sign, a colour of STYLE
+MARKS |= {TOO_FEW: ("–", "quiet"), NOT_RUN: ("○", "missing")}
 
 STYLE = """
 :root { color-scheme: light dark; --text: #111; --back: #fff; --line: #ddd; --link: #0a4f9e;
@@ -41,49 +55,71 @@ td:last-child { white-space: nowrap; } td.number { white-space: nowrap; font-var
 """
 
 
-def rows(result: dict[str, Any]) -> str:
+def rows(claim: Claim, result: dict[str, Any]) -> str:
     """The predictions of a claim as rows of a table."""
     made = []
-    for p in result["predictions"].values():
-        mark, colour = MARKS[p["verdict"]]
-        number = html.escape(shown(p["measured"], p["unit"]))
-        verdict = f'<span class="{colour}"><b>{mark}</b> {p["verdict"]}</span>'
-        made.append(f'<tr><td>{html.escape(p["words"])}</td><td class="number">{number}</td><td>{verdict}</td></tr>')
+    for p, measured in zip(claim.predictions.values(), known(claim, result).values(), strict=True):
+        said = verdict(p, measured)
+        mark, colour = MARKS[said]
+        number = html.escape(shown(measured, p.unit))
+        words = html.escape(p.words) + (f' <span class="quiet">° {html.escape(p.sure)}</span>' if p.sure else "")
+        shown_verdict = f'<span class="{colour}"><b>{mark}</b> {said}</span>'
+        made.append(f'<tr><td>{words}</td><td class="number">{number}</td><td>{shown_verdict}</td></tr>')
     return "\n".join(made)
 
 
-def part(name: str, result: dict[str, Any] | None, picture: Path) -> str:
+def part(claim: Claim, result: dict[str, Any], picture: Path) -> str:
     """One claim."""
-    if result is None or not picture.exists():
-        return f'<h2 id="{name}">{name}</h2><p class="missing">missing: make lecture-{name}</p>'
-    data = base64.b64encode(picture.read_bytes()).decode()
-    made, title = result["made"], html.escape(result["title"])
-    where = made["environment"]
-    origin = f"{made['command']} · commit {str(where['commit'])[:12]} · {where['cpu']}, jax {where['jax']}"
-    return f"""<h2 id="{name}">{title}</h2>
-<section><div class="words"><p class="claim">{html.escape(result["claim"])}</p>
+    title, origin, image = html.escape(claim.title), "", ""
+    if result:
+        made, where = result["made"], result["made"]["environment"]
+        origin = f"{made['command']} · commit {str(where['commit'])[:12]} · {where['cpu']}, jax {where['jax']}"
+    if "data" in result and picture.exists():
+        data = base64.b64encode(picture.read_bytes()).decode()
+        image = f'<img alt="{title}" src="data:image/png;base64,{data}">'
+    else:
+        origin = f"not complete yet: make lecture-{claim.name}. {origin}"
+    return f"""<h2 id="{claim.name}">{title}</h2>
+<section><div class="words"><p class="claim">{html.escape(claim.words)}</p>
 <table><tr><th>prediction, stated beforehand</th><th>measured [95 %]</th><th>verdict</th></tr>
-{rows(result)}</table>
-<p>{html.escape(importlib.import_module(f"experiments.lecture.{name}").CLAIM.note)}</p>
-<p class="small">Intervals: {html.escape(result["intervals"])}.<br>{html.escape(origin)}</p></div>
-<img alt="{title}" src="data:image/png;base64,{data}"></section>"""
+{rows(claim, result)}</table>
+<p>{html.escape(claim.note)}</p>
+<p class="small">Intervals: {html.escape(claim.intervals)}.<br>{html.escape(origin)}</p></div>
+{image}</section>"""
 
 
-def build(results: dict[str, dict[str, Any] | None], pictures: Path, full: bool) -> str:
+def counted(results: dict[str, dict[str, Any]]) -> str:
+    """How many predictions there are, how many could hardly have failed, and the verdicts of both kinds."""
+    every = [
+        (p, verdict(p, m))
+        for name, result in results.items()
+        for p, m in zip(CLAIMS[name].predictions.values(), known(CLAIMS[name], result).values(), strict=True)
+    ]
+
+    def said(of: list[str]) -> str:
+        return ", ".join(f"{of.count(v)} {word}" for v, word in VERDICTS.items() if v in of)
+
+    sure = [v for p, v in every if p.sure]
+    return (
+        f"{len(every)} predictions, each a number with a threshold that was written down first. {len(sure)} of them "
+        f"could hardly have failed (°: {said(sure)}). Of the other {len(every) - len(sure)}: "
+        f"{said([v for p, v in every if not p.sure])}."
+    )
+
+
+def build(results: dict[str, dict[str, Any]], pictures: Path, full: bool) -> str:
     """The page."""
-    counts = [p["verdict"] for r in results.values() if r is not None for p in r["predictions"].values()]
-    said = ", ".join(f"{counts.count(verdict)} {word}" for verdict, word in (
-        (HOLDS, "hold"), (FAILS, "do not"), (UNDECIDED, "are undecided")
-    ))  # fmt: skip
     links = " · ".join(f'<a href="#{name}">{name}</a>' for name in results)
-    parts = "\n".join(part(name, result, pictures / f"{name}.png") for name, result in results.items())
+    parts = "\n".join(part(CLAIMS[name], result, pictures / f"{name}.png") for name, result in results.items())
+    settings = f"Full settings, seeds from {REPORTED} on" if full else "Quick settings, seeds of development"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>Model-based reinforcement learning, claim by claim</title><style>{STYLE}</style></head><body>
 <h1>Model-based reinforcement learning, claim by claim</h1>
-<p>{len(counts)} predictions, each a number with a threshold that was written down first: {said}.
-{"Full" if full else "Quick"} settings. A prediction holds if the whole interval lies on its side of the threshold, and
-is undecided if the threshold lies inside.</p>
+<p>{counted(results)}</p>
+<p>{settings}, design {DESIGN}. A prediction holds if the whole interval lies on its side of the threshold, and is
+undecided if the threshold lies inside; of fewer than {LEAST} seeds, models or blocks there is no verdict. A number
+just at its threshold would get a verdict by chance in 5 to 8 of 100 cases (simulated: ten pairs of seeds).</p>
 <p>{links}</p>
 {parts}
 </body></html>
@@ -93,17 +129,16 @@ is undecided if the threshold lies inside.</p>
 def main() -> None:
     """Builds the page, prints the table; exit code 1 if a claim has not been run."""
     full = "--full" in sys.argv[1:]
-    results = {name: read(name, full) for name in NAMES}
+    results = {name: read(name, full) for name in CLAIMS}
     path = folder(full).with_suffix(".html")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(build(results, folder(full), full), encoding="utf-8")
     Console(width=140).print(table(results))
+    print(counted(results))
     print("written to", path)
-    missing = [
-        name for name, result in results.items() if result is None or not (folder(full) / f"{name}.png").exists()
-    ]
+    missing = [name for name, r in results.items() if "data" not in r or not (folder(full) / f"{name}.png").exists()]
     if missing:
-        sys.exit(f"missing: {', '.join(missing)} (make lecture-NAME{' FULL=1' if full else ''})")
+        sys.exit(f"not complete: {', '.join(missing)} (make lecture-NAME{' FULL=1' if full else ''})")
 
 
 if __name__ == "__main__":

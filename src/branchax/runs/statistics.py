@@ -24,7 +24,7 @@ def interquartile_mean(values: Any, axis: int | None = 0) -> Any:
     return stats.trim_mean(values, 0.25, axis)  # pyright: ignore[reportArgumentType]  # None is as good
 
 
-def bootstrap(statistic: Callable[..., Any], *groups: np.ndarray) -> tuple[Any, Any]:
+def bootstrap(statistic: Callable[..., Any], *groups: np.ndarray, confidence: float = CONFIDENCE) -> tuple[Any, Any]:
     """The percentile interval (low, high) of `statistic(*groups)`.
 
     Units are drawn with replacement along the first axis of each group [n, ...], each with all its values. This is
@@ -35,6 +35,7 @@ def bootstrap(statistic: Callable[..., Any], *groups: np.ndarray) -> tuple[Any, 
       statistic: a function of arrays like the groups. If it takes an `axis`, it is called once for many draws with
         another axis than the first, and returns the other axes of the groups; otherwise it returns a number.
       groups: one array for each argument of `statistic`.
+      confidence: the share of the resamples that lies inside.
     """
     if all(len(group) == 1 for group in groups):
         return statistic(*groups), statistic(*groups)
@@ -46,7 +47,7 @@ def bootstrap(statistic: Callable[..., Any], *groups: np.ndarray) -> tuple[Any, 
         axis=0,
         method="percentile",
         n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
+        confidence_level=confidence,
         batch=100,  # draws at a time, to limit the memory
         rng=np.random.default_rng(0),
     )
