@@ -72,6 +72,11 @@ ITEMS = (
     Item("halfcheetah_dhmbpo", "100,000 steps, 8 seeds", Arm("HalfCheetah", "dhmbpo", 8, 100_000)),
     Item("hopper_mbpo_paper", "100,000 steps, 8 seeds", Arm("Hopper", "mbpo_paper", 8, 100_000)),
     Item("hopper_dhmbpo_tf32", "TF32 against hopper_dhmbpo, 8 seeds", Arm("Hopper", "dhmbpo+tf32", 8, 100_000)),
+    Item(
+        "hopper_mbpo_paper_layer_norm",
+        "LayerNorm in the critics against hopper_mbpo_paper, 8 seeds",
+        Arm("Hopper", "mbpo_paper+layer_norm", 8, 100_000),
+    ),
 )
 LOOKED_AT_EVERY = 5_000  # real steps between evaluations, and between checkpoints: half a minute or so
 EPOCHS = 4  # of the runs that a rate is measured in
@@ -84,10 +89,12 @@ def path_of(item: Item) -> Path:
 
 
 def state_of(item: Item) -> str:
-    """Done, partial, missing, or why it cannot be run."""
+    """Done, partial, missing, stale (its preset is another one by now), or why it cannot be run."""
     if item.arm.method.split("+")[0] not in PRESETS:
         return f"there is no preset {item.arm.method.split('+')[0]} yet"
     data = curves.read(path_of(item))
+    if curves.differences(item.arm, path_of(item), plan.config_of(item.arm)):
+        return curves.STALE
     if data.get("complete"):
         return curves.DONE
     return curves.PARTIAL if data or any(folder_of(item).glob("*")) else curves.MISSING
@@ -225,7 +232,9 @@ def work(options: Options) -> int:
         raise ConfigError("device: cpu is not what this is for; allowed with --here")
     end = time.monotonic() + 60 * options.minutes
     wanted = [item for item in ITEMS if options.item in (None, item.name)]
-    for i, item in enumerate([item for item in wanted if state_of(item) in (curves.PARTIAL, curves.MISSING)]):
+    # Where one is named, `run` says what makes a stale one so.
+    left_to_do = (curves.PARTIAL, curves.MISSING, *([curves.STALE] if options.item else []))
+    for i, item in enumerate([item for item in wanted if state_of(item) in left_to_do]):
         left = (end - time.monotonic()) / 60
         if i and left < LEAST:
             break

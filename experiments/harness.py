@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from branchax.config import Config, decisive, flat, to_dict
+from branchax.config import Config, decisive, flat, from_dict, to_dict
+from branchax.errors import ConfigError
 from branchax.runs import rundir, runlog
 from branchax.runs.train import train
 
@@ -58,11 +60,18 @@ def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int
 def differences(old: dict[str, Any], config: Config) -> list[str]:
     """The settings in which `config` differs from `old`, which a results file was made with; none if that is empty.
 
-    Seeds and lengths may differ, and settings that did not exist then.
+    Seeds and lengths may differ. A setting that did not exist then had what is its default today.
     """
-    was, now = flat(old), json.loads(json.dumps(decisive(config)))
+    was, now = flat(old), _plain(config)
+    with contextlib.suppress(ConfigError):  # it has one that is gone
+        was = _plain(from_dict(Config, old)) | was if old else {}
     free = ("seed", "seeds", "env_steps")
     return [f"{k} {was[k]} -> {now[k]}" for k in now if k in was and k not in free and was[k] != now[k]]
+
+
+def _plain(config: Config) -> dict[str, Any]:
+    """The settings that decide what a run learns, by their paths, as JSON holds them."""
+    return json.loads(json.dumps(decisive(config)))
 
 
 def publish(

@@ -182,7 +182,21 @@ def test_what_an_older_preset_learned_is_stale_and_not_done(here, capsys, monkey
     assert command.states(ARM) == {100: ("stale", 20_000)}
     monkeypatch.setattr(command.pages, "collect", lambda: None)
     assert command.main([]) == 0  # the whole plan goes past it
-    assert "stale at 20,000" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "stale at 20,000" in said and "agent.tau 0.5 -> 0.005" in said and "move it" in said
+    (ours,) = curves.ours("Hopper")
+    assert ours.earlier and table.EARLIER in table.of_task("Hopper", [ours], {})
+
+
+def test_a_setting_that_is_new_and_not_at_its_default_makes_a_difference(here):
+    path = curves.collect(ARM, "published", make_run(ARM, 100, 1, 5_000) and curves.path_of(ARM))
+    data, config = curves.read(path), plan.config_of(ARM)
+    del data["configs"]["sac"]["agent"]["init_std"]  # as if it had not been there
+    rundir.write_json(path, data)
+    assert not curves.differences(ARM, path, config)
+    from branchax.config import with_field
+
+    assert curves.differences(ARM, path, with_field(config, "agent.init_std", 0.1)) == ["agent.init_std 0.5 -> 0.1"]
 
 
 def test_what_is_left_goes_on_as_it_was_begun(here):
@@ -278,6 +292,45 @@ def test_seeds_that_all_agree_leave_some_room():
     assert check.judge(at(900), committed).within and not check.judge(at(700), committed).within
 
 
+def test_seeds_far_apart_decide_nothing_and_none_is_run_for_them(here, capsys, monkeypatch):
+    """Three seeds of which one has not learned yet: their interval holds what an untrained policy gets."""
+    apart = check.judge(arm_of([(0, 1, 2)]).seeds[100], arm_of([(0, 0, 0), (0, 900, 900), (0, 900, 900)]))
+    assert apart.within and not apart.decides
+    assert check.judge(arm_of([(0, 1, 2)]).seeds[100], arm_of([(0, 800, 900), (0, 900, 900), (0, 900, 800)])).decides
+    for seed, slope in ((100, 0.0), (101, 0.1), (102, 0.1)):
+        make_run(ARM, seed, 1, 20_000, slope=slope)
+    curves.collect(ARM, "published", curves.path_of(ARM))
+    monkeypatch.setattr(check, "train_seeds", lambda *a, **k: pytest.fail("it was run"))
+    assert command.main(["--check", "--task", "Hopper", "--preset", "sac", "--steps", "20000"]) == 2
+    said = capsys.readouterr()
+    assert "holds an untrained policy's return" in said.out and "decides anything" in said.err
+
+
+def test_a_check_against_an_older_preset_fails_and_says_what_changed(here, capsys, monkeypatch):
+    for seed in (100, 101, 102):
+        make_run(ARM, seed, 1, 20_000)
+    path = curves.collect(ARM, "published", curves.path_of(ARM))
+    flags = ["--check", "--task", "Hopper", "--preset", "sac", "--steps", "20000"]
+    fresh = lambda arm, seed, folder: make_run(arm, seed, 1, arm.env_steps, folder, slope=0.0153)  # noqa: E731
+    monkeypatch.setattr(check, "train_seeds", fresh)
+    assert command.main(flags) == 0 and "within" in capsys.readouterr().out
+    data = curves.read(path)
+    data["configs"]["sac"]["agent"]["tau"] = 0.5
+    rundir.write_json(path, data)
+    assert command.main(flags) == 1 and "FAILED" in (said := capsys.readouterr().out) and "agent.tau 0.5" in said
+
+
+def test_the_checks_of_the_cheap_ones_decide(monkeypatch):
+    """As the committed curves have it: of a seed that learns nothing each of them would say so."""
+    monkeypatch.chdir(ROOT)
+    for arm in check.CHECKS:
+        committed = curves.collected(curves.path_of(arm))
+        seed = check.as_far_as(committed.seeds[100], arm.env_steps)
+        assert check.judge(seed, committed).decides, arm
+        nothing = seed._replace(returns=np.full_like(seed.returns, seed.returns[0]))
+        assert not check.judge(nothing, committed).within
+
+
 def test_too_few_seeds_are_no_spread():
     with pytest.raises(ConfigError, match="2 committed seeds of sac at 3,000; needed: 3"):
         check.judge(arm_of([(0, 1, 2)]).seeds[100], arm_of([(0, 1, 2)] * 2))
@@ -285,7 +338,7 @@ def test_too_few_seeds_are_no_spread():
 
 def test_a_check_with_nothing_to_compare_with_is_refused(here, capsys):
     assert command.main(["--check"]) == 2
-    assert "no committed curve" in capsys.readouterr().err
+    assert "no committed curve that decides anything" in capsys.readouterr().err
 
 
 # --- the queue for an accelerator ---

@@ -130,6 +130,10 @@ def work(options: Options) -> int:
         return OK
     arms = arms_of(options)
     Console().print(listing(arms, options.first))
+    for arm in arms:
+        if possible(arm) and (differs := curves.differences(arm, curves.path_of(arm), plan.config_of(arm))):
+            print(f"stale: {curves.path_of(arm)} was made with other settings: {'; '.join(differs)}")
+            print("  move it and its runs away to begin anew")
     if options.list:
         return OK
     # Where one arm is named, `go_on` says what makes a stale one so.

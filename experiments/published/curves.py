@@ -16,7 +16,7 @@ from branchax.errors import ConfigError
 from branchax.runs import lock, rundir, runlog
 from experiments import harness
 from experiments.harness import publish
-from experiments.published.plan import REPORTED, RESULTS, RUNS, Arm
+from experiments.published.plan import REPORTED, RESULTS, RUNS, Arm, config_of
 
 DATA = Path(__file__).parent / "data"
 GPU_RESULTS = Path("results/gpu")
@@ -49,6 +49,7 @@ class Ours(NamedTuple):
     seeds: dict[int, Curve]
     asked: int  # the env steps that each is meant to have
     where: str  # on what it was computed
+    earlier: bool = False  # its preset has other settings by now
 
     @property
     def reached(self) -> int:
@@ -210,7 +211,16 @@ def _ours(data: dict[str, Any]) -> Ours:
         for seed, x in data["seeds"].items()
     }
     where = ", ".join(sorted({_where(run) for run in data["runs"].values()}))
-    return Ours(f"{data['method']} ({where})", data["method"], seeds, data["env_steps"], where)
+    return Ours(f"{data['method']} ({where})", data["method"], seeds, data["env_steps"], where, _earlier(data))
+
+
+def _earlier(data: dict[str, Any]) -> bool:
+    """Whether the preset of a results file has other settings by now."""
+    try:
+        config = config_of(Arm(data["task"], data["method"]))
+    except ConfigError:  # there is none of that name any more
+        return True
+    return bool(harness.differences(data.get("configs", {}).get(data["method"], {}), config))
 
 
 def _where(run: dict[str, Any]) -> str:

@@ -12,6 +12,7 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from branchax.runs import plots
 from branchax.runs.statistics import interquartile_mean
+from experiments.published import table
 from experiments.published.curves import Curve, Ours, Published
 from experiments.published.plan import COUNTERPART
 
@@ -80,7 +81,7 @@ def _add_ours(over_steps: Axes, over_time: Axes, arm: Ours, colour: str, dash: s
     minutes = wall_s.mean(0) / 60
     partly = "" if arm.reached >= arm.asked else f", to {arm.reached:,} of {arm.asked:,} so far"
     seeds = f"{count} seed{'s' * (count > 1)}"
-    label = f"{arm.method}, {seeds}: {minutes[-1]:.0f} min, {arm.where}{partly}"
+    label = f"{arm.method}, {seeds}: {minutes[-1]:.0f} min, {arm.where}{partly}{table.EARLIER * arm.earlier}"
     look = {"color": colour, "linestyle": dash, "linewidth": 2.2}
     over_steps.plot(steps, mean, label=label, marker="o" if len(steps) < 3 else None, **look)
     if count > 1:

@@ -55,6 +55,9 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "no_warmup": {"agent.critic_warmup": 0},
     "no_reset": {"agent.reset_optimizer": False},
     "in_range": {"model.bound_margin": 0.0},
+    # What is suspected of MBPO's fallen seeds (docs/reproduction.md); with `long_fits`, `possible` and `quiet`.
+    "layer_norm": {"agent.critic.layer_norm": True},
+    "entropy": {"agent.target_entropy": -3.0},
     "quiet": {"agent.init_std": 0.0184},  # the noise that SAC began with before 0.2.0
     "short_fits": {"model.max_rounds": 10},
     "long_fits": {"model.max_rounds": 100, "model.patience": 15},

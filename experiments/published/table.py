@@ -12,6 +12,7 @@ from experiments.published.curves import Ours, Published
 from experiments.published.plan import COUNTERPART, RESULTS, TASKS
 
 PAGE = Path("docs/reproduction.md")
+EARLIER = " (its settings of then)"
 BEGIN, END = "<!-- filled in by `make published` -->", "<!-- end -->"
 HEADER = """# Beside published curves
 
@@ -19,7 +20,8 @@ Written by `make published`. Return of an episode as mean ± sample standard dev
 steps: of each seed the evaluation there (10 episodes, the policy's mode), read off between two neighbours where none is
 at that very step, never the best so far. In brackets: of how many seeds, where not all have got there. Ours first, then
 published ones; [experiments/published/data](../../experiments/published/data/README.md) has their sources. MBPO's
-published spread is no statistic of seeds and is left out. Seconds are means over seeds, with compilation and
+published spread is no statistic of seeds and is left out. "Its settings of then": the preset was another one when these
+seeds were run. Seconds are means over seeds, with compilation and
 evaluations; in brackets ours as a share of the published counterpart's, which is of another machine.
 
 """
@@ -56,7 +58,7 @@ def _row(name: str, seeds: int | str, cells: list[str]) -> str:
 
 def _name(arm: Ours) -> str:
     partly = "" if arm.reached >= arm.asked else f" (so far, to {arm.reached:,} of {arm.asked:,})"
-    return f"**`{arm.method}`**{partly}"
+    return f"**`{arm.method}`**{partly}{EARLIER * arm.earlier}"
 
 
 def _ours_at(arm: Ours, mark: int) -> str:
