@@ -3,6 +3,7 @@
     python -m experiments.gpu_queue --list                # the queue: done, partial, missing
     python -m experiments.gpu_queue [--minutes 9]         # the next missing item, and those after it if there is time
     python -m experiments.gpu_queue --item hopper_dhmbpo  # a certain one
+    python -m experiments.gpu_queue --workers 8           # eight processes step the environments
     python -m experiments.gpu_queue --here                # on a CPU, too
 
 After `--minutes`, compilation included, a run is asked to end: it saves, and goes on next time; until then each minute
@@ -51,6 +52,8 @@ class Options:
     """This one, and not the next."""
     minutes: float = MINUTES
     """After which a run is asked to save and end."""
+    workers: int = 0
+    """Processes that step the environments of all seeds; 0: the run's own."""
     here: Switch = False
     """On whatever there is, a CPU too."""
 
@@ -105,15 +108,15 @@ def folder_of(item: Item) -> Path:
     return RUNS / item.name
 
 
-def run(item: Item) -> None:
-    """Runs an item to its end, or until it is asked to stop (`Preempted`)."""
+def run(item: Item, workers: int = 0) -> None:
+    """Runs an item to its end, or until it is asked to stop (`Preempted`); `workers` processes step environments."""
     curves.check_same(item.arm, path_of(item), plan.config_of(item.arm))  # before its minutes are spent
     measure = measure_curve if not item.side_by_side else measure_rate
     over = threading.Event()
     thread = threading.Thread(target=_keep, args=(item, over), daemon=True)
     thread.start()
     try:
-        measure(item)
+        measure(item, workers)
     finally:
         over.set()
         thread.join()
@@ -133,28 +136,28 @@ def collect(item: Item) -> None:
         gather(item)
 
 
-def measure_curve(item: Item) -> None:
+def measure_curve(item: Item, workers: int) -> None:
     """All seeds in one program, evaluated and saved less often than on a CPU.
 
     Episodes are stepped on the host, and ten of each seed take longer than 1,000 steps of training; checkpoints hold
     the replay buffers of all seeds.
     """
     folder = folder_of(item)
-    runs.train_seeds(item.arm, REPORTED, item.arm.seeds, LOOKED_AT_EVERY, folder, LOOKED_AT_EVERY)
+    runs.train_seeds(item.arm, REPORTED, item.arm.seeds, LOOKED_AT_EVERY, folder, LOOKED_AT_EVERY, workers)
 
 
 def gather_curve(item: Item) -> None:
     curves.collect(item.arm, f"gpu_queue --item {item.name}", path_of(item), folder_of(item))
 
 
-def measure_rate(item: Item) -> None:
+def measure_rate(item: Item, workers: int) -> None:
     """A few epochs with each number of seeds; what was measured already is done at once."""
     from branchax.runs.train import train
 
     for count in item.side_by_side:
         config = plan.config_of(item.arm, REPORTED, count)
         steps = config.explore_steps + EPOCHS * config.epoch_steps
-        config = replace(config, env_steps=steps, eval_every=EPOCHS, eval_episodes=1)
+        config = replace(config, env_steps=steps, eval_every=EPOCHS, eval_episodes=1, env_workers=workers)
         train(config, plan.directory_of(item.arm, REPORTED, count, folder_of(item)))
         collect(item)
 
@@ -241,7 +244,7 @@ def work(options: Options) -> int:
         print(f"{item.name}: {item.about}; {left:.1f} minutes left", flush=True)
         try:
             with runs.limited(left):
-                run(item)
+                run(item, options.workers)
         finally:
             pages.show()
     Console().print(listing(ITEMS, options.minutes))

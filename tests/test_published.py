@@ -391,12 +391,14 @@ def test_the_queue_refuses_a_cpu_and_unknown_items(queue, capsys):
 
 
 def test_an_item_is_preempted_and_what_it_has_is_written(queue, monkeypatch, capsys):
-    def train_until_stopped(arm, first, count, every, folder, saved):
+    def train_until_stopped(arm, first, count, every, folder, saved, workers):
+        assert workers == 3
         make_run(arm, first, count, 4_000, folder)
         time.sleep(20)
 
     monkeypatch.setattr(gpu_queue.runs, "train_seeds", train_until_stopped)
-    assert gpu_queue.main(["--here", "--item", "hopper_sac", "--minutes", "0.02"]) == 0
+    flags = ["--here", "--item", "hopper_sac", "--minutes", "0.02", "--workers", "3"]
+    assert gpu_queue.main(flags) == 0
     assert "goes on" in capsys.readouterr().out
     assert curves.read(gpu_queue.path_of(queue[1]))["seeds"]["102"]["env_steps"][-1] == 4_000
     assert (plan.RESULTS / "Hopper.png").exists()

@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,15 +45,18 @@ def train_seeds(
     every: int | None = None,
     folder: Path = RUNS,
     saved: int = SAVED_EVERY,
+    workers: int = 0,
 ) -> Path:
     """Trains seeds in one program in this process, or goes on with them; the arguments are those of `config_of`.
+
+    `workers` processes step the environments, with the same numbers as this one (0).
 
     Raises as `branchax.runs.train.train` does.
     """
     from branchax.runs.train import train  # JAX
 
     command = f"python -m experiments.published --task {arm.task} --preset {arm.method} --steps {arm.env_steps}"
-    config = config_of(arm, first, count, every, saved)
+    config = replace(config_of(arm, first, count, every, saved), env_workers=workers)
     return train(config, directory_of(arm, first, count, folder), f"{command} --seed {first}")
 
 
