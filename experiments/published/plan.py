@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from branchax.config import Config, with_field
+from branchax.config import Config
 from branchax.errors import ConfigError, nearest
 from branchax.presets import preset
+from experiments.variants import varied
 
 RUNS, RESULTS = Path("runs/published"), Path("results/published")
 REPORTED = 100  # the first seed that results are reported of; 0 to 9 are for development, and never published
@@ -37,34 +38,6 @@ TASKS = {
     "Ant": Task(50_000, 2_000, _LATE),
     "Humanoid": Task(50_000, 5_000, _LATE),
 }
-# What a method may be with one thing changed: `dhmbpo+tf32`.
-VARIANTS: dict[str, dict[str, Any]] = {
-    "tf32": {"precision": "default"},
-    # The double horizon without one of its pieces (without spreading states it is `svg5`), or with more of one.
-    "ahead1": {"rollout.look_ahead": 1},
-    "ahead3": {"rollout.look_ahead": 3},
-    "ahead7": {"rollout.look_ahead": 7},
-    "spread40": {"rollout.horizon": 40},
-    "twice": {"updates_per_step": 2.0, "first_updates": 10_000},
-    "relu": {"agent.activation": "relu"},
-    "raw": {"agent.normalise_obs": False},
-    "unscaled": {"agent.critic.scale": "none"},
-    "possible": {"agent.critic.scale": "possible"},
-    "no_norm": {"agent.critic.pre_norm": False, "model.pre_norm": False},
-    "no_dropout": {"agent.critic.dropout": 0.0, "model.dropout": 0.0},
-    "no_warmup": {"agent.critic_warmup": 0},
-    "no_reset": {"agent.reset_optimizer": False},
-    "in_range": {"model.bound_margin": 0.0},
-    # What is suspected of MBPO's fallen seeds (docs/reproduction.md); with `long_fits`, `possible` and `quiet`.
-    "layer_norm": {"agent.critic.layer_norm": True},
-    "entropy": {"agent.target_entropy": -3.0},
-    "quiet": {"agent.init_std": 0.0184},  # the noise that SAC began with before 0.2.0
-    "short_fits": {"model.max_rounds": 10},
-    "long_fits": {"model.max_rounds": 100, "model.patience": 15},
-    "measured": {"model.noise": "measured"},
-    "weights": {"model.bootstrap": "weights"},
-    "mixture": {"model.stop": "mixture"},
-}
 # The published method that a preset is the counterpart of.
 COUNTERPART = {"dhmbpo": "DHMBPO", "dhmbpo_small": "DHMBPO", "mbpo_paper": "MBPO", "mbpo": "MBPO", "sac": "SAC"}
 
@@ -73,7 +46,7 @@ class Arm(NamedTuple):
     """Runs that differ in their seeds alone."""
 
     task: str
-    method: str  # a preset, or `preset+variant`
+    method: str  # a preset, or `preset+variant` (`experiments.variants`)
     seeds: int = 3
     steps: int = 0  # 0: as the task has it
 
@@ -131,13 +104,7 @@ def config_of(
     """
     check_task(arm.task)
     name, *variants = arm.method.split("+")
-    config = preset(name, arm.world)
-    for variant in variants:
-        if variant not in VARIANTS:
-            known = ", ".join(VARIANTS)
-            raise ConfigError(f"preset: {variant!r} is no variant{nearest(variant, VARIANTS)}; allowed: {known}")
-        for path, value in VARIANTS[variant].items():
-            config = with_field(config, path, value)
+    config = varied(preset(name, arm.world), *variants)
     every = every or TASKS[arm.task].every
     return replace(
         config,

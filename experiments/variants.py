@@ -1,0 +1,65 @@
+"""A preset with one thing changed: `dhmbpo+relu`. Loads no JAX."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from branchax.config import Config
+from branchax.config.fields import with_fields
+from branchax.errors import ConfigError, nearest
+
+Changes = dict[str, Any]  # values by the fields' dotted paths
+
+
+def _twice(config: Config) -> Changes:
+    """Twice the updates per real step, those of the first epoch too."""
+    first = None if config.first_updates is None else 2 * config.first_updates
+    return {"updates_per_step": 2 * config.updates_per_step, "first_updates": first}
+
+
+VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
+    "tf32": {"precision": "default"},
+    # The double horizon without one of its pieces, or with more of one. `no_spread` is `svg5`.
+    "no_spread": {"real_fraction": 1.0, "rollout.horizon": 5, "rollout.every": None},
+    "ahead1": {"rollout.look_ahead": 1},
+    "ahead3": {"rollout.look_ahead": 3},
+    "ahead7": {"rollout.look_ahead": 7},
+    "spread40": {"rollout.horizon": 40},
+    "twice": _twice,
+    "relu": {"agent.activation": "relu"},
+    "raw": {"agent.normalise_obs": False},
+    "unscaled": {"agent.critic.scale": "none"},
+    "possible": {"agent.critic.scale": "possible"},
+    "no_norm": {"agent.critic.pre_norm": False, "model.pre_norm": False},
+    "no_dropout": {"agent.critic.dropout": 0.0, "model.dropout": 0.0},
+    "no_warmup": {"agent.critic_warmup": 0},
+    "no_reset": {"agent.reset_optimizer": False},
+    "in_range": {"model.bound_margin": 0.0},
+    # What is suspected of MBPO's fallen seeds (docs/reproduction.md); with `long_fits`, `possible` and `quiet`.
+    "layer_norm": {"agent.critic.layer_norm": True},
+    "entropy": {"agent.target_entropy": -3.0},
+    "quiet": {"agent.init_std": 0.0184},  # the noise that SAC began with before 0.2.0
+    "short_fits": {"model.max_rounds": 10},
+    "long_fits": {"model.max_rounds": 100, "model.patience": 15},
+    "constant": {"model.noise": "constant"},
+    "measured": {"model.noise": "measured"},
+    "weights": {"model.bootstrap": "weights"},
+    "mixture": {"model.stop": "mixture"},
+}
+
+
+def changes_of(variant: str, config: Config) -> Changes:
+    """What a variant changes in `config`. Raises `ConfigError` for an unknown one."""
+    if variant not in VARIANTS:
+        known = ", ".join(VARIANTS)
+        raise ConfigError(f"preset: {variant!r} is no variant{nearest(variant, VARIANTS)}; allowed: {known}")
+    changes = VARIANTS[variant]
+    return changes(config) if callable(changes) else changes
+
+
+def varied(config: Config, *variants: str) -> Config:
+    """`config` with these variants, one after the other. Raises `ConfigError` for an unknown one."""
+    for variant in variants:
+        config = with_fields(config, changes_of(variant, config))
+    return config
