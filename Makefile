@@ -84,7 +84,7 @@ unit: $(READY)  ## the fast tests alone, as in make unit ARGS='-k replay'
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(READY)  ## the slow tests: whole runs that have to learn
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(BIN)/python -m pytest -m slow -n $(JOBS) --dist worksteal $(ARGS)
 
 dist-check: $(READY)  ## build wheel and sdist, and try the wheel in a clean environment of PYTHON
 	$(BIN)/python .ci/dist_check.py --python $(PYTHON)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from branchax import nn
 
@@ -50,3 +51,31 @@ def test_the_layers_of_a_standardised_network_take_raw_inputs():
     (layer,) = net.layers(params)
     x = jnp.array([0.3, -1.0, 2.0])
     np.testing.assert_allclose(x @ layer.kernel + layer.bias, net.apply(params, x), rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.001, 0.1, 0.5])
+def test_dropout_is_bernoulli_and_independent_over_entries_and_keys(rate):
+    keys = jax.random.split(jax.random.key(1), 300)
+    out = np.array(jax.jit(jax.vmap(lambda key: nn.drop(key, jnp.ones((64, 128)), rate)))(keys))
+    np.testing.assert_allclose(out[out != 0], 1 / (1 - rate), rtol=1e-6)
+    gone = (out == 0).reshape(len(keys), -1)
+
+    def fits(count, of, chance):
+        return stats.binomtest(int(count), int(of), chance).pvalue > 1e-3
+
+    assert fits(gone.sum(), gone.size, rate)
+    for lag in (1, 2, 64, 128):  # neighbours, and entries one above the other
+        assert fits((gone[:, lag:] & gone[:, :-lag]).sum(), gone[:, lag:].size, rate**2)
+    assert fits((gone[1:] & gone[:-1]).sum(), gone[1:].size, rate**2)
+    for axis in (0, 1):  # no entry and no key has more than others
+        counts = gone.sum(axis)
+        spread = ((counts - counts.mean()) ** 2).sum() / (gone.shape[axis] * rate * (1 - rate))
+        assert 1e-3 < stats.chi2.sf(spread, len(counts) - 1) < 1 - 1e-3
+
+
+def test_dropout_is_active_only_with_a_key_and_differs_between_members():
+    net = nn.mlp(3, (50,), 1, dropout=0.5)
+    params, x = net.init(jax.random.key(0)), jnp.ones((4, 3))
+    two = jax.vmap(lambda key: net.apply(params, x, key))(jax.random.split(jax.random.key(2), 2))
+    assert (net.apply(params, x) == net.apply(params, x)).all()
+    assert len({float(value) for value in two.ravel()}) == 8

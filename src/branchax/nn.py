@@ -63,9 +63,23 @@ class _MLP(linen.Module):
             x = linen.Dense(size, kernel_init=self.last_init if is_last else self.kernel_init, name=f"layer_{i}")(x)
             if not is_last:
                 x = linen.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
-                x = linen.Dropout(self.dropout, deterministic=not train)(x) if self.dropout else x
+                x = drop(self.make_rng("dropout"), x, self.dropout) if self.dropout and train else x
                 x = self.activation(x)
         return x
+
+
+def drop(key: Key, x: jax.Array, rate: float) -> jax.Array:
+    """x [...] with entries set to 0 with probability `rate`, and the others divided by 1 - rate (inverted dropout).
+
+    One key gives two words, and MurmurHash3's finaliser mixes them with each entry's index. JAX's generator makes each
+    mask as good as any other draw, and takes as long as the rest of a small network's step.
+    """
+    first, second = jax.random.bits(key, (2,), jnp.uint32)
+    h = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape) * jnp.uint32(0x9E3779B9) ^ first
+    h = (h ^ h >> 16) * jnp.uint32(0x85EBCA6B) + second
+    h = (h ^ h >> 13) * jnp.uint32(0xC2B2AE35)
+    kept = (h ^ h >> 16) >= jnp.uint32(rate * 2**32)
+    return jnp.where(kept, x / (1 - rate), 0.0)
 
 
 def mlp(  # noqa: PLR0913 (keyword-only choices of a network)
