@@ -7,7 +7,7 @@ import pytest
 
 from branchax.epoch.evaluate import episode_returns
 from branchax.rollout import finite, rollout
-from branchax.worlds.base import WorldSpec, cut, make_world
+from branchax.worlds.base import WorldSpec, make_world
 
 
 def counter(limit=7, ends_at=1e9, spread=1.0):
@@ -47,18 +47,8 @@ def test_collecting_keeps_the_true_next_obs_on_every_row_and_resets_afresh():
     np.testing.assert_allclose(np.asarray(t.obs)[1:][carried], np.asarray(t.next_obs)[:-1][carried])
 
 
-def test_episodes_can_be_cut_before_the_worlds_own_limit():
-    short = cut(counter(limit=9, ends_at=5.0), 4)
-    _, out = rollout(jax.random.key(1), short, still, starts(short, 3), 13, restart=True)
-    assert short.spec.episode_length == 4
-    np.testing.assert_array_equal(np.flatnonzero(out.transition.truncated[:, 0]), [3, 7, 11])
-    for length in (None, 9, 20):  # nothing to cut
-        world = counter(limit=9)
-        assert cut(world, length) is world
-
-
-@pytest.mark.parametrize("world", [counter(limit=4, ends_at=4.0), cut(counter(limit=9, ends_at=4.0), 4)])
-def test_termination_and_truncation_exclude_each_other(world):  # starts in [0, 1): both would come at the same step
+def test_termination_and_truncation_exclude_each_other():
+    world = counter(limit=4, ends_at=4.0)  # starts in [0, 1): terminated exactly when the clock runs out
     _, out = rollout(jax.random.key(1), world, still, starts(world, 3), 4)
     assert out.transition.terminated[-1].all() and not out.transition.truncated.any()
 

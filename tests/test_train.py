@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from branchax import presets, worlds
+from branchax import worlds
 from branchax.build import build, build_agent, build_dynamics
 from branchax.config import Config, ModelConfig, RolloutConfig, SACConfig
 from branchax.epoch.program import make_program
@@ -153,17 +153,6 @@ def test_imagined_rows_of_earlier_epochs_are_let_go(tiny):
     for epochs in (1, 2, 3):
         state, metrics = run(TINY, init, epoch, (0, 1), epochs=epochs)
         np.testing.assert_array_equal(state.imagined.size, metrics[-1]["imagine/steps"])
-
-
-def test_collected_episodes_are_cut_and_evaluated_ones_are_whole():
-    sac = presets.preset("sac", "classic/pendulum")
-    config = dataclasses.replace(sac, explore_steps=100, collect_length=30, eval_episodes=2)
-    program = build(config)
-    state = jax.jit(program.init)(jax.random.key(0))
-    truncated = state.real.data.transition.truncated[:100]
-    np.testing.assert_array_equal(np.flatnonzero(truncated), [29, 59, 89])
-    lengths = jax.jit(program.evaluate)(jax.random.key(1), state.agent)["length"]
-    np.testing.assert_array_equal(lengths, [200, 200])
 
 
 def test_matrix_products_are_float32_throughout():

@@ -179,22 +179,11 @@ def test_every_environment_is_closed():
     strange.CLOSED.clear()
     world = make("gym/strange_envs:Base-v0")
     assert len(strange.CLOSED) == 1  # it was made to be looked at
-    fleet = world.host.make(3, 0, False, None)
+    fleet = world.host.make(3, 0, False)
     world.host.reset(fleet, np.arange(3))
     world.host.close(fleet)
     world.host.close(fleet)
     assert len(strange.CLOSED) == 4
-
-
-@pytest.mark.parametrize(("length", "cut", "ends"), [(None, 7, 7), (9, 7, 7), (9, 20, 9), (9, None, 9)])
-def test_collected_episodes_can_be_cut(length, cut, ends):
-    world = make("gym/Pendulum-v1", episode_length=length)
-    fleet = world.host.make(1, 0, False, cut)
-    world.host.reset(fleet, np.arange(1))
-    *_, truncated = walk(fleet, np.zeros((20, 1, 1), np.float32))
-    world.host.close(fleet)
-    np.testing.assert_array_equal(np.flatnonzero(truncated[:, 0]), np.arange(ends - 1, 20, ends))
-    assert world.spec.episode_length == (length or 200)
 
 
 def test_actions_stay_within_their_bounds():

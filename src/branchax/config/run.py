@@ -75,9 +75,6 @@ class Config(Upkeep):
     """Brax's physics backend. With `spring` part of the state is hidden, so no model can be accurate."""
     episode_length: OptionalCount = None
     """Steps after which an episode is truncated. Default: the environment's own limit."""
-    collect_length: OptionalCount = None
-    """Steps after which an episode is truncated while real steps are collected, so that the data holds more initial
-    states; evaluations run whole episodes. Default: as evaluations."""
     world_args: tuple[str, ...] = ()
     """Arguments of Gymnasium's `make`: NAME=VALUE ..., such as include_cfrc_ext_in_observation=False."""
     parallel_worlds: Count = 1

@@ -14,7 +14,7 @@ from branchax.epoch.parts import Parts
 from branchax.epoch.state import TrainState, first_fault, no_counts, no_fault, without_faults
 from branchax.rollout import Act, copies, rollout
 from branchax.types import Key, Row, Stream, Trajectory, Transition, finite, stream
-from branchax.worlds.base import WorldSpec, WorldState, blank_state, cut
+from branchax.worlds.base import WorldSpec, WorldState, blank_state
 
 
 def explore(parts: Parts, key: Key) -> TrainState:
@@ -70,8 +70,7 @@ def take_steps(
 ) -> tuple[TrainState, Trajectory]:
     """`steps` real steps over the parallel worlds, into the replay buffer; also as they came, [H, W, ...]."""
     length = steps // parts.sizes.parallel_worlds
-    world = cut(parts.world, parts.sizes.collect_length)
-    worlds, trajectory = rollout(key, world, act, state.world, length, restart=True, memory=memory)
+    worlds, trajectory = rollout(key, parts.world, act, state.world, length, restart=True, memory=memory)
     return add_steps(parts, state._replace(world=worlds), trajectory)
 
 

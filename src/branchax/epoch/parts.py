@@ -22,7 +22,6 @@ class Sizes(NamedTuple):
     explore_steps: int
     epoch_steps: int
     collect_steps: int  # in a round
-    collect_length: int | None  # of an episode, while collecting; None: as long as the world has it
     updates_per_round: int
     first_repeats: int  # how many times the first epoch makes them
     batch_size: int
@@ -95,7 +94,6 @@ def sizes_of(config: Config, agent: Agent, dynamics: Dynamics | None) -> Sizes:
         explore_steps=config.explore_steps,
         epoch_steps=config.epoch_steps,
         collect_steps=config.collect_steps,
-        collect_length=config.collect_length,
         updates_per_round=config.updates_per_round,
         first_repeats=config.first_repeats,
         batch_size=config.batch_size,

@@ -67,7 +67,7 @@ class HostEvaluation:
         seeds = np.asarray(self._seeds(_streams(keys, Stream.EVALUATE, env_steps)))
         total, length, alive = np.zeros(shape, np.float32), np.zeros(shape, np.int32), np.ones(shape, bool)
         memory, fresh = _zeros(self._memory), alive
-        fleet = self.world.make(seeds.size, self.config.env_workers, True, None)
+        fleet = self.world.make(seeds.size, self.config.env_workers, True)
         try:
             obs = self.world.reset(fleet, seeds.ravel()).reshape(*shape, -1)
             while alive.any():
@@ -241,8 +241,7 @@ class HostEpochs:
     def _start(self, state: TrainState) -> None:
         """Makes the simulators and starts an episode in each."""
         seeds = np.asarray(self._seeds(_streams(state.key, Stream.WORLD, state.counts.env_steps)))
-        config, count = self.config, self.count * self.worlds
-        self.fleet = self.world.make(count, config.env_workers, False, config.collect_length)
+        self.fleet = self.world.make(self.count * self.worlds, self.config.env_workers, False)
         self.obs = self.world.reset(self.fleet, seeds.ravel()).reshape(self.obs.shape)
         self.time[:] = 0
 

@@ -172,7 +172,7 @@ def _host_episodes(player: Player, count: int, length: int) -> Callable[..., tup
 
     def play(greedy: bool, key: Key | None = None) -> tuple[Trajectory, Any]:
         begun = player.key if key is None else key
-        fleet = host.make(count, 0, True, None)
+        fleet = host.make(count, 0, True)
         try:
             obs = starts = host.reset(fleet, np.asarray(draw_seeds(begun, count)))
             carried, rows, valid = memory_of(player, player.state.agent, count), [], [np.ones(count, bool)]

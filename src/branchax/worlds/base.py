@@ -50,8 +50,9 @@ class HostWorld(NamedTuple):
     When an episode ends, the next one begins within the same step, with the simulator's own random numbers.
     """
 
-    # (N, processes or 0 for this one, stop where the first episode ends, longest episode or None) -> fleet
-    make: Callable[[int, int, bool, int | None], Any]
+    make: Callable[
+        [int, int, bool], Any
+    ]  # (N, processes or 0 for this one, stop where the first episode ends) -> fleet
     reset: Callable[[Any, np.ndarray], np.ndarray]  # (fleet, seeds [N]) -> obs [N, D]
     # (fleet, actions [N, A]) -> next_obs [N, D], obs to continue from [N, D], reward [N], terminated [N], truncated [N]
     step: Callable[[Any, np.ndarray], tuple[np.ndarray, ...]]
@@ -96,19 +97,6 @@ def endless(world: World) -> World:
         return after, transition._replace(truncated=jnp.zeros_like(transition.truncated))
 
     return world._replace(step=step)
-
-
-def cut(world: World, length: int | None) -> World:
-    """The same world with episodes that are truncated after `length` steps, if that is less than its own limit."""
-    if length is None or length >= world.spec.episode_length:
-        return world
-
-    def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
-        after, transition = world.step(key, state, action)
-        over = transition.truncated | ((after.time >= length) & ~transition.terminated)
-        return after, transition._replace(truncated=over)
-
-    return world._replace(spec=world.spec._replace(episode_length=length), step=step)
 
 
 def make_world(

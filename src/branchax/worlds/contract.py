@@ -74,7 +74,7 @@ def check_host(world: World, steps: int = 400, batch: int = 4, seed: int = 0) ->
     size, seeds = (steps, batch, spec.action_size), np.arange(seed + 1, seed + 1 + batch)
     actions = draw.uniform(-1.0, 1.0, size).astype(np.float32)
     for _ in range(2):
-        fleet = host.make(batch, 0, False, None)
+        fleet = host.make(batch, 0, False)
         try:
             starts.append(host.reset(fleet, seeds))
             walks.append([host.step(fleet, action) for action in actions])

@@ -37,9 +37,9 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
     from branchax.worlds.spaces import Unusable, own_terms
 
     given = dict(map(read_argument, arguments))
-    guard = partial(environments.make_guard, name, given)
+    guard = partial(environments.make_guard, name, given, episode_length)
     try:
-        with contextlib.closing(guard(episode_length)) as first:
+        with contextlib.closing(guard()) as first:
             length = environments.time_limit(first.env)
             first.reset(seed=0)
             first.step(np.zeros(first.actions.size, np.float32))
@@ -60,9 +60,8 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
         tabular=observations.tabular,
     )
 
-    def make(count: int, workers: int, once: bool, cut: int | None) -> environments.Fleet:
-        one = partial(guard, episode_length if cut is None else min(cut, length), once)
-        return environments.Fleet(one, count, workers, observations.size, actions.size)
+    def make(count: int, workers: int, once: bool) -> environments.Fleet:
+        return environments.Fleet(partial(guard, once=once), count, workers, observations.size, actions.size)
 
     def refuse(*_: Any) -> NoReturn:
         raise ConfigError(
@@ -78,7 +77,7 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
         fleet.save_state,
         fleet.set_state,
         fleet.close,
-        partial(snapshots.comes_back, partial(guard, episode_length)),
+        partial(snapshots.comes_back, guard),
         terms,
     )
     return World(spec, refuse, refuse, host)
