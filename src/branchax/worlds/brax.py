@@ -8,10 +8,12 @@ import functools
 import io
 import types
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from branchax.errors import ConfigError, nearest
 from branchax.types import Key
@@ -90,7 +92,8 @@ def environment(name: str, backend: str) -> Any:
     with warnings.catch_warnings():
         # Brax prints each time that only MJX is maintained now, which users of this library cannot change.
         warnings.filterwarnings("ignore", message="Brax System", category=UserWarning)
-        return envs.get_environment(name, backend=backend)
+        with _arrays_not_compiled():
+            return envs.get_environment(name, backend=backend)
 
 
 def _differentiable(env: Any, backend: str) -> bool:
@@ -124,6 +127,24 @@ def _warn_of_spring() -> None:
         "generalized hides nothing",
         stacklevel=3,
     )
+
+
+@contextlib.contextmanager
+def _arrays_not_compiled() -> Iterator[None]:
+    """While Brax reads a model, its arrays are moved to the device as they are.
+
+    Brax copies each with `jnp.array`, which compiles a program for every shape: 41 for the inverted pendulum.
+    """
+    from brax.io import mjcf
+
+    def array(x: Any) -> Any:
+        return x if isinstance(x, jax.Array) else jax.device_put(x) if isinstance(x, np.ndarray) else jnp.array(x)
+
+    before, mjcf.jp = mjcf.jp, types.SimpleNamespace(array=array)  # the only name that the module takes from it
+    try:
+        yield
+    finally:
+        mjcf.jp = before
 
 
 def _mend_fluid() -> None:
