@@ -46,10 +46,11 @@ def main() -> None:
             found = module.rows(options.full)
             made = {"command": "python -m benchmarks compile", "environment": rundir.environment()}
             rundir.write_json(options.into / "compile.json", {"benchmark": name, "rows": found, "made": made})
-            table = Table("case", "build", "trace", "compile", title="seconds until an epoch can run")
-            for row in found:
-                seconds = (f"{row[k]:.1f} s" for k in ("build_s", "trace_s", "compile_s"))
-                table.add_row(harness.label(row["settings"]), *seconds)
+            table = Table(
+                "case", "part", "cold", "cached", "programs", title="processor seconds before the first epoch"
+            )
+            for line in module.table(found):
+                table.add_row(*line)
             Console(width=120).print(table)
         else:
             ceiling = harness.ceilings()
