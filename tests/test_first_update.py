@@ -13,7 +13,7 @@ from by_hand import BATCH, DISCOUNT, DISCRETE, SPEC, as_numpy, each_of, net, noi
 
 from branchax import nn
 from branchax.agents import critic as critics
-from branchax.agents import learner
+from branchax.agents import learner, value_range
 from branchax.agents.base import Sources
 from branchax.agents.critic import Critic, steve
 from branchax.agents.dqn import epsilon_greedy, make_dqn
@@ -631,13 +631,15 @@ def test_ties_of_a_table_are_broken_at_random():
 def test_the_range_of_values_is_that_of_rewards_over_one_less_the_discount():
     """The first time all the way to the 1 % and 99 % quantiles, and then by the rate; targets stay inside."""
     rewards = jnp.linspace(-1.0, 1.0, 201)
-    first = critics.track_range(critics.init_range(), rewards, 0.9, 0.25)
+    first = value_range.track_range(value_range.init_range(), rewards, 0.9, 0.25)
     assert (float(first.low), float(first.high)) == pytest.approx((-9.8, 9.8), rel=1e-4)
-    tiny = critics.track_range(critics.init_range(), 1e-9 * rewards, 0.9, 0.25)  # in any unit
+    tiny = value_range.track_range(value_range.init_range(), 1e-9 * rewards, 0.9, 0.25)  # in any unit
     np.testing.assert_allclose([tiny.low, tiny.high], 1e-9 * np.array([first.low, first.high]), rtol=1e-5)
-    then = critics.track_range(first, rewards + 1, 0.9, 0.25)
+    then = value_range.track_range(first, rewards + 1, 0.9, 0.25)
     assert (float(then.low), float(then.high)) == pytest.approx((-9.8 + 2.5, 9.8 + 2.5), rel=1e-4)
-    np.testing.assert_allclose(critics.clip_to_range(jnp.array([-20.0, 1.0, 20.0]), first), [-9.8, 1.0, 9.8], rtol=1e-4)
+    np.testing.assert_allclose(
+        value_range.clip_to_range(jnp.array([-20.0, 1.0, 20.0]), first), [-9.8, 1.0, 9.8], rtol=1e-4
+    )
     half = Critic(lambda key: (), lambda params, obs, action: jnp.array([0.5]))
     assert float(critics.in_range(half, then).values(None, None, None)[0]) == pytest.approx(2.5 + 0.5 * 9.8, rel=1e-4)
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as linen
 import jax
@@ -34,6 +35,8 @@ class Network(NamedTuple):
     apply: Callable[..., jax.Array]
     layers: Callable[[Params], list[Layer]] | None = None  # first to last; None: not a stack of dense layers
     drops: bool = False  # whether `apply` uses its key
+    # (params, x [N, in_size]) -> params whose BatchNorms have the statistics of x, differentiable; None: has none
+    measure: Callable[[Params, jax.Array], Params] | None = None
 
     def kernels(self, params: Params) -> list[jax.Array]:
         """The weights without biases and norms: from `layers`, first to last, or else all arrays of rank >= 2."""
@@ -50,12 +53,16 @@ class _MLP(linen.Module):
     activation: Activation
     layer_norm: bool
     pre_norm: bool
+    batch_norm: bool
     dropout: float
     kernel_init: linen.initializers.Initializer
     last_init: linen.initializers.Initializer
 
     @linen.compact
-    def __call__(self, x: jax.Array, train: bool = False) -> jax.Array:
+    def __call__(self, x: jax.Array, train: bool = False, measure: bool = False) -> jax.Array:
+        # Measured statistics replace the running ones (momentum 0); `follow` moves the running ones.
+        normal = functools.partial(linen.BatchNorm, not measure, momentum=0.0, epsilon=1e-3, use_fast_variance=False)
+        x = normal(name="batch_norm_in")(x) if self.batch_norm else x
         for i, size in enumerate(self.sizes):
             is_last = i + 1 == len(self.sizes)
             if self.pre_norm and i:
@@ -63,6 +70,7 @@ class _MLP(linen.Module):
             x = linen.Dense(size, kernel_init=self.last_init if is_last else self.kernel_init, name=f"layer_{i}")(x)
             if not is_last:
                 x = linen.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
+                x = normal(name=f"batch_norm_{i}")(x) if self.batch_norm else x
                 x = drop(self.make_rng("dropout"), x, self.dropout) if self.dropout and train else x
                 x = self.activation(x)
         return x
@@ -90,6 +98,7 @@ def mlp(  # noqa: PLR0913 (keyword-only choices of a network)
     activation: Activation = jax.nn.relu,
     layer_norm: bool = False,
     pre_norm: bool = False,
+    batch_norm: bool = False,
     dropout: float = 0.0,
     kernel_init: linen.initializers.Initializer | None = None,
     last_scale: float | None = None,
@@ -97,32 +106,75 @@ def mlp(  # noqa: PLR0913 (keyword-only choices of a network)
     """A multilayer perceptron `[..., in_size] -> [..., out_size]` with a linear output.
 
     `layer_norm` normalises each hidden layer before its activation. `pre_norm` normalises the input of each layer but
-    the first, without parameters. `dropout` is the dropout rate of hidden layers, before the activation; it is active
-    when `apply` gets a key. Weights start by LeCun's uniform rule, unless `kernel_init` is given. With `last_scale`,
-    those of the last layer start normal with standard deviation `last_scale / sqrt(fan_in)`. Biases start at zero.
+    the first, without parameters. `batch_norm` normalises the input, and each hidden layer before its activation, by
+    statistics that are part of the parameters (`BatchNormed`). `dropout` is the dropout rate of hidden layers, before
+    the activation; it is active when `apply` gets a key. Weights start by LeCun's uniform rule, unless `kernel_init` is
+    given. With `last_scale`, those of the last layer start normal with standard deviation `last_scale / sqrt(fan_in)`.
+    Biases start at zero.
     """
     init = kernel_init or linen.initializers.lecun_uniform()
     last = init
     if last_scale is not None:
         scaled = linen.initializers.variance_scaling(last_scale**2, "fan_in", "normal") if last_scale else None
         last = scaled or linen.initializers.zeros_init()
-    module = _MLP((*hidden, out_size), activation, layer_norm, pre_norm, dropout, init, last)
+    module = _MLP((*hidden, out_size), activation, layer_norm, pre_norm, batch_norm, dropout, init, last)
+
+    def variables(params: Params) -> dict[str, Params]:
+        return {"params": params.net, "batch_stats": params.stats} if batch_norm else {"params": params}
+
+    def start(key: Key) -> Params:
+        begun = module.init(key, jnp.zeros((in_size,)))
+        return BatchNormed(begun["params"], begun["batch_stats"]) if batch_norm else begun["params"]
 
     def apply(params: Params, x: jax.Array, key: Key | None = None) -> jax.Array:
         if key is None or not dropout:
-            return jnp.asarray(module.apply({"params": params}, x))
-        return jnp.asarray(module.apply({"params": params}, x, train=True, rngs={"dropout": key}))
+            return jnp.asarray(module.apply(variables(params), x))
+        return jnp.asarray(module.apply(variables(params), x, train=True, rngs={"dropout": key}))
+
+    def measure(params: Params, x: jax.Array) -> Params:
+        return params._replace(
+            stats=module.apply(variables(params), x, measure=True, mutable="batch_stats")[1]["batch_stats"]
+        )
 
     def layer(params: Params, i: int) -> Layer:
         dense, norm = params[f"layer_{i}"], params.get(f"norm_{i}", {})
         return Layer(dense["kernel"], dense["bias"], norm.get("scale"), norm.get("bias"), bool(pre_norm and i))
 
     return Network(
-        init=lambda key: module.init(key, jnp.zeros((in_size,)))["params"],
+        init=start,
         apply=apply,
-        layers=lambda params: [layer(params, i) for i in range(len(hidden) + 1)],
+        layers=None if batch_norm else lambda params: [layer(params, i) for i in range(len(hidden) + 1)],
         drops=dropout > 0,
+        measure=measure if batch_norm else None,
     )
+
+
+class BatchNormed(NamedTuple):
+    """Parameters of a network with BatchNorm (Ioffe and Szegedy 2015, arXiv:1502.03167).
+
+        x_hat = (x - mean) / sqrt(variance + 0.001),   y = scale x_hat + bias
+
+    `apply` takes mean and variance from `stats`. With those that `measure` finds in a batch it is the usual training
+    mode, and gradients go through them.
+    """
+
+    net: Params
+    stats: Params  # mean and variance [in_size] or [width] of each BatchNorm
+
+
+def follow(params: Params, measured: Params, rate: float = 0.01) -> Params:
+    """`params` with running statistics moved towards those `measured` in a batch: s <- (1 - rate) s + rate s_batch.
+
+    Entries that are not finite in the batch stay as they are.
+    """
+
+    def move(now: jax.Array, seen: jax.Array) -> jax.Array:
+        return jnp.where(jnp.isfinite(seen), (1 - rate) * now + rate * seen, now)
+
+    def each(now: Any, seen: Any) -> Any:
+        return now._replace(stats=jax.tree.map(move, now.stats, seen.stats)) if isinstance(now, BatchNormed) else now
+
+    return jax.tree.map(each, params, measured, is_leaf=lambda x: isinstance(x, BatchNormed))
 
 
 class Standardised(NamedTuple):
@@ -153,7 +205,17 @@ def standardise(network: Network, in_size: int) -> Network:
             *rest,
         ]
 
-    return Network(init, apply, None if network.layers is None else layers, network.drops)
+    def measure(params: Standardised, x: jax.Array) -> Standardised:
+        assert network.measure is not None
+        return params._replace(net=network.measure(params.net, (x - params.mean) / params.std))
+
+    return Network(
+        init,
+        apply,
+        None if network.layers is None else layers,
+        network.drops,
+        None if network.measure is None else measure,
+    )
 
 
 def truncated_normal() -> linen.initializers.Initializer:

@@ -14,20 +14,26 @@ like any other: only `terminated` ends the value. With a model, y can look ahead
             elite and for each critic; mean and var go over both               (Buckman et al. 2018, arXiv:1807.01675)
 
 Soft values add each imagined action's bonus to its reward: r_i - alpha log pi(a_i | s_i) for r_i.
+
+With `batch_norm` (CrossQ: Bhatt et al. 2024, arXiv:1902.05605), Q_c(s, a) in J_Q and Qbar_c(s', a') in y normalise by
+the statistics of the joined batch [(s, a), (s', a')], each with its own weights. All else takes running statistics:
+mean <- 0.99 mean + 0.01 mean_batch, and the variance likewise. Polyak averages of them are not used.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import chex
 import jax
 import jax.numpy as jnp
 
 from branchax import nn
+from branchax.agents import categorical
 from branchax.agents.base import Ahead, Outcome, Sources
 from branchax.agents.learner import Learner, Optimizer, skipped
+from branchax.agents.value_range import ValueRange, units
 from branchax.config import CriticConfig
 from branchax.normalize import FLAT
 from branchax.returns import bootstrapped
@@ -43,6 +49,10 @@ class Critic(NamedTuple):
     # (params, obs [..., D], action [..., A], key=None) -> [C, ...]; `key` is for dropout
     values: Callable[..., jax.Array]
     layers: Callable[[Params], list[nn.Layer]] | None = None  # [C, ...] each
+    # the arguments of `values` -> [C, ..., K], the logits of categorical values; None: they are numbers
+    logits: Callable[..., jax.Array] | None = None
+    # (params, obs [N, D], action [N, A]) -> params with the statistics of these rows; None: there is no BatchNorm
+    measure: Callable[[Params, jax.Array, jax.Array], Params] | None = None
 
 
 class Backup(NamedTuple):
@@ -50,14 +60,8 @@ class Backup(NamedTuple):
 
     act: Act  # the policy of the values; its extras are the action's bonus [], such as the entropy in soft values
     value: Callable[[Key, jax.Array], jax.Array]  # (key, obs [..., D]) -> V_c [C, ...], by the target critics
-
-
-class ValueRange(NamedTuple):
-    """The range of discounted returns, estimated from the rewards seen; values are learned in units of it."""
-
-    low: jax.Array  # []
-    high: jax.Array  # []
-    seen: jax.Array  # [] bool, whether there were any rewards yet
+    # (key, obs [B, D]) -> [B, A], the actions that `value` takes with this key; None: critics do not join them
+    draw: Callable[[Key, jax.Array], jax.Array] | None = None
 
 
 class Targets(NamedTuple):
@@ -68,6 +72,7 @@ class Targets(NamedTuple):
     y: jax.Array
     weight: jax.Array
     steps: jax.Array | None = None  # [] model steps taken, if the targets look ahead
+    after: tuple[jax.Array, jax.Array] | None = None  # obs and action that follow, whose statistics count as well
 
 
 def make_critic(
@@ -79,26 +84,14 @@ def make_critic(
     network: nn.MakeNetwork = nn.mlp,
 ) -> Critic:
     """Critics with input [obs, action]; `standardised` ones scale obs by the statistics of the real data."""
-    net = network(
-        in_size,
-        hidden,
-        1,
-        activation=activation,
-        layer_norm=config.layer_norm,
-        pre_norm=config.pre_norm,
-        dropout=config.dropout,
-        last_scale=0.0 if config.zero_last else None,
-    )
-    net = nn.standardise(net, in_size) if standardised else net
+    net = _network(in_size, hidden, config.atoms or 1, config, activation, standardised, network)
+    init, outputs, measure = _members(net, config, lambda obs, action: jnp.concatenate([obs, action], -1))
 
-    def values(params: Params, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:
-        x = jnp.concatenate([obs, action], -1)
-        if key is None or not config.dropout:
-            return jax.vmap(lambda one: net.apply(one, x)[..., 0])(params)
-        keys = jax.random.split(key, config.members)
-        return jax.vmap(lambda one, k: net.apply(one, x, k)[..., 0])(params, keys)
+    def values(*arguments: Any) -> jax.Array:
+        out = outputs(*arguments)
+        return out[..., 0] if config.atoms is None else categorical.expectation(out)
 
-    return Critic(lambda key: jax.vmap(net.init)(jax.random.split(key, config.members)), values, net.layers)
+    return Critic(init, values, net.layers, outputs if config.atoms else None, measure)
 
 
 def make_discrete_critic(
@@ -114,30 +107,66 @@ def make_discrete_critic(
 
     With `dueling`, Q(s, a) = V(s) + A(s, a) - mean_a A(s, a), all from one trunk (Wang et al. 2016, arXiv:1511.06581).
     """
-    net = network(
-        spec.obs_size,
-        hidden,
-        spec.action_size + dueling,
-        activation=activation,
-        layer_norm=config.layer_norm,
-        pre_norm=config.pre_norm,
-        dropout=config.dropout,
-        last_scale=0.0 if config.zero_last else None,
-    )
-    net = nn.standardise(net, spec.obs_size) if standardised else net
+    net = _network(spec.obs_size, hidden, spec.action_size + dueling, config, activation, standardised, network)
+    init, outputs, measure = _members(net, config, lambda obs, action: obs)
 
     def values(params: Params, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:
-        if key is None or not config.dropout:
-            out = jax.vmap(lambda one: net.apply(one, obs))(params)
-        else:
-            keys = jax.random.split(key, config.members)
-            out = jax.vmap(lambda one, k: net.apply(one, obs, k))(params, keys)
+        out = outputs(params, obs, action, key)
         if dueling:
             advantage = out[..., 1:]
             out = out[..., :1] + advantage - advantage.mean(-1, keepdims=True)
         return (out * action).sum(-1)
 
-    return Critic(lambda key: jax.vmap(net.init)(jax.random.split(key, config.members)), values, net.layers)
+    return Critic(init, values, net.layers, measure=measure)
+
+
+def _network(
+    in_size: int,
+    hidden: tuple[int, ...],
+    out_size: int,
+    config: CriticConfig,
+    activation: nn.Activation,
+    standardised: bool,
+    network: nn.MakeNetwork,
+) -> nn.Network:
+    """One member of the ensemble."""
+    net = network(
+        in_size,
+        hidden,
+        out_size,
+        activation=activation,
+        layer_norm=config.layer_norm,
+        pre_norm=config.pre_norm,
+        dropout=config.dropout,
+        last_scale=0.0 if config.zero_last else None,
+        **({"batch_norm": True} if config.batch_norm else {}),
+    )
+    return nn.standardise(net, in_size) if standardised else net
+
+
+def _members(net: nn.Network, config: CriticConfig, inputs: Callable[[jax.Array, jax.Array], jax.Array]) -> Any:
+    """`Critic.init`, the networks' outputs [C, ..., K] by the arguments of `Critic.values`, and `Critic.measure`."""
+
+    def outputs(params: Params, obs: jax.Array, action: jax.Array, key: Key | None = None) -> jax.Array:
+        x = inputs(obs, action)
+        if key is None or not config.dropout:
+            return jax.vmap(lambda one: net.apply(one, x))(params)
+        keys = jax.random.split(key, config.members)
+        return jax.vmap(lambda one, k: net.apply(one, x, k))(params, keys)
+
+    def measure(params: Params, obs: jax.Array, action: jax.Array) -> Params:
+        assert net.measure is not None
+        return jax.vmap(net.measure, (0, None))(params, inputs(obs, action))
+
+    init = lambda key: jax.vmap(net.init)(jax.random.split(key, config.members))  # noqa: E731
+    return init, outputs, measure if config.batch_norm else None
+
+
+def measured(critic: Critic, params: Params, *rows: tuple[jax.Array, jax.Array]) -> Params:
+    """`params` with the statistics of these (obs [N, D], action [N, A]) joined; as they are without BatchNorm."""
+    if critic.measure is None:
+        return params
+    return critic.measure(params, *(jnp.concatenate(each) for each in zip(*rows, strict=True)))
 
 
 def action_values(critic: Critic, params: Params, obs: jax.Array, count: int) -> jax.Array:
@@ -179,7 +208,8 @@ def make_targets(
         return t.reward + discount * jnp.where(t.terminated, 0.0, later)
 
     if config.expand == "none":
-        return Targets(t.obs, t.action, back(pessimist(t.next_obs)), weight)
+        after = None if backup.draw is None else (t.next_obs, backup.draw(key_value, t.next_obs))
+        return Targets(t.obs, t.action, back(pessimist(t.next_obs)), weight, after=after)
     assert sources.ahead is not None, "targets that look ahead need a model"
     if config.expand == "steve":
         trajectory = in_every_elite(key_model, row, sources.ahead, backup.act)
@@ -248,63 +278,41 @@ def steve(trajectory: Trajectory, values: jax.Array, discount: jax.Array) -> jax
     return (weight * jnp.where(reached, mean, 0.0)).sum(0) / weight.sum(0)
 
 
-def init_range() -> ValueRange:
-    """The range before any reward is seen: values are not scaled."""
-    return ValueRange(-jnp.ones(()), jnp.ones(()), jnp.zeros((), bool))
-
-
-def track_range(
-    now: ValueRange,
-    rewards: jax.Array,
-    discount: jax.Array,
-    rate: float,
-    ends: bool = False,
-    mask: jax.Array | bool = True,
-) -> ValueRange:
-    """Moves the range towards the 1 % and 99 % quantiles of rewards [...] / (1 - discount); the first call sets it.
-
-    low <- low + rate (q_0.01(r) / (1 - gamma) - low),   high likewise with q_0.99        (Kubo et al. 2025, code)
-
-    With `ends` 0 counts as a return, because nothing follows a termination. Rewards where `mask` is false do not count.
-    """
-    good = jnp.isfinite(rewards).all()
-    counted = jnp.where(mask, jnp.where(good, rewards, 0.0), jnp.nan)
-    low, high = jnp.nanquantile(counted, jnp.array([0.01, 0.99])) / (1 - discount)
-    low, high = (jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)) if ends else (low, high)
-    step = jnp.where(good, jnp.where(now.seen, rate, 1.0), 0.0)
-    low, high = (1 - step) * now.low + step * low, (1 - step) * now.high + step * high
-    return ValueRange(low, high, now.seen | good)
-
-
 def in_range(critic: Critic, now: ValueRange | tuple[()]) -> Critic:
     """`critic` with outputs in units of the range: Q = (high + low) / 2 + (high - low) / 2 net(s, a)."""
     if not isinstance(now, ValueRange):
         return critic
-    middle, half = 0.5 * (now.high + now.low), 0.5 * (now.high - now.low)
+    middle, half = units(now)
     return critic._replace(values=lambda *arguments: middle + half * critic.values(*arguments))
 
 
-def clip_to_range(value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
-    """Values [...] clipped to the range of returns."""
-    return jnp.clip(value, now.low, now.high) if isinstance(now, ValueRange) else value
-
-
 def regress(
-    values: Callable[[Params, jax.Array, jax.Array], jax.Array],
+    critic: Critic,
     critics: Learner,
     targets: Targets,
     optimizer: Optimizer,
     learning_rate: jax.Array,
     key: Key | None = None,
+    now: ValueRange | tuple[()] = (),
 ) -> tuple[Learner, Outcome]:
-    """One step of all critics on the weighted J_Q; `key` is for their dropout."""
-    total = targets.weight.sum()
+    """One step of all critics on the weighted J_Q; `key` is for their dropout, `now` the range of values.
 
-    def loss(params: Params) -> tuple[jax.Array, jax.Array]:
-        q = values(params, targets.obs, targets.action, *(() if key is None else (key,)))
-        return 0.5 * (targets.weight * (q - targets.y) ** 2).sum() / total, q
+    Running statistics of BatchNorms follow those of the batch.
+    """
+    total, here = targets.weight.sum(), (targets.obs, targets.action)
 
-    (j_q, q), gradient = jax.value_and_grad(loss, has_aux=True)(critics.params)
+    def loss(params: Params) -> tuple[jax.Array, tuple[jax.Array, Params]]:
+        params = measured(critic, params, here, *([] if targets.after is None else [targets.after]))
+        if critic.logits is None:
+            q = in_range(critic, now).values(params, *here, *(() if key is None else (key,)))
+            return 0.5 * (targets.weight * (q - targets.y) ** 2).sum() / total, (q, params)
+        logits = critic.logits(params, *here, key)
+        middle, half = units(now)
+        each = categorical.cross_entropy(logits, (targets.y - middle) / jnp.maximum(half, 1e-30))
+        return (targets.weight * each).sum() / total, (middle + half * categorical.expectation(logits), params)
+
+    (j_q, (q, seen)), gradient = jax.value_and_grad(loss, has_aux=True)(critics.params)
     critics = optimizer.step(critics, gradient, learning_rate)
+    critics = critics._replace(params=nn.follow(critics.params, seen))
     metrics = {"critic/q_mean": q.mean(), "critic/q_max": Largest(q.max()), "critic/skipped_steps": skipped(critics)}
     return critics, Outcome({"critic/loss": j_q}, metrics, 0.0 if targets.steps is None else targets.steps)

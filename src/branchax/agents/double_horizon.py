@@ -6,7 +6,8 @@ From the states s_0 of a batch, the policy is rolled out for H steps in the mode
     J_pi        = -E [ y(s_0, a_0) - alpha log pi_0 ],   with Q for Qbar, differentiated through the rollout
 
 y is the critics' target; steps after a termination count nothing. The rollout is computed once: forward, then one step
-of the critics, then backward with the new critics. This needs `critic.expand` "fresh".
+of the critics, then backward with the new critics. This needs `critic.expand` "fresh". With `critic.batch_norm` the
+joined rows are (s_0, a_0) and, where the rollout goes on, (s_H, a_H); the actor's Q takes running statistics.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from branchax.agents.base import Outcome, Sources
-from branchax.agents.critic import Targets, clip_to_range, in_mixed_elites, least
+from branchax.agents.critic import Targets, in_mixed_elites, least
 from branchax.agents.soft import SAC, Pieces, see_rewards, soft_act, step_actor, step_critics, values_of
+from branchax.agents.value_range import clip_to_range
 from branchax.returns import bootstrapped
 from branchax.types import Key, Params, Row, Trajectory
 
@@ -59,11 +61,17 @@ def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory:
     """The critics' targets for the rollout's first actions, and the agent with an updated range of values."""
     ahead = jax.lax.stop_gradient(ahead)
     agent = see_rewards(pieces, agent, ahead.reward - agent.alpha * ahead.log_prob, taken(trajectory)[:, None])
-    each = values_of(pieces, agent, agent.targets)(ahead.last_obs, ahead.last_action)
-    last = clip_to_range(least(key, each, pieces.config.critic.subset), agent.range)
-    y = follow(agent, ahead, trajectory, last)
-    t, steps = trajectory.transition, trajectory.valid.sum().astype(y.dtype)
-    return agent, Targets(*jax.lax.stop_gradient((t.obs[0], t.action[0])), y, jnp.ones_like(y), steps)
+    t, joins = trajectory.transition, pieces.config.critic.batch_norm
+    here, after = jax.lax.stop_gradient((t.obs[0], t.action[0])), (ahead.last_obs, ahead.last_action)
+    if joins:  # what is computed after a termination is never reached, and has no part in the statistics
+        last = taken(trajectory).sum() - 1
+        reached = (trajectory.valid[last] & ~t.terminated[last])[:, None]
+        after = jax.tree.map(lambda x, first: jnp.where(reached, x, first), after, here)
+    each = values_of(pieces, agent, agent.targets, here if joins else None)(*after)
+    value = clip_to_range(least(key, each, pieces.config.critic.subset), agent.range)
+    y = follow(agent, ahead, trajectory, value)
+    steps = trajectory.valid.sum().astype(y.dtype)
+    return agent, Targets(*here, y, jnp.ones_like(y), steps, after if joins else None)
 
 
 def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:

@@ -69,7 +69,7 @@ def make_dqn(spec: WorldSpec, config: DQNConfig, network: nn.MakeNetwork = nn.ml
         )
         row = sources.replay(key_batch)
         goal = make_targets(key_targets, row, sources, backup, config.critic, agent.knobs.discount)
-        critics, outcome = regress(critic.values, agent.critics, goal, optimizer, agent.knobs.learning_rate)
+        critics, outcome = regress(critic, agent.critics, goal, optimizer, agent.knobs.learning_rate)
         targets = optax.incremental_update(critics.params, agent.targets, agent.knobs.tau)
         return DQN(critics, targets, agent.knobs), outcome
 

@@ -28,7 +28,7 @@ import jax.numpy as jnp
 from branchax import nn
 from branchax.agents import double_horizon
 from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
-from branchax.agents.critic import Backup, Targets, ValueRange, clip_to_range, in_one_elite, make_targets
+from branchax.agents.critic import Backup, Targets, in_one_elite, make_targets
 from branchax.agents.learner import renew_statistics, reset_optimizers
 from branchax.agents.soft import (
     SAC,
@@ -42,6 +42,7 @@ from branchax.agents.soft import (
     step_critics,
     values_of,
 )
+from branchax.agents.value_range import ValueRange, clip_to_range
 from branchax.config import SACConfig
 from branchax.normalize import Stats
 from branchax.returns import bootstrapped
@@ -128,12 +129,17 @@ def learn_critics(
 
 def replayed_targets(pieces: Pieces, key: Key, agent: SAC, row: Row, sources: Sources) -> Targets:
     """The critics' targets for replayed actions."""
-    actor, alpha, targets = agent.actor.params, agent.alpha, values_of(pieces, agent, agent.targets)
+    actor, alpha, joins = agent.actor.params, agent.alpha, pieces.config.critic.batch_norm
+    here = (row.transition.obs, row.transition.action) if joins else None
+    targets = values_of(pieces, agent, agent.targets, here)
 
     def value(key: Key, obs: jax.Array) -> jax.Array:
         return clip_to_range(pieces.value(key, actor, targets, obs, alpha)[0], agent.range)
 
-    backup = Backup(soft_act(pieces, actor, alpha), value)
+    def draw(key: Key, obs: jax.Array) -> jax.Array:
+        return pieces.distribution.sample(key, pieces.policy.apply(actor, obs))[0]
+
+    backup = Backup(soft_act(pieces, actor, alpha), value, draw if joins else None)
     return make_targets(key, row, sources, backup, pieces.config.critic, agent.knobs.discount)
 
 

@@ -15,16 +15,15 @@ from branchax.agents.base import Outcome
 from branchax.agents.critic import (
     Critic,
     Targets,
-    ValueRange,
     in_range,
-    init_range,
     lowest,
     make_critic,
     make_discrete_critic,
+    measured,
     regress,
-    track_range,
 )
 from branchax.agents.learner import Learner, Optimizer, adam, fill_knobs, skipped
+from branchax.agents.value_range import ValueRange, init_range, track_range
 from branchax.config import SACConfig
 from branchax.distributions import Distribution, categorical, raw_log_std, tanh_normal
 from branchax.rollout import Act
@@ -146,10 +145,18 @@ def soft_act(pieces: Pieces, actor: Params, weight: jax.Array | float) -> Act:
     return act
 
 
-def values_of(pieces: Pieces, agent: SAC, critics: Params) -> Values:
-    """The critics with these parameters, scaled to the agent's range of values."""
+def values_of(pieces: Pieces, agent: SAC, critics: Params, here: tuple[jax.Array, jax.Array] | None = None) -> Values:
+    """The critics with these parameters, scaled to the agent's range of values.
+
+    BatchNorms have running statistics; or those of what is valued joined with `here`, obs [B, D] and action [B, A].
+    """
     mine = in_range(pieces.critic, agent.range)
-    return lambda obs, action: mine.values(critics, obs, action)
+
+    def values(obs: jax.Array, action: jax.Array) -> jax.Array:
+        params = critics if here is None else measured(mine, critics, here, (obs, action))
+        return mine.values(params, obs, action)
+
+    return values
 
 
 def see_rewards(pieces: Pieces, agent: SAC, soft: jax.Array, mask: jax.Array | bool = True) -> SAC:
@@ -163,9 +170,8 @@ def see_rewards(pieces: Pieces, agent: SAC, soft: jax.Array, mask: jax.Array | b
 
 def step_critics(pieces: Pieces, key: Key, agent: SAC, goal: Targets) -> tuple[SAC, Outcome]:
     """One step of the critics, then of the target critics."""
-    values = in_range(pieces.critic, agent.range).values
-    dropped = key if pieces.config.critic.dropout else None
-    critics, told = regress(values, agent.critics, goal, pieces.optimizer, agent.knobs.learning_rate, dropped)
+    dropped, step = key if pieces.config.critic.dropout else None, (pieces.optimizer, agent.knobs.learning_rate)
+    critics, told = regress(pieces.critic, agent.critics, goal, *step, dropped, agent.range)
     targets = optax.incremental_update(critics.params, agent.targets, agent.knobs.tau)
     return agent._replace(critics=critics, targets=targets), told
 

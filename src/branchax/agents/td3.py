@@ -84,7 +84,7 @@ def make_td3(spec: WorldSpec, config: TD3Config, network: nn.MakeNetwork = nn.ml
         )
         row = sources.replay(key_batch)
         goal = make_targets(key_targets, row, sources, backup, config.critic, agent.knobs.discount)
-        critics, fitted = regress(critic.values, agent.critics, goal, optimizer, agent.knobs.learning_rate)
+        critics, fitted = regress(critic, agent.critics, goal, optimizer, agent.knobs.learning_rate)
         return agent._replace(critics=critics), (fitted, row.transition.obs)
 
     def update(key: Key, agent: TD3, sources: Sources) -> tuple[TD3, Outcome]:

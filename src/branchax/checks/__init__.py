@@ -235,6 +235,12 @@ def _check_agent(config: Config, need: Need) -> None:
         )
         dropped = critic.dropout == 0 or agent.traits.scales
         need(dropped, "agent.critic.dropout", f"0: agent.kind = {agent.kind} has no dropout")
+        joins = not critic.batch_norm or agent.traits.scales
+        need(joins, "agent.critic.batch_norm", f"false: agent.kind = {agent.kind} does not join its batches")
+        joined = not critic.batch_norm or critic.expand in ("none", "fresh")
+        need(joined, "agent.critic.expand", "none or fresh: agent.critic.batch_norm joins one next state to each state")
+        ranged = critic.atoms is None or critic.scale != "none"
+        need(ranged, "agent.critic.atoms", "None: without agent.critic.scale there is no range to put them on")
         layered = critic.dropout == 0 or bool(getattr(agent, "hidden", True))
         need(layered, "agent.critic.dropout", "0: agent.hidden = () has no layers to drop from")
         need(not steve or critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")

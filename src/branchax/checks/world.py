@@ -54,6 +54,12 @@ def check_actions(config: Config, discrete: bool) -> None:
     """Raises `ConfigError` unless the agent supports the environment's kind of actions."""
     if config.discrete is None or config.discrete == discrete:
         return
+    critic = config.agent.traits.critic
+    if critic is not None and critic.atoms is not None:
+        raise ConfigError(
+            f"agent.critic.atoms: {critic.atoms} is not possible on {config.world}; allowed: None, because critics of"
+            " discrete actions have an output for each action"
+        )
     if hasattr(config.agent, "through_model"):  # the setting that excludes discrete actions
         raise ConfigError(
             f"agent.through_model: True is not possible on {config.world}; allowed: False, because discrete actions"

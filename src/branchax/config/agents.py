@@ -49,7 +49,8 @@ class SACConfig:
     @property
     def traits(self) -> Traits:
         """The agent's properties."""
-        ahead, discrete = self.critic.expand != "none" or self.through_model, False if self.through_model else None
+        ahead = self.critic.expand != "none" or self.through_model
+        discrete = False if self.through_model or self.critic.atoms else None
         return Traits(
             discrete=discrete, critic=self.critic, scales=True, looks_ahead=ahead, through_model=self.through_model
         )

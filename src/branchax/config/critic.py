@@ -36,6 +36,12 @@ class CriticConfig:
     also holds 0, the return after a termination; needed where every reward is the same."""
     scale_rate: Fraction = 3e-4
     """Step size of the running quantiles."""
+    batch_norm: bool = False
+    """BatchNorm of the input and, before its activation, of each hidden layer. While the critics learn, its statistics
+    are those of a batch's states and actions joined with those that follow (CrossQ); the actor sees running ones."""
+    atoms: Annotated[int | None, Range(2, 10_000)] = None
+    """Categorical values: a distribution over this many values, evenly spaced over the range of `scale`, learned by
+    cross-entropy (XQC has 101). Default: one output, learned by its squared error."""
 
 
 class Traits(NamedTuple):
