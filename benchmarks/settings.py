@@ -63,6 +63,7 @@ DRAWS: dict[str, tuple[Any, ...]] = {  # fields of which a few values are tried;
     "validate_every": (None, 1, 2),
     "gate_share": (0.5, 1.0),
     "subset": (None, 1, 2),
+    "atoms": (None, 5),
     "dropout": (0.0, 0.1),
     "critic_warmup": (0, 2),
     "policy_delay": (1, 2),

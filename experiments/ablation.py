@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from branchax.checks import check
-from branchax.commands.base import OK, REFUSED
+from branchax.commands.base import OK, PREEMPTED, REFUSED
 from branchax.commands.flags import Switch, parse
 from branchax.config import Config, to_dict
 from branchax.errors import ConfigError, RunError, nearest
@@ -60,6 +61,8 @@ ARMS = {
     "constant": "model noise the same everywhere",
     "spread40": "states spread over 40 steps instead of 20",
     "twice": "20 updates per real step instead of 10",
+    "crossq": "BatchNorm instead of LayerNorm in critics",
+    "xqc": "the same, and values over 101 atoms",
 }
 Figures = dict[str, dict[str, float | None]]  # "area" and "solved_at", by seed
 
@@ -265,4 +268,9 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if code == PREEMPTED:
+        os._exit(code)  # a compilation under way would be waited for
+    sys.exit(code)

@@ -35,6 +35,8 @@ VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
     "no_dropout": {"agent.critic.dropout": 0.0, "model.dropout": 0.0},
     "no_warmup": {"agent.critic_warmup": 0},
     "no_reset": {"agent.reset_optimizer": False},
+    "crossq": {"agent.critic.batch_norm": True, "agent.critic.pre_norm": False},
+    "xqc": {"agent.critic.batch_norm": True, "agent.critic.pre_norm": False, "agent.critic.atoms": 101},
     "in_range": {"model.bound_margin": 0.0},
     # What is suspected of MBPO's fallen seeds (docs/reproduction.md); with `long_fits`, `possible` and `quiet`.
     "layer_norm": {"agent.critic.layer_norm": True},

@@ -9,6 +9,7 @@ from by_hand import BATCH, SPEC, as_numpy, each_of, same, slope
 from conftest import replace
 from test_first_update import ALPHA, SHARED, along, begun, followed, gaussian, soft_walk
 
+from benchmarks.settings import attempt
 from branchax import nn
 from branchax.agents import categorical
 from branchax.agents.sac import make_sac
@@ -303,3 +304,56 @@ def test_what_cannot_work_is_refused_by_name(name, changes, words):
 def test_where_it_can_work_it_is_possible(name):
     critic = {"agent__critic__batch_norm": True, "agent__critic__atoms": 101, "agent__critic__scale": "possible"}
     check(replace(preset(name, "classic/pendulum"), **critic))
+
+
+# --- whole runs ---
+
+
+def small(name):
+    """A preset with such critics, that explores for 20 steps and has epochs of 20 with 4 updates."""
+    config = replace(
+        preset(name, "classic/pendulum"),
+        explore_steps=20,
+        epoch_steps=20,
+        collect_steps=20,
+        env_steps=60,
+        updates_per_step=0.2,
+        batch_size=8,
+        eval_episodes=2,
+        model__hidden=(8,),
+        model__members=2,
+        model__elites=2,
+        model__max_rounds=1,
+        model__round_steps=2,
+        model__batch_size=8,
+        agent__hidden=(8,),
+        agent__critic__batch_norm=True,
+        agent__critic__atoms=5,
+        agent__critic__scale="possible",
+    )
+    if config.model_free:
+        return config
+    every = 2 if name == "dhmbpo_tiny" else None
+    return replace(config, rollout__horizon=2, rollout__per_step=1, rollout__groups=2, rollout__every=every)
+
+
+@pytest.mark.parametrize("name", ["sac", "mbpo", "dhmbpo_tiny"])
+def test_runs_keep_their_numbers_finite_and_resume_to_the_bit(name):
+    attempt(small(name))
+
+
+def test_seeds_side_by_side_are_as_each_alone():
+    critic = CriticConfig(batch_norm=True, atoms=ATOMS, scale="possible")
+    agent, (rows, _) = make_sac(SPEC, SACConfig(critic=critic, **SHARED)), by_hand.batch()
+    sources = by_hand.off_batch(rows)
+
+    def run(key):
+        params, keys = agent.init(key), jax.random.split(key, 3)
+        return jax.lax.scan(lambda params, key: (agent.update(key, params, sources)[0], ()), params, keys)[0]
+
+    keys = jax.random.split(jax.random.key(0), 2)
+    both = jax.jit(jax.vmap(run))(keys)
+    for i, key in enumerate(keys):
+        alone = jax.jit(run)(key)
+        same(jax.tree.map(lambda x, i=i: x[i], both.critics.params), alone.critics.params, 1e-5)
+        assert not np.allclose(both.critics.params.stats["batch_norm_in"]["mean"][i], 0)
