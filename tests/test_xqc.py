@@ -33,14 +33,15 @@ def normal(rows, norm, seen):
     """A BatchNorm of rows [N, F], which keeps their statistics in `seen`."""
     mean, variance = rows.mean(0), rows.var(0)
     seen.append((mean, variance))
-    return (rows - mean) / np.sqrt(variance + 1e-3) * norm["scale"] + norm["bias"]
+    return (rows - mean) / np.sqrt(variance + 1e-3) * norm["scale"] + norm.get("bias", 0)
 
 
 def outputs(net, rows):
     """What a network with one hidden layer says of joined rows [N, in] -> [N, K], and their statistics."""
     seen = []
     x = normal(rows, net["batch_norm_in"], seen)
-    x = x @ net["layer_0"]["kernel"] + net["layer_0"]["bias"]
+    assert set(net["layer_0"]) == {"kernel"} and set(net["batch_norm_in"]) == {"scale"}  # a shift would be taken away
+    x = x @ net["layer_0"]["kernel"]
     x = np.maximum(normal(x, net["batch_norm_0"], seen), 0)
     return x @ net["layer_1"]["kernel"] + net["layer_1"]["bias"], seen
 
@@ -88,9 +89,9 @@ def q_running(params, obs, action):
         x = np.concatenate([obs, action])
         for i in ("in", "0"):
             s, norm = stats[f"batch_norm_{i}"], net[f"batch_norm_{i}"]
-            x = (x - s["mean"]) / np.sqrt(s["var"] + 1e-3) * norm["scale"] + norm["bias"]
+            x = (x - s["mean"]) / np.sqrt(s["var"] + 1e-3) * norm["scale"] + norm.get("bias", 0)
             layer = net[f"layer_{0 if i == 'in' else 1}"]
-            x = (x if i == "in" else np.maximum(x, 0)) @ layer["kernel"] + layer["bias"]
+            x = (x if i == "in" else np.maximum(x, 0)) @ layer["kernel"] + layer.get("bias", 0)
         return x[0]
 
     return np.array([one(net, stats) for net, stats in zip(each_of(params.net), each_of(params.stats), strict=True)])

@@ -62,12 +62,14 @@ class _MLP(linen.Module):
     def __call__(self, x: jax.Array, train: bool = False, measure: bool = False) -> jax.Array:
         # Measured statistics replace the running ones (momentum 0); `follow` moves the running ones.
         normal = functools.partial(linen.BatchNorm, not measure, momentum=0.0, epsilon=1e-3, use_fast_variance=False)
-        x = normal(name="batch_norm_in")(x) if self.batch_norm else x
+        # What comes before a BatchNorm has no bias: its gradient would be rounding, of which Adam makes whole steps.
+        x = normal(name="batch_norm_in", use_bias=False)(x) if self.batch_norm else x
         for i, size in enumerate(self.sizes):
             is_last = i + 1 == len(self.sizes)
             if self.pre_norm and i:
                 x = linen.LayerNorm(use_bias=False, use_scale=False, name=f"pre_norm_{i}")(x)
-            x = linen.Dense(size, kernel_init=self.last_init if is_last else self.kernel_init, name=f"layer_{i}")(x)
+            kernel_init, biased = self.last_init if is_last else self.kernel_init, is_last or not self.batch_norm
+            x = linen.Dense(size, biased, kernel_init=kernel_init, name=f"layer_{i}")(x)
             if not is_last:
                 x = linen.LayerNorm(name=f"norm_{i}")(x) if self.layer_norm else x
                 x = normal(name=f"batch_norm_{i}")(x) if self.batch_norm else x
