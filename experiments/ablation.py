@@ -56,6 +56,7 @@ ARMS = {
     "raw": "observations not standardised",
     "relu": "ReLU instead of SiLU",
     "unscaled": "values neither scaled nor clipped",
+    "past_end": "rollouts that end count with 0 in the actor's objective",
     "in_range": "predictions clipped to the data's range",
     "no_dropout": "no dropout in critics and model",
     "constant": "model noise the same everywhere",

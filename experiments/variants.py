@@ -32,6 +32,8 @@ VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
     "unscaled": {"agent.critic.scale": "none"},
     "possible": {"agent.critic.scale": "possible"},
     "no_norm": {"agent.critic.pre_norm": False, "model.pre_norm": False},
+    "before_end": {"agent.value_before_end": True},
+    "past_end": {"agent.value_before_end": False},
     "no_dropout": {"agent.critic.dropout": 0.0, "model.dropout": 0.0},
     "no_warmup": {"agent.critic_warmup": 0},
     "no_reset": {"agent.reset_optimizer": False},

@@ -11,9 +11,10 @@ from conftest import replace
 from branchax import nn, normalize, replay
 from branchax.agents import soft
 from branchax.agents.base import Ahead, Sources
-from branchax.agents.critic import ValueRange, in_range, track_range
+from branchax.agents.critic import in_range
 from branchax.agents.learner import adam, count_skipped, renew_statistics, reset_optimizers
 from branchax.agents.sac import make_sac
+from branchax.agents.value_range import ValueRange, track_range
 from branchax.build import build
 from branchax.config import CriticConfig, SACConfig
 from branchax.dynamics.fit import make_ensemble
@@ -98,9 +99,11 @@ def apply(params, x, pre_norm):
     return x
 
 
-def test_the_first_update_equals_a_loop():
-    agent = made()
-    after, told = run(agent)
+@pytest.mark.parametrize("before_end", [False, True])
+def test_the_first_update_equals_a_loop(before_end):
+    config = dataclasses.replace(CONFIG, value_before_end=before_end)
+    agent = made(config)
+    after, told = run(agent, config)
     key = jax.random.split(jax.random.key(5), 3)[1]
     key_rollout, key_subset, _ = jax.random.split(key, 3)
     key_ahead, key_last = jax.random.split(key_rollout)
@@ -122,7 +125,7 @@ def test_the_first_update_equals_a_loop():
     groups = BATCH // ELITES
     obs0 = np.asarray(batch().transition.obs, np.float64).reshape(ELITES, groups, 2)
     alpha, gamma = 0.3, 0.9
-    r, logp = np.zeros((STEPS, BATCH)), np.zeros((STEPS, BATCH))
+    r, logp, seen, done = (np.zeros((STEPS, BATCH, *size)) for size in ((), (), (2,), (1,)))
     alive, first, last = np.ones((STEPS + 1, BATCH), bool), np.zeros((BATCH, 1)), np.zeros((BATCH, 2))
     for g in range(ELITES):
         key_group, obs = jax.random.split(key_run, ELITES)[g], obs0[g]
@@ -130,6 +133,7 @@ def test_the_first_update_equals_a_loop():
         for t in range(STEPS):
             key_act = jax.random.split(jax.random.fold_in(key_group, t), 3)[0]
             action, density = policy(noise_of(jax.random.split(key_act, groups)), obs)
+            seen[t, rows], done[t, rows] = obs, action
             rate = 0.9 + 0.1 * ((g + t) % ELITES)
             obs = np.stack([rate * obs[:, 0] + 0.2 * obs[:, 1], 0.8 * obs[:, 1] + 0.5 * action[:, 0]], -1)
             r[t, rows], logp[t, rows] = obs[:, 0] - 0.1 * action[:, 0] ** 2, density
@@ -156,9 +160,13 @@ def test_the_first_update_equals_a_loop():
     for b in range(BATCH):
         for t in range(STEPS):
             y[b] += gamma**t * alive[t, b] * (r[t, b] - (alpha * logp[t, b] if t else 0.0))
-            j[b] += gamma**t * alive[t, b] * soft[t, b]
+            j[b] += gamma**t * alive[t + before_end, b] * soft[t, b]
         y[b] += gamma**STEPS * alive[-1, b] * tail[b]
         j[b] += gamma**STEPS * alive[-1, b] * tail_actor[b]
+        if before_end and not alive[-1, b]:
+            n = alive[:, b].sum() - 1  # the step that terminates
+            at_end = q(agent.critics.params, seen[n, b : b + 1], done[n, b : b + 1]).mean(0)[0]
+            j[b] += gamma**n * (at_end - alpha * logp[n, b])
     loss = 0.5 * ((q(agent.critics.params, obs0.reshape(BATCH, 2), first) - y) ** 2).sum() / BATCH
     assert float(after.range.low) == pytest.approx(q01, rel=1e-4)
     assert float(told.losses["critic/loss"]) == pytest.approx(loss, rel=1e-4)
@@ -167,12 +175,14 @@ def test_the_first_update_equals_a_loop():
     assert float(told.model_steps) == alive[:-1].sum()
 
 
-def test_the_actors_gradient_equals_finite_differences():
+@pytest.mark.parametrize("before_end", [False, True])
+def test_the_actors_gradient_equals_finite_differences(before_end):
     """Adam's first moment after one step is a tenth of the gradient.
 
     The range of values, which rewards move, is no part of the gradient, so that it is left out here.
     """
     config = dataclasses.replace(CONFIG, critic=dataclasses.replace(CONFIG.critic, scale="none"))
+    config = dataclasses.replace(config, value_before_end=before_end)
     agent = made(config)
     moment = run(agent, config)[0].actor.optimizer.inner_state[1].mu
     put = lambda actor: agent._replace(actor=agent.actor._replace(params=actor))  # noqa: E731

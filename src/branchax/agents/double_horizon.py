@@ -5,13 +5,23 @@ From the states s_0 of a batch, the policy is rolled out for H steps in the mode
     y(s_0, a_0) = r_0 + sum_{0 < t < H} gamma^t (r_t - alpha log pi_t) + gamma^H (Qbar(s_H, a_H) - alpha log pi_H)
     J_pi        = -E [ y(s_0, a_0) - alpha log pi_0 ],   with Q for Qbar, differentiated through the rollout
 
-y is the critics' target; steps after a termination count nothing. The rollout is computed once: forward, then one step
-of the critics, then backward with the new critics. This needs `critic.expand` "fresh". With `critic.batch_norm` the
-joined rows are (s_0, a_0) and, where the rollout goes on, (s_H, a_H); the actor's Q takes running statistics.
+y is the critics' target; steps after a termination count nothing. In J_pi this has a flaw: a termination is a step
+function and has no derivative. Rollouts that end have no part in the gradient but for their rewards before, so that the
+critics' values of the others decide, and they can lead the policy over an edge that the gradient does not see. With
+`value_before_end` (not in the paper)
+
+    J_pi = -E [ sum_{t < n} gamma^t (r_t - alpha log pi_t) + gamma^n (Q(s_n, a_n) - alpha log pi_n) ]
+
+where n is the step that terminates, or H: Q has learned of the end, and is smooth.
+
+The rollout is computed once: forward, then one step of the critics, then backward with the new critics. This needs
+`critic.expand` "fresh". With `critic.batch_norm` the joined rows are (s_0, a_0) and, where the rollout goes on,
+(s_H, a_H); the actor's Q takes running statistics.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -30,8 +40,8 @@ class Ahead(NamedTuple):
 
     reward: jax.Array  # [H, B]
     log_prob: jax.Array  # [H, B]
-    last_obs: jax.Array  # [B, D], the state after the last step
-    last_action: jax.Array  # [B, A]
+    last_obs: jax.Array  # [B, D], the state after the last step; with `value_before_end` s_n
+    last_action: jax.Array  # [B, A], the action there
     last_log_prob: jax.Array  # [B]
 
 
@@ -40,9 +50,20 @@ def roll_out(pieces: Pieces, key: Key, actor: Params, row: Row, sources: Sources
     assert sources.ahead is not None, "a look-ahead needs a model"
     key_ahead, key_last = jax.random.split(key)
     trajectory = in_mixed_elites(key_ahead, row, sources.ahead, soft_act(pieces, actor, -1.0))
-    last = trajectory.transition.next_obs[taken(trajectory).sum() - 1]
+    t = trajectory.transition
+    last = t.next_obs[taken(trajectory).sum() - 1]
     action, log_prob = pieces.distribution.sample(key_last, pieces.policy.apply(actor, last))
-    return Ahead(trajectory.transition.reward, trajectory.extras, last, action, log_prob), trajectory
+    end = last, action, log_prob
+    if pieces.config.value_before_end:
+        end = jax.tree.map(functools.partial(before_end, trajectory), (t.obs, t.action, trajectory.extras), end)
+    return Ahead(t.reward, trajectory.extras, *end), trajectory
+
+
+def before_end(trajectory: Trajectory, each: jax.Array, last: jax.Array) -> jax.Array:
+    """The row of `each` [H, B, ...] at the step that terminates, or `last` [B, ...] where none does."""
+    ends = trajectory.valid & trajectory.transition.terminated
+    ended = ends.any(0).reshape(-1, *[1] * (last.ndim - 1))
+    return jnp.where(ended, each[ends.argmax(0), jnp.arange(last.shape[0])], last)
 
 
 def taken(trajectory: Trajectory) -> jax.Array:
@@ -55,6 +76,14 @@ def follow(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) ->
     t = trajectory._replace(transition=trajectory.transition._replace(reward=ahead.reward))
     tail = jnp.broadcast_to(last - agent.alpha * ahead.last_log_prob, ahead.reward.shape)
     return bootstrapped(t, tail, -agent.alpha * ahead.log_prob, agent.knobs.discount)[0]
+
+
+def gain(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
+    """The soft return [B] of the steps before a rollout's end, valued there by `last` [B]: -J_pi, row by row."""
+    survived = trajectory.valid & ~trajectory.transition.terminated
+    powers = agent.knobs.discount ** jnp.arange(survived.shape[0])[:, None]
+    soft = jnp.where(survived, ahead.reward - agent.alpha * ahead.log_prob, 0.0)
+    return (powers * soft).sum(0) + agent.knobs.discount ** survived.sum(0) * (last - agent.alpha * ahead.last_log_prob)
 
 
 def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory: Trajectory) -> tuple[SAC, Targets]:
@@ -88,6 +117,8 @@ def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC,
 
     def actor_loss(ahead: Ahead) -> jax.Array:
         last = pieces.settle(values(ahead.last_obs, ahead.last_action))
+        if pieces.config.value_before_end:
+            return -gain(agent, ahead, trajectory, last).mean()
         return -(follow(agent, ahead, trajectory, last) - agent.alpha * ahead.log_prob[0]).mean()
 
     j_pi, slope = jax.value_and_grad(actor_loss)(ahead)

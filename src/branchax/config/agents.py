@@ -36,6 +36,9 @@ class SACConfig:
     """Adjust alpha so that the policy's entropy stays at `target_entropy`."""
     through_model: bool = False
     """The actor's gradient goes through `rollout.look_ahead` model steps, then through the critic (SVG)."""
+    value_before_end: bool = False
+    """With `critic.expand fresh`: a rollout that terminates has the critics' value of its last action in the actor's
+    objective. A termination has no derivative: otherwise the gradient follows only the rollouts that go on."""
     activation: Literal["relu", "silu", "tanh"] = "relu"
     """Activation of actor and critics."""
     normalise_obs: bool = False
@@ -51,8 +54,14 @@ class SACConfig:
         """The agent's properties."""
         ahead = self.critic.expand != "none" or self.through_model
         discrete = False if self.through_model or self.critic.atoms else None
+        fresh = not self.value_before_end or self.critic.expand == "fresh"
         return Traits(
-            discrete=discrete, critic=self.critic, scales=True, looks_ahead=ahead, through_model=self.through_model
+            discrete=discrete,
+            critic=self.critic,
+            scales=True,
+            looks_ahead=ahead,
+            through_model=self.through_model,
+            rules=((fresh, "value_before_end", "false: it needs agent.critic.expand fresh"),),
         )
 
 
