@@ -1,7 +1,7 @@
-"""Claim: `make train` learns Brax's inverted pendulum in a few hundred real steps and keeps it, on each of 20 seeds.
+"""Claim: `dhmbpo_tiny` and `mbpo` learn Brax's inverted pendulum in a few hundred real steps and keep it, on each of 20
+seeds.
 
-`dhmbpo_tiny`, which `make train` runs, and `mbpo`, which it ran before; 20 seeds (100 to 119, presets were chosen on 20
-to 24), five side by side in a run, evaluated every 50 real steps. A seed has learned the task at the first of three
+The seeds are 100 to 119 (presets were chosen on 20 to 24), five side by side in a run, evaluated every 50 real steps. A seed has learned the task at the first of three
 evaluations in a row that reach 950 of 1,000. Of the evaluations after that, those below 950 are its lapses. It keeps
 the task if the last three reach 950.
 
