@@ -69,6 +69,11 @@ def differences(old: dict[str, Any], config: Config) -> list[str]:
     return [f"{k} {was[k]} -> {now[k]}" for k in now if k in was and k not in free and was[k] != now[k]]
 
 
+def made_with(directory: Path, config: Config) -> bool:
+    """Whether the run in `directory` has the settings of `config`, but for seeds and lengths."""
+    return not differences(_plain(rundir.load_config(directory)), config)
+
+
 def _plain(config: Config) -> dict[str, Any]:
     """The settings that decide what a run learns, by their paths, as JSON holds them."""
     return json.loads(json.dumps(decisive(config)))

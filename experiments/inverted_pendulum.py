@@ -26,7 +26,7 @@ from branchax.config import Config
 from branchax.presets import preset
 from branchax.runs import plots, rundir
 from branchax.runs.train import train
-from experiments.harness import RESULTS, RUNS, curves, differences, publish, steps_to
+from experiments.harness import RESULTS, RUNS, curves, differences, made_with, publish, steps_to
 
 WORLD, PRESETS = "brax/inverted_pendulum", ("dhmbpo_tiny", "mbpo")
 FIRSTS, COUNT = (100, 105, 110, 115), 5
@@ -66,6 +66,7 @@ def scores_of(name: str, first: int) -> dict[str, dict[str, Any]]:
         return {}
     found = curves(directory)
     done = len(found) == COUNT and all(steps[-1] >= STEPS for steps, _ in found.values())
+    done = done and made_with(directory, config_of(name, first))
     return {str(seed): score(*curve) for seed, curve in found.items()} if done else {}
 
 
@@ -100,6 +101,9 @@ def as_table(summaries: dict[str, dict[str, Any]]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Runs, scores, publishes."""
+    parts = [[name, str(first)] for name in PRESETS for first in FIRSTS]
+    if arguments not in ([], ["--done"], *parts):
+        raise SystemExit(f"{' '.join(arguments)} is not possible; allowed: nothing, --done, or {' '.join(parts[0])}")
     if len(arguments) == 2:
         train(config_of(arguments[0], int(arguments[1])), directory_of(arguments[0], int(arguments[1])))
         return
@@ -125,7 +129,8 @@ def main(arguments: list[str]) -> None:
     (RESULTS / "inverted_pendulum.md").write_text(as_table(summaries), encoding="utf-8")
     configs = {name: config_of(name, FIRSTS[0]) for name in scores}
     data = {"steps": STEPS, "threshold": THRESHOLD, "summary": summaries, "scores": scores}
-    print("written to", publish("inverted_pendulum", data, configs, used, earlier.get("runs")))
+    kept = {name: run for name, run in earlier.get("runs", {}).items() if name.startswith("inverted_pendulum_")}
+    print("written to", publish("inverted_pendulum", data, configs, used, kept))
 
 
 if __name__ == "__main__":

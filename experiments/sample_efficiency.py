@@ -28,7 +28,7 @@ from branchax.presets import preset
 from branchax.runs import plots, rundir
 from branchax.runs.statistics import bootstrap
 from branchax.runs.train import train
-from experiments.harness import RESULTS, RUNS, curves, differences, publish, steps_to
+from experiments.harness import RESULTS, RUNS, curves, differences, made_with, publish, steps_to
 
 FIRSTS, COUNT = (100, 105), 5  # seeds from these on, side by side in one run; presets were chosen on seeds 20 to 24
 EXPLORED = 100  # real steps of exploration, of each method
@@ -119,7 +119,8 @@ def collect(world: str, earlier: dict[str, Any]) -> tuple[dict[str, Solved], lis
         settings = earlier.get("configs", {}).get(f"{world} {method}", {})
         solved[method] = {} if differences(settings, config_of(method, world, FIRSTS[0])) else dict(then)
         for first in FIRSTS:
-            if is_done(directory := directory_of(method, world, first), WORLDS[world]):
+            directory = directory_of(method, world, first)
+            if is_done(directory, WORLDS[world]) and made_with(directory, config_of(method, world, first)):
                 solved[method] |= solved_in(directory, WORLDS[world].solved)
                 used.append(directory)
     return solved, used

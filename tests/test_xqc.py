@@ -284,6 +284,11 @@ def test_a_range_that_is_a_point_is_no_fault():
     ("name", "changes", "words"),
     [
         ("td3", {"agent__critic__batch_norm": True}, ["agent.critic.batch_norm: True", "td3"]),
+        (
+            "sac",
+            {"agent__critic__batch_norm": True, "agent__critic__layer_norm": True},
+            ["agent.critic.layer_norm: True", "same layers"],
+        ),
         ("mve", {"agent__critic__batch_norm": True}, ["agent.critic.expand: mve", "none or fresh"]),
         ("steve", {"agent__critic__batch_norm": True}, ["agent.critic.expand: steve", "none or fresh"]),
         ("sac", {"agent__critic__atoms": 101}, ["agent.critic.atoms: 101", "agent.critic.scale"]),

@@ -157,7 +157,7 @@ class BatchNormed(NamedTuple):
         x_hat = (x - mean) / sqrt(variance + 0.001),   y = scale x_hat + bias
 
     `apply` takes mean and variance from `stats`. With those that `measure` finds in a batch it is the usual training
-    mode, and gradients go through them.
+    mode, and gradients go through them; but `measure` drops nothing, where there is dropout.
     """
 
     net: Params

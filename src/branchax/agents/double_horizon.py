@@ -6,9 +6,9 @@ From the states s_0 of a batch, the policy is rolled out for H steps in the mode
     J_pi        = -E [ y(s_0, a_0) - alpha log pi_0 ],   with Q for Qbar, differentiated through the rollout
 
 y is the critics' target; steps after a termination count nothing. In J_pi this has a flaw: a termination is a step
-function and has no derivative. Rollouts that end have no part in the gradient but for their rewards before, so that the
-critics' values of the others decide, and they can lead the policy over an edge that the gradient does not see. With
-`value_before_end` (not in the paper)
+function and has no derivative. Rollouts that end have no part in the gradient but for their rewards and entropies, so
+that the critics' values of the others decide, and they can lead the policy over an edge that the gradient does not
+see. With `value_before_end` (not in the paper)
 
     J_pi = -E [ sum_{t < n} gamma^t (r_t - alpha log pi_t) + gamma^n (Q(s_n, a_n) - alpha log pi_n) ]
 
@@ -78,7 +78,7 @@ def follow(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) ->
     return bootstrapped(t, tail, -agent.alpha * ahead.log_prob, agent.knobs.discount)[0]
 
 
-def gain(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
+def sum_before_end(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
     """The soft return [B] of the steps before a rollout's end, valued there by `last` [B]: -J_pi, row by row."""
     survived = trajectory.valid & ~trajectory.transition.terminated
     powers = agent.knobs.discount ** jnp.arange(survived.shape[0])[:, None]
@@ -118,7 +118,7 @@ def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC,
     def actor_loss(ahead: Ahead) -> jax.Array:
         last = pieces.settle(values(ahead.last_obs, ahead.last_action))
         if pieces.config.value_before_end:
-            return -gain(agent, ahead, trajectory, last).mean()
+            return -sum_before_end(agent, ahead, trajectory, last).mean()
         return -(follow(agent, ahead, trajectory, last) - agent.alpha * ahead.log_prob[0]).mean()
 
     j_pi, slope = jax.value_and_grad(actor_loss)(ahead)

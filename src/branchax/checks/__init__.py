@@ -239,6 +239,8 @@ def _check_agent(config: Config, need: Need) -> None:
         need(joins, "agent.critic.batch_norm", f"false: agent.kind = {agent.kind} does not join its batches")
         joined = not critic.batch_norm or critic.expand in ("none", "fresh")
         need(joined, "agent.critic.expand", "none or fresh: agent.critic.batch_norm joins one next state to each state")
+        one_norm = not (critic.batch_norm and critic.layer_norm)
+        need(one_norm, "agent.critic.layer_norm", "false: agent.critic.batch_norm normalises the same layers")
         ranged = critic.atoms is None or critic.scale != "none"
         need(ranged, "agent.critic.atoms", "None: without agent.critic.scale there is no range to put them on")
         layered = critic.dropout == 0 or bool(getattr(agent, "hidden", True))

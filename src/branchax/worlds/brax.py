@@ -138,7 +138,9 @@ def _arrays_not_compiled() -> Iterator[None]:
     from brax.io import mjcf
 
     def array(x: Any) -> Any:
-        return x if isinstance(x, jax.Array) else jax.device_put(x) if isinstance(x, np.ndarray) else jnp.array(x)
+        if isinstance(x, jax.Array):
+            return x
+        return jax.device_put(x.copy()) if isinstance(x, np.ndarray) else jnp.array(x)  # the device may share memory
 
     before, mjcf.jp = mjcf.jp, types.SimpleNamespace(array=array)  # the only name that the module takes from it
     try:
