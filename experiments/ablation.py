@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,14 +26,15 @@ from typing import Any
 import numpy as np
 
 from branchax.checks import check
-from branchax.commands.base import OK, PREEMPTED, REFUSED
+from branchax.commands.base import OK
 from branchax.commands.flags import Switch, parse
 from branchax.config import Config, to_dict
-from branchax.errors import ConfigError, RunError, nearest
+from branchax.errors import ConfigError, nearest
 from branchax.runs import plots, rundir
 from branchax.runs.statistics import bootstrap
 from branchax.runs.train import train
 from experiments import sample_efficiency
+from experiments.command import answer, leave
 from experiments.harness import RESULTS, RUNS, curves, differences, publish, steps_to
 from experiments.variants import varied
 
@@ -236,8 +236,8 @@ def write(plan: Plan, earlier: dict[str, Any]) -> Path | None:
     )
 
 
-def work(options: Options) -> None:
-    """Runs what is missing, one arm on all worlds after the other; then writes what there is."""
+def work(options: Options) -> int:
+    """Runs what is missing, one arm on all worlds after the other; then writes what there is. Returns the exit code."""
     if options.arm not in (None, *ARMS):
         raise ConfigError(f"arm: {options.arm!r} is unknown{nearest(options.arm, ARMS)}; allowed: {', '.join(ARMS)}")
     if options.steps is None and options.seeds != SEEDS:
@@ -253,25 +253,13 @@ def work(options: Options) -> None:
                 train(config, plan.directory(world, arm))
     finally:  # interrupted, too
         print("written to", write(plan, earlier) or "nothing: the preset and another arm have to be run first")
+    return OK
 
 
 def main(arguments: list[str]) -> int:
     """Reads the flags; returns the exit code."""
-    try:
-        work(parse(Options, arguments, "python -m experiments.ablation", about=__doc__))
-    except ConfigError as error:
-        print(f"ablation: {error}", file=sys.stderr)
-        return REFUSED
-    except RunError as error:
-        print(f"ablation: {error}", file=sys.stderr)
-        return error.exit_code
-    return OK
+    return answer("ablation", lambda: work(parse(Options, arguments, "python -m experiments.ablation", about=__doc__)))
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code == PREEMPTED:
-        os._exit(code)  # a compilation under way would be waited for
-    sys.exit(code)
+    leave(main(sys.argv[1:]))

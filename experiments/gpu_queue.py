@@ -13,7 +13,6 @@ others. Runs lie in `runs/gpu/`: whoever borrows a machine for a while takes tha
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -26,12 +25,13 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from branchax.commands.base import OK, REFUSED
+from branchax.commands.base import OK
 from branchax.commands.flags import Switch, parse
-from branchax.errors import ConfigError, RunError, nearest
+from branchax.errors import ConfigError, nearest
 from branchax.presets import PRESETS
 from branchax.runs import rundir, runlog
 from branchax.runs.signals import Preempted
+from experiments.command import answer, leave
 from experiments.harness import publish
 from experiments.published import curves, pages, plan, runs
 from experiments.published.plan import REPORTED, Arm
@@ -245,6 +245,9 @@ def work(options: Options) -> int:
         try:
             with runs.limited(left):
                 run(item, options.workers)
+        except Preempted as error:
+            print(f"gpu_queue: {error}; the same command goes on")
+            return OK
         finally:
             pages.show()
     Console().print(listing(ITEMS, options.minutes))
@@ -253,21 +256,10 @@ def work(options: Options) -> int:
 
 def main(arguments: list[str]) -> int:
     """Reads the flags; returns the exit code."""
-    try:
-        return work(parse(Options, arguments, "python -m experiments.gpu_queue", about=__doc__))
-    except ConfigError as error:
-        print(f"gpu_queue: {error}", file=sys.stderr)
-        return REFUSED
-    except Preempted as error:
-        print(f"gpu_queue: {error}; the same command goes on")
-        return OK
-    except RunError as error:
-        print(f"gpu_queue: {error}", file=sys.stderr)
-        return error.exit_code
+    return answer(
+        "gpu_queue", lambda: work(parse(Options, arguments, "python -m experiments.gpu_queue", about=__doc__))
+    )
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # a compilation under way would be waited for
+    leave(main(sys.argv[1:]), at_once=True)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import dataclass
 
 from rich.console import Console
 from rich.table import Table
 
-from branchax.commands.base import FAILED, OK, PREEMPTED, REFUSED
+from branchax.commands.base import FAILED, OK
 from branchax.commands.flags import Switch, parse
-from branchax.errors import ConfigError, RunError
+from branchax.errors import ConfigError
 from branchax.presets import PRESETS
 from experiments import published
+from experiments.command import answer, leave
 from experiments.published import curves, pages, plan, runs
 from experiments.published.curves import DONE, RUNNING, STALE
 from experiments.published.plan import PLAN, REPORTED, Arm
@@ -154,20 +154,10 @@ def work(options: Options) -> int:
 
 def main(arguments: list[str]) -> int:
     """Reads the flags; returns the exit code."""
-    try:
-        return work(parse(Options, arguments, "python -m experiments.published", about=published.__doc__))
-    except ConfigError as error:
-        print(f"published: {error}", file=sys.stderr)
-        return REFUSED
-    except RunError as error:
-        print(f"published: {error}", file=sys.stderr)
-        return error.exit_code
+    return answer(
+        "published", lambda: work(parse(Options, arguments, "python -m experiments.published", about=published.__doc__))
+    )
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if code == PREEMPTED:
-        os._exit(code)  # a compilation under way would be waited for
-    sys.exit(code)
+    leave(main(sys.argv[1:]))
