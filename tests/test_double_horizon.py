@@ -145,7 +145,7 @@ def test_the_first_update_equals_a_loop(before_end):
     noise = np.asarray(jax.random.normal(key_last, (BATCH, 1)), np.float64)
     final, final_logp = policy(noise, last)
     soft = r - alpha * logp
-    q01, q99 = np.quantile(soft, [0.01, 0.99]) / (1 - gamma)
+    q01, q99 = np.quantile(soft[alive[:-1]], [0.01, 0.99]) / (1 - gamma)
     middle, half = 0.5 * (q01 + q99), 0.5 * (q99 - q01)
 
     def q(params, obs, action):
@@ -338,6 +338,33 @@ def test_optimizers_forget_and_still_count():
     )
     assert int(count_skipped(blank)) == 1
     jax.tree.map(np.testing.assert_array_equal, blank.params, learner.params)
+
+
+@pytest.mark.parametrize("norm", [None, 1.0])
+def test_a_gradient_whose_squares_overflow_is_skipped_and_counted(norm):
+    before = adam(norm).init({"w": jnp.ones(2)})
+    after = adam(norm).step(before, {"w": jnp.array([1e30, 1.0])}, jnp.float32(0.1))
+    assert int(count_skipped(after)) == 1
+    jax.tree.map(np.testing.assert_array_equal, after.params, before.params)
+    jax.tree.map(np.testing.assert_array_equal, after.optimizer.inner_state, before.optimizer.inner_state)
+
+
+@pytest.mark.parametrize("reset", [False, True])
+def test_a_fit_resets_the_optimizers_where_it_should(reset):
+    config = dataclasses.replace(CONFIG, reset_optimizer=reset)
+    after, _ = run(made(config), config)
+    renewed = make_sac(SPEC, config).renew(after, normalize.unit(2))
+    for before, now in ((after.actor, renewed.actor), (after.critics, renewed.critics)):
+        moved = [
+            max(float(jnp.abs(x).max()) for x in jax.tree.leaves(of.optimizer.inner_state)) for of in (before, now)
+        ]
+        assert moved[0] > 0 and (moved[1] == 0) == reset
+
+
+def test_critics_drop_units_while_they_learn():
+    config = dataclasses.replace(CONFIG, critic=dataclasses.replace(CONFIG.critic, dropout=0.5))
+    losses = [float(run(made(), each)[1].losses["critic/loss"]) for each in (CONFIG, config)]
+    assert abs(losses[1] - losses[0]) > 1e-3 * losses[0]
 
 
 TINY = replace(

@@ -11,7 +11,7 @@ from by_hand import as_numpy, net, same, slope
 
 from branchax import normalize, replay
 from branchax.agents.base import Outcome
-from branchax.agents.critic import in_one_elite
+from branchax.agents.critic import in_mixed_elites, in_one_elite
 from branchax.config import Config, CriticConfig, ModelConfig, RolloutConfig, SACConfig
 from branchax.dynamics import ensemble
 from branchax.dynamics.fit import make_ensemble
@@ -97,6 +97,36 @@ def test_what_updates_look_ahead_follows_the_schedule(horizon):
     )
     state = after_an_epoch(config, counting(), by_hand.watcher(watch, jnp.zeros(3, jnp.int32)), horizon)
     assert state.agent.tolist() == [32] * horizon + [0] * (3 - horizon)
+
+
+@pytest.mark.parametrize("propagation", ["ts1", "tsinf"])
+def test_members_are_drawn_for_each_step_or_for_all(propagation):
+    """The reward is the member's number."""
+
+    def step(xp, member, obs, action):
+        return obs + 1.0, jnp.float32(member), jnp.zeros((), bool)
+
+    def watch(key, sources):
+        still = lambda key, obs: (jnp.zeros(1), ())  # noqa: E731
+        return in_mixed_elites(key, sources.replay(key), sources.ahead, still).transition.reward
+
+    rollouts = dataclasses.replace(TINY.rollout, propagation=propagation)
+    look = SACConfig(hidden=(4,), through_model=True, critic=CriticConfig(expand="fresh"))
+    config = dataclasses.replace(TINY, real_fraction=1.0, agent=look, rollout=rollouts)
+    agent = by_hand.watcher(watch, jnp.zeros((3, 32)))
+    program = make_program(config, counting(), by_hand.two_members(step), agent)
+    state = jax.jit(program.epoch)(jax.jit(program.init)(jax.random.key(0)), jnp.int32(3))[0]
+    members = np.asarray(state.agent)
+    assert set(members.ravel()) == {0.0, 1.0} and ((members == members[0]).all() == (propagation == "tsinf"))
+
+
+def test_each_update_has_a_key_of_its_own_when_the_first_epoch_repeats_them():
+    def update(key, drawn, sources):
+        return jnp.roll(drawn, 1).at[0].set(jax.random.uniform(key)), Outcome({}, {})
+
+    agent = by_hand.watcher(None, jnp.zeros(12))._replace(update=update)
+    state = after_an_epoch(dataclasses.replace(TINY, first_updates=12), counting(), agent)
+    assert int(state.counts.updates) == 12 and len(set(state.agent.tolist()) - {0.0}) == 12
 
 
 def test_rows_are_stored_as_they_came_and_none_that_is_not_finite():

@@ -54,6 +54,9 @@ def test_a_world_may_lose_rows_but_not_all_and_never_the_policys():
     assert [f.stops for f in faults.find(config, some, healthy)] == [False]
     all_of_them = some._replace(rows=np.array([config.epoch_steps]))
     assert [f.stops for f in faults.find(config, all_of_them, healthy)] == [True]
+    few_left = some._replace(rows=np.array([config.explore_steps - config.model.holdout_every + 1]))
+    enough = some._replace(rows=few_left.rows - 1)
+    assert [[f.stops for f in faults.find(config, each, None)] for each in (few_left, enough)] == [[True], [False]]
     diverged = some._replace(field=np.array([1]))
     assert [f.stops for f in faults.find(config, diverged, healthy)] == [True]
 

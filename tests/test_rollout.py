@@ -63,6 +63,24 @@ def test_imagining_is_not_valid_past_a_termination():
         assert valid[: first + 1, b].all() and not valid[first + 1 :, b].any()
 
 
+def test_beyond_a_termination_nothing_is_computed():
+    """The world ends at 3; from there on its state grows without bound, and so does its derivative."""
+    spec = WorldSpec("burst", 1, 1, 100)
+
+    def step(key, inner, action):
+        value = jnp.where(inner < 3, inner + 1 + action[0], 1e20 * inner**2)
+        return value, value[None], inner, value >= 3
+
+    world = make_world(spec, lambda key: (jnp.zeros(()), jnp.zeros(1)), step)
+
+    def total(push):
+        out = rollout(jax.random.key(0), world, lambda key, obs: (push[None], ()), starts(world, 2), 8)[1]
+        return jnp.where(out.valid, out.transition.reward, 0.0).sum(0).mean()
+
+    # With a push p the rewards are 0, 1 + p and 2 (1 + p).
+    np.testing.assert_allclose(jax.value_and_grad(total)(jnp.float32(0.25)), (3.75, 3.0), rtol=1e-6)
+
+
 def test_a_shortened_horizon_masks_the_rest_and_leaves_the_start_unchanged():
     world = counter(limit=100)
     run = jax.jit(lambda h: rollout(jax.random.key(3), world, still, starts(world, 4), 10, horizon=h))

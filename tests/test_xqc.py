@@ -184,6 +184,8 @@ def test_standardised_inputs_are_measured_as_they_enter():
     np.testing.assert_allclose(
         net.apply(found, rows), outputs(as_numpy(params.net.net), scaled)[0], rtol=1e-3, atol=1e-4
     )
+    _, *slope = jax.grad(lambda params: net.apply(net.measure(params, rows), rows).sum())(params)
+    assert not np.any(slope)  # the statistics of the data are no parameters
     now = nn.follow(params, found)
     assert now.mean is params.mean and not np.allclose(
         now.net.stats["batch_norm_in"]["mean"], params.net.stats["batch_norm_in"]["mean"]

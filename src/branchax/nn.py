@@ -209,7 +209,8 @@ def standardise(network: Network, in_size: int) -> Network:
 
     def measure(params: Standardised, x: jax.Array) -> Standardised:
         assert network.measure is not None
-        return params._replace(net=network.measure(params.net, (x - params.mean) / params.std))
+        mean, std = jax.lax.stop_gradient((params.mean, params.std))
+        return params._replace(net=network.measure(params.net, (x - mean) / std))
 
     return Network(
         init,

@@ -40,8 +40,9 @@ def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by de
       length: H, static.
       context: pytree of [H, ...] shared by the batch.
       horizon: [] int, number of steps to compute; later ones cost nothing and are not valid. Default: all.
-      restart: after the end of an episode, continue from a new reset (collecting). Otherwise steps after a termination
-        are computed but not valid (imagining).
+      restart: after the end of an episode, continue from a new reset (collecting). Otherwise a rollout
+        stays in the state before its termination, and its further steps are not valid (imagining): what lies beyond
+        may be anything, and zero times an infinite derivative is not zero.
       window: gradients stop at the states whose time is a multiple of it. Default: no stops.
       actions: the actions of the first h <= H steps, instead of the policy's, [h, B, A].
       memory: the policy's memory, [B, ...], at the start and after every `restart`. An `act` whose memory is needed
@@ -79,6 +80,7 @@ def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by de
             after, carried = _where(over, (fresh, at_first), (after, carried))
         else:
             alive = alive & ~transition.terminated
+            after = _where(alive, after, state)
         return (after, alive, carried), record
 
     def skip(carry: tuple[WorldState, jax.Array, Any], x: tuple[jax.Array, Any, Any]) -> tuple[Any, Trajectory]:

@@ -89,7 +89,7 @@ def sum_before_end(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.A
 def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory: Trajectory) -> tuple[SAC, Targets]:
     """The critics' targets for the rollout's first actions, and the agent with an updated range of values."""
     ahead = jax.lax.stop_gradient(ahead)
-    agent = see_rewards(pieces, agent, ahead.reward - agent.alpha * ahead.log_prob, taken(trajectory)[:, None])
+    agent = see_rewards(pieces, agent, ahead.reward - agent.alpha * ahead.log_prob, trajectory.valid)
     t, joins = trajectory.transition, pieces.config.critic.batch_norm
     here, after = jax.lax.stop_gradient((t.obs[0], t.action[0])), (ahead.last_obs, ahead.last_action)
     if joins:  # what is computed after a termination is never reached, and has no part in the statistics

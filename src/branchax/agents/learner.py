@@ -23,9 +23,10 @@ class Learner(NamedTuple):
 
 
 class Optimizer(NamedTuple):
-    """Adam with the step size as an argument, so that `vmap` can sweep it; non-finite gradients are skipped.
+    """Adam with the step size as an argument, so that `vmap` can sweep it.
 
-    `step` takes the gradient of a loss and decreases that loss.
+    `step` takes the gradient of a loss and decreases that loss. Gradients are skipped and counted if their norm is not
+    finite: one entry is not, or their squares overflow, in the clipping as in Adam's second moment.
     """
 
     transform: optax.GradientTransformation
@@ -36,6 +37,8 @@ class Optimizer(NamedTuple):
 
     def step(self, learner: Learner, gradient: Params, learning_rate: jax.Array) -> Learner:
         """One step against the gradient."""
+        sound = jnp.isfinite(optax.tree.norm(gradient))
+        gradient = jax.tree.map(lambda g: jnp.where(sound, g, jnp.nan), gradient)
         updates, state = self.transform.update(gradient, learner.optimizer)
         return Learner(jax.tree.map(lambda p, u: p - learning_rate * u, learner.params, updates), state)
 
@@ -56,7 +59,7 @@ def skipped(learner: Learner) -> Largest:
 
 
 def adam(max_gradient_norm: float | None = None) -> Optimizer:
-    """Adam; gradients longer than `max_gradient_norm` are scaled down to it, non-finite ones counted and skipped."""
+    """Adam; gradients longer than `max_gradient_norm` are scaled down to it."""
     clip = optax.identity() if max_gradient_norm is None else optax.clip_by_global_norm(max_gradient_norm)
     return Optimizer(optax.apply_if_finite(optax.chain(clip, optax.scale_by_adam()), max_consecutive_errors=2**31 - 1))
 

@@ -53,23 +53,18 @@ def sample(problem: Problem, key: Key, params: Params, samples: int, window: int
     """
     key_start, key_run = jax.random.split(key)
     start, act = problem.start(key_start, samples), problem.policy.act(params)
-    trajectory = rollout(key_run, _held(problem.world), act, start, problem.horizon, window=window)[1]
+    trajectory = rollout(key_run, _held_by_the_clock(problem.world), act, start, problem.horizon, window=window)[1]
     over = trajectory.transition.terminated | trajectory.transition.truncated
     ended_before = jnp.cumsum(over, 0) - over > 0
     return trajectory._replace(valid=trajectory.valid & ~ended_before)
 
 
-def _held(world: World) -> World:
-    """The world, kept in the state before the step that ends its episode.
-
-    Rows after the end count nothing, but a derivative that is zero times something infinite is not zero: what lies
-    beyond the end, where a model may say anything, must not even be computed.
-    """
+def _held_by_the_clock(world: World) -> World:
+    """The world, kept in the state before the clock ends its episode, as `rollout` keeps it before a termination."""
 
     def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
         after, transition = world.step(key, state, action)
-        over = transition.terminated | transition.truncated
-        return jax.tree.map(lambda old, new: jnp.where(over, old, new), state, after), transition
+        return jax.tree.map(lambda old, new: jnp.where(transition.truncated, old, new), state, after), transition
 
     return world._replace(step=step)
 

@@ -63,7 +63,9 @@ def find(config: Config, fault: Fault, health: Health | None) -> list[Found]:
                 what = f"the policy's action is not finite at env step {step} {seed}: training has diverged"
             elif rows > 1:
                 what += f", the first of {rows}"
-            stops = config.faults.world == "stop" or field == "action" or rows >= everything
+            # A fit needs a block of rows, of which one is held out.
+            least = min(config.model.holdout_every, everything) if health is None else 1
+            stops = config.faults.world == "stop" or field == "action" or everything - rows < least
             found.append(Found("world", i, what, f"{brief(field)}, step {step}", stops))
         if health is None:
             continue
