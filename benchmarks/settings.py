@@ -3,13 +3,15 @@
 Of each the program is built and explores, an epoch is run and saved, another is run, and what was saved is restored and
 runs that epoch again: no loss, metric or weight may be NaN, and both ends must be equal to the bit.
 
-    python -m benchmarks.settings [COUNT]        # the first COUNT draws (default 200) that have no result yet
+    python -m benchmarks.settings [COUNT]        # those of the first COUNT draws (default 200) that have no result yet
 
-Writes `results/settings.json` after each, with the settings of those that failed. Ends with 1 if any did.
+Writes `results/settings.json` after each, with the settings of those that failed. Ends with 1 if any did. A draw is run
+again when its settings have changed: those of a seed depend on which fields there are.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -20,7 +22,7 @@ import traceback
 import typing
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from branchax.checks import check
 from branchax.config import (
@@ -86,7 +88,28 @@ DRAWS: dict[str, tuple[Any, ...]] = {  # fields of which a few values are tried;
     "bound_margin": (0.0, 0.1),
     "target_entropy": (None, -1.0),
 }
-AGENTS = (SACConfig, TD3Config, DQNConfig, QLearningConfig, PolicyGradientConfig, PathwiseConfig, PlannerConfig)
+
+
+class Sort(NamedTuple):
+    """A kind of agent, and the fields in which all draws of this sort agree."""
+
+    kind: type
+    agent: dict[str, Any] = {}  # noqa: RUF012 (never changed)
+    critic: dict[str, Any] = {}  # noqa: RUF012
+
+
+SORTS = (
+    Sort(SACConfig),
+    Sort(TD3Config),
+    Sort(DQNConfig),
+    Sort(QLearningConfig),
+    Sort(PolicyGradientConfig),
+    Sort(PathwiseConfig),
+    Sort(PlannerConfig, {"elites": 3, "horizon": 3}),
+    # By chance alone these would hardly be drawn: the double horizon, and critics as in CrossQ and XQC.
+    Sort(SACConfig, {"through_model": True}, {"expand": "fresh"}),
+    Sort(SACConfig, {}, {"batch_norm": True, "pre_norm": False, "layer_norm": False}),
+)
 
 
 def draw_fields(rng: random.Random, often: float, kind: type, /, **fixed: Any) -> Any:
@@ -109,14 +132,11 @@ def draw_fields(rng: random.Random, often: float, kind: type, /, **fixed: Any) -
     return kind(**values | fixed)
 
 
-def propose(rng: random.Random, kind: type) -> Config:
-    """A config, of a kind of agent, that may or may not be possible: the less is drawn, the likelier it is."""
-    often = rng.choice((0.1, 0.3, 0.5))
-    fixed: dict[str, Any] = {}
+def propose(rng: random.Random, sort: Sort) -> Config:
+    """A config, with a sort of agent, that may or may not be possible: the less is drawn, the likelier it is."""
+    often, kind, fixed = rng.choice((0.1, 0.3, 0.5)), sort.kind, dict(sort.agent)
     if kind in (SACConfig, TD3Config, DQNConfig):
-        fixed["critic"] = draw_fields(rng, often, CriticConfig, members=rng.choice((1, 2, 3)))
-    if kind is PlannerConfig:
-        fixed |= {"elites": 3, "horizon": 3}
+        fixed["critic"] = draw_fields(rng, often, CriticConfig, members=rng.choice((1, 2, 3)), **sort.critic)
     rollout = draw_fields(rng, often, RolloutConfig, horizon=rng.choice((0, 1, 2)), per_step=2, groups=2, per_update=4)
     kind_of_model, elites = rng.choice(("ensemble", "oracle", "tabular")), rng.choice((2, 3))
     model = draw_fields(rng, often, ModelConfig, kind=kind_of_model, elites=elites)
@@ -146,21 +166,21 @@ def propose(rng: random.Random, kind: type) -> Config:
 
 
 def draw(seed: int) -> Config:
-    """The first possible config of a seed's own sequence; the seeds take turns over the agents.
+    """The first possible config of a seed's own sequence; the seeds take turns over the sorts of agents.
 
     Raises:
       RuntimeError: when none of many is possible, because what is drawn no longer agrees with what `check` allows.
     """
     rng = random.Random(seed)
     for _ in range(20_000):
-        config = propose(rng, AGENTS[seed % len(AGENTS)])
+        config = propose(rng, SORTS[seed % len(SORTS)])
         try:
             check(config)
             possible(config)
             return config
         except ConfigError:
             continue
-    raise RuntimeError(f"none of 20,000 configs is possible for {AGENTS[seed % len(AGENTS)].__name__}")
+    raise RuntimeError(f"none of 20,000 configs is possible: {SORTS[seed % len(SORTS)]}")
 
 
 def possible(config: Config) -> None:
@@ -225,10 +245,16 @@ def main() -> None:
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
     found = json.loads(RESULT.read_text(encoding="utf-8"))["draws"] if RESULT.is_file() else {}
     for seed in range(count):
-        if str(seed) in found:
-            continue
         begun, config = time.monotonic(), draw(seed)
-        told: dict[str, Any] = {"agent": config.agent.kind, "world": config.world, "model": config.model.kind}
+        digest = hashlib.sha256(json.dumps(to_dict(config), sort_keys=True).encode()).hexdigest()[:12]
+        if found.get(str(seed), {}).get("settings") == digest:
+            continue
+        told: dict[str, Any] = {
+            "settings": digest,
+            "agent": config.agent.kind,
+            "world": config.world,
+            "model": config.model.kind,
+        }
         try:
             attempt(config)
             told["outcome"] = "sound"
