@@ -5,11 +5,11 @@ ceiling and a few fall behind; bimodal: seven seeds in ten learn, three do not),
 of interval is made many times. An interval covers if it holds what it estimates at this number of seeds, which for the
 interquartile mean of few seeds of a skewed shape is not that of many. Widths are medians, in deviations of a seed.
 
-    percentile     the library's own (`runs/statistics.py`): the 2.5 % and 97.5 % quantiles over resamples of the seeds
+    percentile     the 2.5 % and 97.5 % quantiles over resamples of the seeds
     bca            corrected for bias and skew (Efron 1987, J. Amer. Statist. Assoc. 82)
     studentised    each resample's error over its own standard error (bootstrap-t: Efron and Tibshirani 1993, ch. 12)
-    expanded       percentile, at quantiles of Student's t in place of the normal's, widened by sqrt(K / (K - 1))
-                   (Hesterberg 2015, The American Statistician 69, section 5.3)
+    expanded       the library's own (`runs/statistics.py`): percentile, at quantiles of Student's t in place of the
+                   normal's, widened by sqrt(K / (K - 1)) (Hesterberg 2015, The American Statistician 69, section 5.3)
     t              mean +- t_{K-1} std / sqrt(K): of the mean, not of the interquartile mean
     trimmed_t      the same of the interquartile mean, by the winsorised deviation (Tukey and McLaughlin 1963)
 
@@ -74,8 +74,8 @@ def winsorised_error(x: np.ndarray) -> np.ndarray:
 
 
 def percentile(x: np.ndarray, rng: np.random.Generator) -> Interval:
-    """`bootstrap` itself: each of the N columns is a time of the curve, so all are drawn alike."""
-    return bootstrap(x.T)
+    low, high = np.quantile(middle(resampled(x, rng)), [EDGE, 1 - EDGE], axis=1)
+    return low, high
 
 
 def bca(x: np.ndarray, rng: np.random.Generator) -> Interval:
@@ -104,10 +104,8 @@ def studentised(x: np.ndarray, rng: np.random.Generator) -> Interval:
 
 
 def expanded(x: np.ndarray, rng: np.random.Generator) -> Interval:
-    count = x.shape[1]
-    edge = stats.norm.cdf(-np.sqrt(count / (count - 1)) * stats.t.ppf(1 - EDGE, count - 1))
-    low, high = np.quantile(middle(resampled(x, rng)), [edge, 1 - edge], axis=1)
-    return low, high
+    """`bootstrap` itself: each of the N columns is a time of the curve, so all are drawn alike."""
+    return bootstrap(x.T)
 
 
 def t(x: np.ndarray, rng: np.random.Generator) -> Interval:

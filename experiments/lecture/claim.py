@@ -108,22 +108,12 @@ def verdict(prediction: Prediction, measured: Measured | None) -> str:
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
-def level(units: int) -> float:
-    """The confidence at which the percentile bootstrap of so many units is asked, for 95 %."""
-    from scipy import stats
-
-    if units < 2:
-        return statistics.CONFIDENCE
-    edge = stats.t.ppf((1 + statistics.CONFIDENCE) / 2, units - 1)
-    return float(2 * stats.norm.cdf(math.sqrt(units / (units - 1)) * edge) - 1)
-
-
 def bootstrap(statistic: Callable[..., float], *groups: Any) -> Measured:
     """`statistic(*groups)` with its interval, each group [n, ...] resampled along its n."""
     arrays = [np.asarray(g, float) for g in groups]
     units = min(len(a) for a in arrays)
     of = lambda *drawn: statistic(*(a[i] for a, i in zip(arrays, drawn, strict=True)))  # noqa: E731
-    low, high = statistics.bootstrap(of, *(np.arange(len(a)) for a in arrays), confidence=level(units))
+    low, high = statistics.bootstrap(of, *(np.arange(len(a)) for a in arrays))
     return Measured(float(statistic(*arrays)), float(low), float(high), units)
 
 
@@ -158,7 +148,7 @@ def band(values: Any, statistic: Callable[..., Any] = np.mean) -> dict[str, list
     """Centre and 95 % band of curves [n, T] over the n units: {"centre", "low", "high"}, [T] each."""
     along = functools.partial(statistic, axis=0)
     values = np.asarray(values, float)
-    low, high = statistics.bootstrap(along, values, confidence=level(len(values)))
+    low, high = statistics.bootstrap(along, values)
     return {"centre": along(values).tolist(), "low": low.tolist(), "high": high.tolist()}
 
 
