@@ -56,7 +56,7 @@ SHAPES = {"normal": normal, "skewed": skewed, "bimodal": bimodal}
 
 def middle(x: np.ndarray) -> np.ndarray:
     """The interquartile mean of seeds [..., K] -> [...], as the library has it."""
-    return interquartile_mean(x[..., None])[..., 0]
+    return interquartile_mean(x, axis=-1)
 
 
 def resampled(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -105,7 +105,7 @@ def studentised(x: np.ndarray, rng: np.random.Generator) -> Interval:
 
 def expanded(x: np.ndarray, rng: np.random.Generator) -> Interval:
     """`bootstrap` itself: each of the N columns is a time of the curve, so all are drawn alike."""
-    return bootstrap(x.T)
+    return bootstrap(interquartile_mean, x.T)
 
 
 def t(x: np.ndarray, rng: np.random.Generator) -> Interval:
@@ -136,12 +136,12 @@ def truth(kind: str, draw: Callable[..., np.ndarray], count: int, draws: int = T
     return float((x.mean(-1) if kind == "t" else middle(x)).mean())
 
 
-def measure(trials: int = TRIALS, draws: int = TRUTH) -> list[dict[str, Any]]:
+def measure(trials: int = TRIALS, draws: int = TRUTH, seeds: tuple[int, ...] = SEEDS) -> list[dict[str, Any]]:
     """A row for each shape, number of seeds and kind of interval."""
     rows = []
     for shape, draw in SHAPES.items():
         spread = float(draw(np.random.default_rng(1), (draws,)).std())
-        for count in SEEDS:
+        for count in seeds:
             x = draw(np.random.default_rng(2), (trials, count))
             for kind, interval in KINDS.items():
                 # In parts: all resamples at once are gigabytes.

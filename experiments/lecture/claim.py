@@ -11,7 +11,7 @@ number is measured with a 95 % interval, and the verdict follows from the interv
 
 Intervals are percentiles of the bootstrap at the quantiles of Student's t, widened by sqrt(n / (n - 1)) (Hesterberg
 2015, The American Statistician 69, section 5.3), over units that are drawn whole: a seed with all its arms. Of the
-interquartile mean of 8 seeds they hold the truth in 94 to 97 of 100 simulated cases (`results/coverage.json`,
+interquartile mean of 8 seeds they hold the truth in 93 to 97 of 100 simulated cases (`results/coverage.json`,
 "expanded"); of the mean of ten pairs in 92 to 94 (tests/test_lecture.py).
 
 Quick settings write into `runs/lecture/`, full ones (`--full`) into `results/lecture/`. Each prediction is written as
