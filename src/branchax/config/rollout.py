@@ -15,7 +15,7 @@ class RolloutConfig:
     start: Literal["replay", "initial"] = "replay"
     """Where rollouts start: `replay`: replayed real states (3.0); `initial`: fresh initial states (2.0, 2.5)."""
     horizon: Natural = 1
-    """Imagined steps per rollout; 0 makes the run model-free."""
+    """Imagined steps per rollout; 0 makes the run model-free. With `horizon_end`: the first horizon of `ramp`."""
     horizon_end: OptionalCount = None
     """The horizon at the end of `ramp`."""
     ramp: tuple[Natural, Natural] = (0, 0)
@@ -34,7 +34,8 @@ class RolloutConfig:
     all."""
     propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
     """`ts1`: a new elite at every step; `tsinf`: one elite per rollout; `mean`: the mean of all elites (PETS). Updates
-    that look ahead from stored rows (MVE, SVG) keep one elite per row, whatever this says."""
+    that look ahead from stored rows (MVE, SVG) keep one elite per row, whatever this says: each model is then one whole
+    system, as in the papers, and one plain matrix product."""
     keep_epochs: Count = 1
     """Epochs (with `every`: imaginings) for which imagined data stays in the model buffer, at the largest horizon. If
     rollouts end early or gates drop steps, older rows stay longer, as in MBPO's pool."""
