@@ -237,7 +237,7 @@ def write(plan: Plan, earlier: dict[str, Any]) -> Path | None:
 
 
 def work(options: Options) -> int:
-    """Runs what is missing, one arm on all worlds after the other; then writes what there is. Returns the exit code."""
+    """Runs what is missing, one world after the other; then writes what there is. Returns the exit code."""
     if options.arm not in (None, *ARMS):
         raise ConfigError(f"arm: {options.arm!r} is unknown{nearest(options.arm, ARMS)}; allowed: {', '.join(ARMS)}")
     if options.steps is None and options.seeds != SEEDS:
@@ -247,7 +247,7 @@ def work(options: Options) -> int:
     earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     arms = [] if options.draw else list(ARMS) if options.arm is None else [options.arm]
     try:
-        for arm, world in itertools.product(arms, WORLDS):
+        for world, arm in itertools.product(WORLDS, arms):
             if plan.known(world, arm, earlier) is None:
                 check(config := plan.config(world, arm))
                 train(config, plan.directory(world, arm))

@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import replace
 
 from branchax.build import build
 from branchax.presets import preset
@@ -25,27 +24,29 @@ def returns(config):
     return found
 
 
+def late(config):
+    """The median of the last ten evaluations: whether a task is held, but for a lapse."""
+    return float(np.median(returns(config)[-10:]))
+
+
 def test_mbpo_balances_braxs_inverted_pendulum():
-    assert np.mean(returns(preset("mbpo", "brax/inverted_pendulum"))[-3:]) >= 950
+    assert late(preset("mbpo", "brax/inverted_pendulum", env_steps=800)) >= 950
 
 
-@pytest.mark.parametrize("name", ["mbpo", "oracle_mbpo", "sac"])
-def test_pendulum_is_swung_up(name):
-    config = replace(preset(name, "classic/pendulum"), env_steps=3_000, eval_episodes=8)
-    assert np.mean(returns(config)[-3:]) >= -250
+@pytest.mark.parametrize(("name", "steps"), [("mbpo", 800), ("oracle_mbpo", 800), ("dhmbpo_tiny", 500), ("sac", 3_000)])
+def test_pendulum_is_swung_up(name, steps):
+    assert late(preset(name, "classic/pendulum", env_steps=steps, eval_episodes=8)) >= -250
 
 
 def test_parallel_worlds_learn_too():
-    config = replace(preset("mbpo", "classic/pendulum"), parallel_worlds=5, collect_steps=5, env_steps=3_000)
-    assert np.mean(returns(config)[-3:]) >= -250
+    config = preset("mbpo", "classic/pendulum", parallel_worlds=5, collect_steps=5, env_steps=1_000, eval_episodes=8)
+    assert late(config) >= -250
 
 
 def test_a_learned_termination_serves_as_well_as_a_known_one():
-    config = replace(preset("mbpo", "brax/inverted_pendulum"), model__termination="learned")
-    assert np.mean(returns(config)[-3:]) >= 900
+    assert late(preset("mbpo", "brax/inverted_pendulum", env_steps=800, model__termination="learned")) >= 900
 
 
 def test_a_point_mass_finds_the_origin():
-    config = replace(preset("mbpo", "classic/point_mass"), env_steps=2_500, eval_episodes=8)
-    found = returns(config)
+    found = returns(preset("mbpo", "classic/point_mass", env_steps=1_000, eval_episodes=8))
     assert np.mean(found[-3:]) > found[0] / 3  # returns are negative costs

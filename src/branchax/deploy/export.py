@@ -10,6 +10,7 @@ All compute the policy's mode, the action that `branchax evaluate` takes.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ FORMAT = 1  # of spec.json
 PLATFORMS = ("cpu", "cuda")
 
 
-def export(directory: str | Path, seed: int | None = None) -> Path:
+def export(directory: str | os.PathLike[str], seed: int | None = None) -> Path:
     """Writes the policy of a run's last checkpoint into `policy/` in its directory; returns that folder.
 
     Args:

@@ -4,8 +4,8 @@ As in MBPO (Janner et al. 2019, and its code), maximum-likelihood minibatches ru
 fallen by another 1 % within 5 checks; the 5 of 7 members with the lowest error are the elites. Unlike MBPO, a check
 follows a fixed number of minibatches, not a pass over the data: in an early fit, a pass has too few rows for the error
 to fall by 1 %, and static lengths compile to plain loops. Where data is plenty, a fit may thus end before it has seen
-all of it; `round_steps` and `patience` lengthen it. Also unlike MBPO, a member whose error reaches `good_error` stops at
-once.
+all of it; `round_steps` and `patience` lengthen it. Also unlike MBPO, a member whose error reaches `good_error` stops
+at once.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +22,7 @@ from branchax.sharding import over_seeds
 
 
 def evaluate(
-    directory: str | Path,
+    directory: str | os.PathLike[str],
     episodes: int | None = None,
     step: int | None = None,
     say: Callable[[str], Any] = warnings.warn,

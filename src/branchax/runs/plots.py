@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,8 +34,8 @@ class Line(NamedTuple):
 
 
 def curve(
-    run_dirs: Iterable[str | Path],
-    path: str | Path,
+    run_dirs: Iterable[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
     seconds: bool = False,
     say: Callable[[str], Any] = lambda text: None,
 ) -> None:

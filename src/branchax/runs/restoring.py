@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -86,7 +87,7 @@ def restore(
     return config, load(directory, step, config, template)
 
 
-def collected(directory: str | Path, say: Callable[[str], Any] = warnings.warn) -> Transition:
+def collected(directory: str | os.PathLike[str], say: Callable[[str], Any] = warnings.warn) -> Transition:
     """The real transitions in a run's last checkpoint: NumPy arrays [N, ...], seed after seed and world after world,
     oldest first. A transition is marked as truncated if the next row does not continue its episode.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -65,7 +66,7 @@ class Job(NamedTuple):
 
 def train(  # noqa: PLR0913 (one argument for each thing that a run can be given)
     config: Config,
-    directory: str | Path,
+    directory: str | os.PathLike[str],
     command: str = "",
     force: bool = False,
     *,

@@ -13,6 +13,7 @@ Everything is JSON-ready, so that the pictures (`pictures`) and the page of `rep
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,9 @@ DIGITS = 5  # significant digits of the saved numbers
 VERSION = 2  # of the saved file; files of other versions are measured again
 
 
-def diagnose(directory: str | Path, seed: int | None = None, say: Callable[[str], Any] = lambda text: None) -> Found:
+def diagnose(
+    directory: str | os.PathLike[str], seed: int | None = None, say: Callable[[str], Any] = lambda text: None
+) -> Found:
     """The diagnosis of one seed (by default the first), from the file at `path_of` if that is up to date.
 
     Otherwise it is measured, which takes as long as compiling a run; `say` is called with messages about it.

@@ -31,8 +31,8 @@ class RenderError(RunError):
 
 
 def render(
-    directory: str | Path,
-    path: str | Path,
+    directory: str | os.PathLike[str],
+    path: str | os.PathLike[str],
     steps: int | None = None,
     seed: int | None = None,
     imagined: bool = False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,8 +38,8 @@ NO_CURVES = {"seed", "epoch", "env_steps", runlog.OFFLINE}  # axes and labels of
 
 
 def report(
-    run_dirs: Sequence[str | Path],
-    path: str | Path,
+    run_dirs: Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
     diagnoses: bool = False,
     seed: int | None = None,
     say: Callable[[str], Any] = lambda text: None,

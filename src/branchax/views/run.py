@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import importlib
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec
@@ -48,7 +49,7 @@ class Run:
     run can be passed wherever a directory is expected.
     """
 
-    def __init__(self, directory: str | Path, seed: int | None = None) -> None:
+    def __init__(self, directory: str | os.PathLike[str], seed: int | None = None) -> None:
         """Opens the run in a directory; the policy and the model are those of `seed`, by default the run's first."""
         self.directory = Path(directory)
         self._seed = seed
@@ -164,7 +165,7 @@ class Run:
         return found if np.ndim(obs) == 2 else found[0]
 
 
-def load(directory: str | Path, seed: int | None = None) -> Run:
+def load(directory: str | os.PathLike[str], seed: int | None = None) -> Run:
     """The run in a directory, with the policy of one of its seeds, by default the first.
 
     The name of a pretrained policy (`branchax.pretrained.names()`) also works: `load("hopper")`.
