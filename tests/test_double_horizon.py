@@ -1,6 +1,7 @@
 """The double-horizon update against plain loops: targets, gradients, and the stages that its settings ask for."""
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -99,9 +100,25 @@ def apply(params, x, pre_norm):
     return x
 
 
-@pytest.mark.parametrize("before_end", [False, True])
-def test_the_first_update_equals_a_loop(before_end):
-    config = dataclasses.replace(CONFIG, value_before_end=before_end)
+def acted(actor, noise, obs):
+    """A tanh-squashed Gaussian's sample and log-density, from standard normal noise."""
+    out = apply(actor, obs, pre_norm=False)
+    mean, raw = out[..., :1], out[..., 1:]
+    log_std = -10 + 0.5 * 12 * (np.tanh(raw + np.arctanh((np.log(0.5) + 4) / 6)) + 1)  # at the start, 0.5
+    x = mean + np.exp(log_std) * noise
+    action = np.tanh(x)
+    density = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - action**2)
+    return action, density.sum(-1)
+
+
+def noise_of(keys):
+    return np.asarray(jax.vmap(lambda k: jax.random.normal(k, (1,)))(keys), np.float64)
+
+
+@pytest.mark.parametrize(("before_end", "clips"), [(False, False), (True, False), (True, True)])
+def test_the_first_update_equals_a_loop(before_end, clips):
+    critic = dataclasses.replace(CONFIG.critic, clip_actor=clips)
+    config = dataclasses.replace(CONFIG, value_before_end=before_end, critic=critic)
     agent = made(config)
     after, told = run(agent, config)
     key = jax.random.split(jax.random.key(5), 3)[1]
@@ -109,18 +126,7 @@ def test_the_first_update_equals_a_loop(before_end):
     key_ahead, key_last = jax.random.split(key_rollout)
     _, key_run = jax.random.split(key_ahead)
 
-    def policy(noise, obs):
-        """A tanh-squashed Gaussian's sample and log-density, from standard normal noise."""
-        out = apply(agent.actor.params, obs, pre_norm=False)
-        mean, raw = out[..., :1], out[..., 1:]
-        log_std = -10 + 0.5 * 12 * (np.tanh(raw + np.arctanh((np.log(0.5) + 4) / 6)) + 1)  # at the start, 0.5
-        x = mean + np.exp(log_std) * noise
-        action = np.tanh(x)
-        density = -0.5 * noise**2 - log_std - 0.5 * np.log(2 * np.pi) - np.log(1 - action**2)
-        return action, density.sum(-1)
-
-    def noise_of(keys):
-        return np.asarray(jax.vmap(lambda k: jax.random.normal(k, (1,)))(keys), np.float64)
+    policy = functools.partial(acted, agent.actor.params)
 
     groups = BATCH // ELITES
     obs0 = np.asarray(batch().transition.obs, np.float64).reshape(ELITES, groups, 2)
@@ -155,7 +161,10 @@ def test_the_first_update_equals_a_loop(before_end):
 
     chosen = np.asarray(jax.random.choice(key_subset, 3, (2,), replace=False))
     tail = np.clip(q(agent.targets, last, final)[chosen].min(0), q01, q99) - alpha * final_logp
-    tail_actor = q(agent.critics.params, last, final).mean(0) - alpha * final_logp
+    seen_q = lambda obs, action: np.clip(q(agent.critics.params, obs, action), *bounds).mean(0)  # noqa: E731
+    bounds = (q01, q99) if clips else (-np.inf, np.inf)
+    tail_actor = seen_q(last, final) - alpha * final_logp
+    assert not clips or (seen_q(last, final) != q(agent.critics.params, last, final).mean(0)).any()
     y, j = np.zeros(BATCH), np.zeros(BATCH)
     for b in range(BATCH):
         for t in range(STEPS):
@@ -165,7 +174,7 @@ def test_the_first_update_equals_a_loop(before_end):
         j[b] += gamma**STEPS * alive[-1, b] * tail_actor[b]
         if before_end and not alive[-1, b]:
             n = alive[:, b].sum() - 1  # the step that terminates
-            at_end = q(agent.critics.params, seen[n, b : b + 1], done[n, b : b + 1]).mean(0)[0]
+            at_end = seen_q(seen[n, b : b + 1], done[n, b : b + 1])[0]
             j[b] += gamma**n * (at_end - alpha * logp[n, b])
     loss = 0.5 * ((q(agent.critics.params, obs0.reshape(BATCH, 2), first) - y) ** 2).sum() / BATCH
     assert float(after.range.low) == pytest.approx(q01, rel=1e-4)

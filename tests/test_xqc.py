@@ -294,6 +294,7 @@ def test_a_range_that_is_a_point_is_no_fault():
         ("mve", {"agent__critic__batch_norm": True}, ["agent.critic.expand: mve", "none or fresh"]),
         ("steve", {"agent__critic__batch_norm": True}, ["agent.critic.expand: steve", "none or fresh"]),
         ("sac", {"agent__critic__atoms": 101}, ["agent.critic.atoms: 101", "agent.critic.scale"]),
+        ("sac", {"agent__critic__clip_actor": True}, ["agent.critic.clip_actor: True", "agent.critic.scale"]),
         ("sac", {"agent__critic__atoms": 1}, ["agent.critic.atoms: 1 is"]),
         (
             "sac",

@@ -29,7 +29,16 @@ import jax.numpy as jnp
 
 from branchax.agents.base import Outcome, Sources
 from branchax.agents.critic import Targets, in_mixed_elites, least
-from branchax.agents.soft import SAC, Pieces, see_rewards, soft_act, step_actor, step_critics, values_of
+from branchax.agents.soft import (
+    SAC,
+    Pieces,
+    see_rewards,
+    soft_act,
+    step_actor,
+    step_critics,
+    values_for_actor,
+    values_of,
+)
 from branchax.agents.value_range import clip_to_range
 from branchax.returns import bootstrapped
 from branchax.types import Key, Params, Row, Trajectory
@@ -113,7 +122,7 @@ def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC,
     )
     agent, goal = make_targets(pieces, key_subset, agent, ahead, trajectory)
     agent, told = step_critics(pieces, key_critics, agent, goal)
-    values = values_of(pieces, agent, agent.critics.params)
+    values = values_for_actor(pieces, agent)
 
     def actor_loss(ahead: Ahead) -> jax.Array:
         last = pieces.settle(values(ahead.last_obs, ahead.last_action))

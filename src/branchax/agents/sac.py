@@ -40,6 +40,7 @@ from branchax.agents.soft import (
     soft_act,
     step_actor,
     step_critics,
+    values_for_actor,
     values_of,
 )
 from branchax.agents.value_range import ValueRange, clip_to_range
@@ -100,7 +101,7 @@ def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC,
     key_batch, key_targets, key_actor = jax.random.split(key, 3)
     row = sources.replay(key_batch)
     agent, told = learn_critics(pieces, key_targets, key_actor, agent, row, sources)
-    values = values_of(pieces, agent, agent.critics.params)
+    values = values_for_actor(pieces, agent)
 
     def actor_loss(actor: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
         total, entropy, steps = climb(pieces, key_actor, agent, actor, values, row, sources)

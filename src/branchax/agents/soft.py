@@ -23,7 +23,7 @@ from branchax.agents.critic import (
     regress,
 )
 from branchax.agents.learner import Learner, Optimizer, adam, fill_knobs, skipped
-from branchax.agents.value_range import ValueRange, init_range, track_range
+from branchax.agents.value_range import ValueRange, clip_to_range, init_range, track_range
 from branchax.config import SACConfig
 from branchax.distributions import Distribution, categorical, raw_log_std, tanh_normal
 from branchax.rollout import Act
@@ -157,6 +157,14 @@ def values_of(pieces: Pieces, agent: SAC, critics: Params, here: tuple[jax.Array
         return mine.values(params, obs, action)
 
     return values
+
+
+def values_for_actor(pieces: Pieces, agent: SAC) -> Values:
+    """The critics as the actor's objective has them: with `critic.clip_actor`, clipped to the range of values."""
+    values = values_of(pieces, agent, agent.critics.params)
+    if not pieces.config.critic.clip_actor:
+        return values
+    return lambda obs, action: clip_to_range(values(obs, action), agent.range)
 
 
 def see_rewards(pieces: Pieces, agent: SAC, soft: jax.Array, mask: jax.Array | bool = True) -> SAC:

@@ -241,6 +241,8 @@ def _check_agent(config: Config, need: Need) -> None:
         need(joined, "agent.critic.expand", "none or fresh: agent.critic.batch_norm joins one next state to each state")
         one_norm = not (critic.batch_norm and critic.layer_norm)
         need(one_norm, "agent.critic.layer_norm", "false: agent.critic.batch_norm normalises the same layers")
+        clips = not critic.clip_actor or critic.scale != "none"
+        need(clips, "agent.critic.clip_actor", "false: without agent.critic.scale there is no range to clip to")
         ranged = critic.atoms is None or critic.scale != "none"
         need(ranged, "agent.critic.atoms", "None: without agent.critic.scale there is no range to put them on")
         layered = critic.dropout == 0 or bool(getattr(agent, "hidden", True))

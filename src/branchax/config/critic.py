@@ -34,6 +34,8 @@ class CriticConfig:
     """`quantile`: scale values to the range of possible returns, and clip targets to it. The range runs from the 1 % to
     the 99 % running quantile of (soft) rewards, each divided by 1 - discount (Kubo et al. 2025). `possible`: the range
     also holds 0, the return after a termination; needed where every reward is the same."""
+    clip_actor: bool = False
+    """With `scale`: the actor's objective has values clipped to the range. Those beyond it are errors, and attract."""
     scale_rate: Fraction = 3e-4
     """Step size of the running quantiles."""
     batch_norm: bool = False
