@@ -16,7 +16,6 @@ from branchax.epoch.state import copy_state
 from branchax.presets import preset
 
 UNIT = "calls"
-HORIZON = 1
 
 
 def cases(full: bool) -> Iterator[Case]:
@@ -27,13 +26,13 @@ def cases(full: bool) -> Iterator[Case]:
         program, state = built(config)
         parts = program.stages
         assert parts is not None
-        rounds = config.epoch_steps // config.collect_steps
+        rounds, horizon = config.epoch_steps // config.collect_steps, jnp.int32(config.rollout.horizon)
         whole = {
-            "epoch": lambda s, f=program.epoch: f(s, jnp.int32(HORIZON))[0],
+            "epoch": lambda s, f=program.epoch, h=horizon: f(s, h)[0],
             "fit": lambda s, f=parts.fit: f(s)[0],
-            "imagine": lambda s, f=parts.imagine: f(s, jnp.int32(HORIZON))[0],
+            "imagine": lambda s, f=parts.imagine, h=horizon: f(s, h)[0],
             "collect": lambda s, f=parts.collect: f(s)[0],
-            "improve": lambda s, f=parts.improve: f(s, None, jnp.int32(HORIZON))[0],
+            "improve": lambda s, f=parts.improve, h=horizon: f(s, None, h)[0],
         }
         for part, function in whole.items():
             often = rounds if part in ("collect", "improve") else 1
