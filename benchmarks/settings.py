@@ -201,10 +201,12 @@ def attempt(config: Config) -> None:
     import numpy as np
 
     from branchax.build import build
+    from branchax.devices import cache
     from branchax.runs import checkpoint
 
-    program = build(config)
-    init, epoch = jax.jit(program.init), jax.jit(program.epoch)
+    program, key, zero = build(config), jax.random.key(config.seed), jnp.int32(0)
+    epochs = jax.jit(program.epoch).lower(jax.eval_shape(program.init, key), zero)
+    epoch = cache.compiled(epochs, level=0)  # it runs for less long than it compiles
 
     def step(state: Any) -> Any:
         after, report = epoch(state, jnp.int32(config.rollout.at(int(state.counts.env_steps))))
@@ -215,7 +217,7 @@ def attempt(config: Config) -> None:
         assert int(report.health.gradients) == 0, f"{int(report.health.gradients)} gradients were not finite"
         return after
 
-    first = step(init(jax.random.key(config.seed)))
+    first = step(cache.compiled(jax.jit(program.init).lower(key), level=0)(key))
     assert int(first.counts.env_steps) == 40, f"{int(first.counts.env_steps)} steps instead of 40"
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Path(folder), 1, first, {})

@@ -12,6 +12,7 @@ from branchax.agents.base import Agent, Outcome
 from branchax.build import build, build_agent
 from branchax.checks import check
 from branchax.config import Config, ModelConfig, PathwiseConfig, PolicyGradientConfig, RolloutConfig, SACConfig
+from branchax.dynamics.base import FitReport
 from branchax.dynamics.oracle import oracle
 from branchax.epoch.program import make_program
 from branchax.epoch.stopping import stop_early, while_models_agree
@@ -82,7 +83,9 @@ def probe_agent(record):
 @pytest.mark.slow
 def test_an_epoch_that_collects_once_fits_what_it_has_just_collected():
     world = worlds.make("classic/lqr")
-    dynamics = oracle(world)._replace(init=lambda key: jnp.int32(0), fit=lambda key, model, ring: (ring.size, {}))
+    dynamics = oracle(world)._replace(
+        init=lambda key: jnp.int32(0), fit=lambda key, model, ring: (ring.size, FitReport({}))
+    )
     program = make_program(TINY, world, dynamics, build_agent(TINY, world))
     init, epoch = compiled(program)
     state, _ = epoch(init(keys(0)), jnp.int32(3))
@@ -141,7 +144,7 @@ def test_improving_stops_once_fewer_models_agree_than_asked():
 
 @pytest.mark.slow
 def test_me_trpo_runs_and_says_what_share_of_its_updates_was_done():
-    rollout = dataclasses.replace(TINY.rollout, validate_every=2, validate_share=1.0, horizon_end=None)
+    rollout = dataclasses.replace(TINY.rollout, validate_every=2, validate_share=1.0, horizon_end=None, ramp=(0, 0))
     init, epoch = compiled(build(dataclasses.replace(TINY, rollout=rollout)))
     state, report = epoch(init(keys(0)), jnp.int32(3))
     agreed = float(report.metrics["improve/done"][0])
