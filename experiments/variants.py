@@ -35,7 +35,6 @@ VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
     "before_end": {"agent.value_before_end": True},
     "past_end": {"agent.value_before_end": False},
     "clip_actor": {"agent.critic.clip_actor": True},
-    "free_actor": {"agent.critic.clip_actor": False},
     "no_dropout": {"agent.critic.dropout": 0.0, "model.dropout": 0.0},
     "no_warmup": {"agent.critic_warmup": 0},
     "no_reset": {"agent.reset_optimizer": False},

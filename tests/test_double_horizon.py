@@ -401,7 +401,7 @@ TINY = replace(
 )
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
 def test_an_epoch_makes_the_updates_and_rollouts_that_its_settings_ask_for(dropout):
     config = replace(TINY, agent__critic__dropout=dropout)
     program = build(config)

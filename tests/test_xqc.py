@@ -346,6 +346,7 @@ def small(name):
     return replace(config, rollout__horizon=2, rollout__per_step=1, rollout__groups=2, rollout__every=every)
 
 
+@pytest.mark.slow  # draws of settings have such critics in the fast tests
 @pytest.mark.parametrize("name", ["sac", "mbpo", "dhmbpo_tiny"])
 def test_runs_keep_their_numbers_finite_and_resume_to_the_bit(name):
     attempt(small(name))
