@@ -6,7 +6,7 @@ step after that, a fit every 100 steps. On-policy presets in a model fit at 550 
 steps are few: it says how quickly each starts to learn, not how well it ends.
 
 Scores are those of the last evaluation (16 episodes), as interquartile means over seeds (the middle three of five) with
-95 % percentile bootstrap intervals; seconds are of processor time, of whole runs of five seeds with compilation
+95 % bootstrap intervals; seconds are of processor time, of whole runs of five seeds with compilation
 (by the clock where a run was cut off and went on, or is older than this measurement).
 
     python -m experiments.family                     # what results/family.json does not hold: of a fresh clone, little
