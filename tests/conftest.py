@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -23,6 +24,9 @@ def pytest_configure(config):
         sooner = cache.ready_sooner(0) | {"xla_cpu_parallel_codegen_split_count": 1}
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {cache.as_flags(sooner)}".strip()
     cache.enable()
+    # In the background of a shell, or under `nohup`, these come ignored, and branchax would leave them so.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # Tracing makes objects by the million, and few of them cycles: looking for those after each 700 objects was 5 % of
     # the fast tests' time, and after each 20,000 it is 1 %, for no more memory.
     gc.set_threshold(20_000, 20, 50)

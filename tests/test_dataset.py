@@ -241,6 +241,7 @@ def test_refuses_what_is_no_dataset_and_executes_nothing(tmp_path):
             dataset.load(tmp_path / name, SPEC)
 
 
+@pytest.mark.slow
 def test_a_run_s_data_trains_another_offline(tmp_path, capsys):
     first, second, file = tmp_path / "first", tmp_path / "second", tmp_path / "data.npz"
     assert cli.main(["train", "sac", *FREE.split(), "--env-steps", "140", "--seeds", "2", "--run", str(first)]) == 0

@@ -59,6 +59,7 @@ def hill(tmp_path, monkeypatch):
     sys.modules.pop("hill", None)
 
 
+@pytest.mark.slow
 def test_a_world_of_one_s_own_trains_by_its_name(hill, capsys):
     """Without a model, which compiles sooner; `examples/own_world.py` imagines in one (a slow test)."""
     small = "--env-steps 80 --explore-steps 40 --epoch-steps 20 --batch-size 16 --updates-per-step 1 --eval-episodes 2"

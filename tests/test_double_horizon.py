@@ -207,6 +207,7 @@ def test_the_actors_gradient_equals_finite_differences(before_end):
     assert float(jnp.abs(moment.mean).max()) == 0.0  # no gradient moves the statistics
 
 
+@pytest.mark.slow
 def test_the_actors_gradient_through_a_fitted_model_is_that_through_the_world():
     """Without hidden layers a member can be the line itself, but for a noise of 0.7 % of what changes, its least."""
 
@@ -401,7 +402,8 @@ TINY = replace(
 )
 
 
-@pytest.mark.parametrize("dropout", [0.0, pytest.param(0.3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
 def test_an_epoch_makes_the_updates_and_rollouts_that_its_settings_ask_for(dropout):
     config = replace(TINY, agent__critic__dropout=dropout)
     program = build(config)

@@ -59,6 +59,7 @@ def test_resumed_in_a_new_process_equals_uninterrupted_bit_by_bit(straight, tmp_
     assert rows(straight) == rows(halved)
 
 
+@pytest.mark.slow
 def test_evaluating_or_not_gives_the_same_parameters(straight, tmp_path):
     quiet = tmp_path / "quiet"
     assert cli.main([*TRAIN, "--env-steps", "220", "--eval-every", "100", "--run", str(quiet)]) == 0

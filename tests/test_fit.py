@@ -49,6 +49,7 @@ DYNAMICS = make_ensemble(linear_world(never), CONFIG)
 INIT, FIT = jax.jit(DYNAMICS.init), jax.jit(DYNAMICS.fit)
 
 
+@pytest.mark.slow
 def test_learns_dynamics_and_reward_of_very_different_scales():
     model, report = FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(data()))
     assert float(report.metrics["model/holdout_error"]) < 0.01  # in variances of the targets

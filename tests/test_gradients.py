@@ -294,6 +294,7 @@ def test_returns_equal_a_loop(bootstrapped):
         np.testing.assert_allclose(totals[b], total, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_episode_that_ends_is_a_shorter_horizon_whatever_lies_beyond():
     """After 3 of 6 steps; what the world says beyond is NaN, as a model's may be."""
     system, gain = system_of(2, 1, noise_std=0.1)
@@ -521,10 +522,11 @@ def test_total_propagation_by_derivatives_alone_is_the_pathwise_gradient(monkeyp
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-3, atol=1e-4 * np.abs(y).max()), *both)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("world", "settings"),
     [
-        pytest.param("linear", {0.9: "pathwise", 1.3: "pathwise"}, marks=pytest.mark.slow),  # spectral radius
+        ("linear", {0.9: "pathwise", 1.3: "pathwise"}),  # spectral radius
         ("chaotic", {0.8: "pathwise", 4.0: "likelihood ratio"}),  # largest derivative of a step
     ],
 )

@@ -183,6 +183,7 @@ def test_the_oracle_on_lqr_starts_at_replayed_states_and_no_clock_cuts_it():
     assert s.bias_error < 0.2 * level.truth.norm
 
 
+@pytest.mark.slow
 def test_learned_and_oracle_differ_by_the_model_alone():
     learned, oracle = (cases.make_case("classic/pendulum", d, steps=200, model=TINY) for d in ("learned", "oracle"))
     key = jax.random.key(0)
@@ -342,6 +343,7 @@ def test_pathwise_is_left_out_where_the_world_has_no_derivative(capsys, here, tm
     assert {"likelihood_baseline", "evolution_strategies"} <= set(rows["levels"][0]["estimators"])
 
 
+@pytest.mark.slow
 def test_the_command_from_end_to_end(capsys, here, tmp_path):
     argv = ["lab", "gradients", "--world", "classic/lqr", "--horizons", "1,3", "--samples", "8", "--estimates", "16"]
     assert cli.main([*argv, "--estimators", "pathwise,likelihood_baseline,total_propagation"]) == 0

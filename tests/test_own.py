@@ -127,6 +127,7 @@ def here(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
+@pytest.mark.slow
 def test_all_parts_from_python_get_the_whole_run(tmp_path):
     seen, rows = [], []
 

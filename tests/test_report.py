@@ -85,6 +85,7 @@ def test_the_page_is_complete_and_carries_what_was_logged(tmp_path):
     assert shown == [(0, 750, MBPO.eval_episodes, 30.0), (1, 750, MBPO.eval_episodes, 31.0), (1, 750, 100, 9.5)]
 
 
+@pytest.mark.slow
 def test_one_run_looked_at_by_every_command(tmp_path, capsys):
     run = tmp_path / "run"
     assert cli.main(["train", "mbpo", *SMALL.split(), "--run", str(run)]) == 0

@@ -69,6 +69,7 @@ def rows(directory):
     return path.read_text().count("\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_three_times_killed_it_ends_where_it_would_have(tmp_path):
     """kill -9 at random moments, once while a checkpoint is being written; always the same command.
 

@@ -59,6 +59,7 @@ def test_without_optuna_it_says_how_to_install_it(tmp_path, monkeypatch, capsys)
     assert "pip install 'branchax[optuna]'" in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_it_runs_trials_and_goes_on(tmp_path, monkeypatch, capsys):
     optuna = pytest.importorskip("optuna")
     monkeypatch.chdir(tmp_path)

@@ -8,11 +8,12 @@ from benchmarks.settings import SORTS, attempt, draw
 from branchax import build
 from branchax.runs import checkpoint
 
-FAST = range(10)  # each sort of agent once at least; the others have their turn in the slow tests
+# Each sort of agent once, and one twice: those of its draws that compile soonest. The others are slow tests.
+FAST = (10, 12, 13, 15, 16, 18, 23, 26, 38, 40)
 
 
 @pytest.mark.parametrize(
-    "seed", [*FAST, *(pytest.param(s, marks=pytest.mark.slow) for s in range(40) if s not in FAST)]
+    "seed", [*FAST, *(pytest.param(s, marks=pytest.mark.slow) for s in range(45) if s not in FAST)]
 )
 def test_settings_that_are_accepted_run_and_resume(seed):
     attempt(draw(seed))
@@ -47,7 +48,7 @@ def test_what_is_wrong_is_found(monkeypatch, wrong, says):
     monkeypatch.setattr(build, "build", spoiled)
     monkeypatch.setattr(checkpoint, "restore", other)
     with pytest.raises(AssertionError, match=says):
-        attempt(draw(3))  # Q-learning with a table compiles in no time
+        attempt(draw(12))  # Q-learning with a table compiles in no time
 
 
 @pytest.mark.slow  # a draw that can be built is found by trying

@@ -5,6 +5,8 @@ turns, A B A B ..., so that what else the machine does befalls both; the figure 
 neighbours, with the smallest and the largest. One process works at a time, with as many threads as its library takes by
 itself. Fractions are of the fastest large matrix product that either managed in this run, and count the operations of
 matrix products alone. Writes `results/bench/peers.json`; cases that are not named keep what stands there.
+
+`make bench-peers NAME=solve` is another thing: whole runs to a return (`solve.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from rich.table import Table
 
 from benchmarks import flops
 from benchmarks.harness import HOPPER, RESULTS
+from benchmarks.peers import solve
 from branchax.config import ModelConfig, SACConfig
 from branchax.runs import rundir
 
@@ -38,7 +41,6 @@ LIBRARIES = {
 SIZES = {"obs": HOPPER[0], "action": HOPPER[1]}
 UPDATES = {**SIZES, "hidden": 256, "batch": 256, "updates": 50}
 CARTPOLE = (4, 1)  # sizes of InvertedPendulum
-SOLVED, HOLD = 950.0, 3  # the return on InvertedPendulum, and of so many evaluations in a row
 
 
 class Comparison(NamedTuple):
@@ -171,51 +173,10 @@ def compare(ours: Worker, theirs: Worker, each: Comparison, rounds: int | None) 
     }
 
 
-def solve(worker: Worker, seed: int, settings: dict[str, Any], cap: float) -> dict[str, Any]:
-    """Seconds of learning and evaluating (and mbrl-lib's exploring) until evaluations return 950, or past the cap."""
-    seconds, replies, is_solved = 0.0, [], False
-    compile_s = worker.ask(prepare="solve", settings={"seed": seed, **settings})["seconds"]
-    while seconds < cap and not is_solved:
-        replies.append(worker.ask(once="solve"))
-        seconds += replies[-1]["seconds"]
-        is_solved = len(replies) >= HOLD and all(reply["return"] >= SOLVED for reply in replies[-HOLD:])
-    return {
-        "seed": seed,
-        "solved": is_solved,
-        "seconds": seconds,
-        "env_steps": replies[-1]["env_steps"],
-        "returns": [round(reply["return"], 1) for reply in replies],
-        "prepare_s": compile_s,
-    }
-
-
-def solved(ours: Worker, theirs: Worker, seeds: int, cap: float) -> dict[str, Any]:
-    """Time to a return of 950 on InvertedPendulum, each library by its own settings, seed by seed in turns.
-
-    A run that was given up counts with the seconds it had: the ratio is at least that if only theirs were, at most if
-    only ours were, and says nothing if both were.
-    """
-    turns = [(solve(ours, i, {}, cap), solve(theirs, i, {"explore": 5_000}, cap)) for i in range(seeds)]
-    sides = dict(zip((OURS, "mbrl-lib"), (list(side) for side in zip(*turns, strict=True)), strict=True))
-    median = {name: statistics.median(run["seconds"] for run in runs) for name, runs in sides.items()}
-    return {
-        "about": f"{HOLD} evaluations of {SOLVED:.0f} or more in a row; given up after {cap:.0f} s",
-        "ratio_of_medians": median["mbrl-lib"] / median[OURS],
-        "all_solved": {name: all(run["solved"] for run in runs) for name, runs in sides.items()},
-        **sides,
-    }
-
-
 def show(rows: dict[str, dict[str, Any]]) -> None:
     """The table."""
-    for row in rows.values():
-        if "ratio_of_medians" in row:
-            done = {name: sum(run["solved"] for run in row[name]) for name in row["all_solved"]}
-            print(f"{row['about']}: x{row['ratio_of_medians']:.1f}; seeds that did: {done}")
     table = Table("case", "peer", "peer takes", "of each turn", OURS, "peer", "of the matmul ceiling", title="peers")
     for row in rows.values():
-        if "ratio" not in row:
-            continue
         ours, theirs = row[OURS], row[row["peer"]]
         table.add_row(
             row["about"],
@@ -231,31 +192,28 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measures what was asked for."""
+    if sys.argv[1:2] == ["solve"]:
+        solve.main(sys.argv[2:])
+        return
     known = comparisons()
     parser = argparse.ArgumentParser("python -m benchmarks.peers", description=__doc__)
-    names = [*known, "solve"]
-    parser.add_argument("names", nargs="*", metavar="CASE", help=f"of {', '.join(names)}; default: all")
+    parser.add_argument("names", nargs="*", metavar="CASE", help=f"of {', '.join(known)}; default: all")
     parser.add_argument("--rounds", type=int, help="turns of each case")
-    parser.add_argument("--seeds", type=int, default=5, help="of `solve` (5)")
-    parser.add_argument("--cap", type=float, default=600.0, help="seconds of a run of `solve` (600)")
     options = parser.parse_args()
-    if unknown := set(options.names) - set(names):
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(names)}")
+    if unknown := set(options.names) - set(known):
+        parser.error(f"unknown: {', '.join(sorted(unknown))}; known: {', '.join(known)}, and solve, alone")
     kept = json.loads(RESULT.read_text(encoding="utf-8")) if RESULT.exists() else {"rows": {}}
     made = {"command": "python -m benchmarks.peers", "environment": rundir.environment()}
     workers: dict[str, Worker] = {}
     try:
-        for name in options.names or names:
+        for name in options.names or known:
             print(name, flush=True)
-            pair = [OURS, known[name].peer if name in known else "mbrl-lib"]
+            pair = [OURS, known[name].peer]
             for library in pair:
                 if library not in workers:
                     workers[library] = Worker(library)
             ours, theirs = (workers[library] for library in pair)
-            if name == "solve":
-                row = solved(ours, theirs, options.seeds, options.cap)
-            else:
-                row = compare(ours, theirs, known[name], options.rounds)
+            row = compare(ours, theirs, known[name], options.rounds)
             kept["rows"][name] = row | {"commit": made["environment"]["commit"]}
             rundir.write_json(RESULT, {"benchmark": "peers", "rows": kept["rows"], "made": made})
     finally:

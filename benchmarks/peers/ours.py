@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 from benchmarks import fit, harness, imagine, improve
 from benchmarks.peers.worker import Once, Paused, serve
 from branchax.build import build
-from branchax.config import Config, with_field
+from branchax.config import with_field
 from branchax.devices import cache
 from branchax.presets import preset
 from branchax.runs import rundir
@@ -34,8 +33,11 @@ def again(case: harness.Case) -> Once:
     return once
 
 
-def epochs(config: Config) -> tuple[Any, Callable[[], dict[str, float]], list[Any]]:
-    """The program of a run of one seed, what trains it for an epoch, and a list that holds its state."""
+def loop(settings: dict[str, Any]) -> Once:
+    """250 real steps of the whole loop at the paper's sizes, from the first fit on."""
+    config = preset("mbpo_paper", "brax/inverted_pendulum")
+    config = replace(config, explore_steps=settings["explore"], env_steps=20_000)
+    config = with_field(config, "model.good_error", settings["good_error"])
     program = build(config)
     init = jax.jit(over_seeds(program.init))
     epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
@@ -47,28 +49,6 @@ def epochs(config: Config) -> tuple[Any, Callable[[], dict[str, float]], list[An
         holder[0], metrics = jax.block_until_ready(compiled(holder[0], horizon))
         rows = float(metrics["model/fit_rounds"][0]) * config.model.round_steps * config.model.batch_size
         return {"fit_sample_members": rows * config.model.members}
-
-    return program, once, holder
-
-
-def loop(settings: dict[str, Any]) -> Once:
-    """250 real steps of the whole loop at the paper's sizes, from the first fit on."""
-    config = replace(
-        preset("mbpo_paper", "brax/inverted_pendulum"), explore_steps=settings["explore"], env_steps=20_000
-    )
-    return epochs(with_field(config, "model.good_error", settings["good_error"]))[1]
-
-
-def solve(settings: dict[str, Any]) -> Once:
-    """An epoch of `mbpo` as it is, and an evaluation. It has explored before, which takes milliseconds."""
-    config = replace(preset("mbpo", "brax/inverted_pendulum"), seed=settings["seed"], env_steps=20_000)
-    program, epoch, holder = epochs(config)
-    evaluate = jax.jit(over_seeds(program.evaluate)).lower(seed_keys(config), holder[0].agent).compile()
-
-    def once() -> dict[str, float]:
-        epoch()
-        returns = evaluate(seed_keys(config), holder[0].agent)["return"]
-        return {"env_steps": int(holder[0].counts.env_steps[0]), "return": float(returns.mean())}
 
     return once
 
@@ -149,7 +129,7 @@ def ceiling(_: dict[str, Any]) -> Once:
 
 if __name__ == "__main__":
     cache.enable()
-    tasks = {"imagine": rollouts, "fit": model_fit, "sac": sac, "loop": loop, "solve": solve}
+    tasks = {"imagine": rollouts, "fit": model_fit, "sac": sac, "loop": loop}
     serve(
         {**tasks, "brax_sac": brax_sac, "ceiling": ceiling},
         {"versions": rundir.versions(), "threads": len(os.sched_getaffinity(0)), "environment": rundir.environment()},

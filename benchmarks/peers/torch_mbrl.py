@@ -197,19 +197,6 @@ def loop(settings: dict[str, Any]) -> Once:
     return once
 
 
-def solve(settings: dict[str, Any]) -> Once:
-    """The same; the first one explores before."""
-    explore, once = training(settings)
-    left = [explore]
-
-    def first() -> dict[str, Any] | None:
-        if left:
-            left.pop()()
-        return once()
-
-    return first
-
-
 def ceiling(_: dict[str, Any]) -> Once:
     """The fastest large matrix product."""
     a = torch.randn(2_048, 2_048)
@@ -221,6 +208,6 @@ def ceiling(_: dict[str, Any]) -> Once:
 
 
 if __name__ == "__main__":
-    tasks = {"imagine": rollouts, "fit": model_fit, "sac": sac, "loop": loop, "solve": solve, "ceiling": ceiling}
+    tasks = {"imagine": rollouts, "fit": model_fit, "sac": sac, "loop": loop, "ceiling": ceiling}
     names = ("mbrl", "torch", "hydra-core", "omegaconf", "gymnasium", "mujoco", "numpy")
     serve(tasks, {"versions": versions(*names), "threads": torch.get_num_threads()})

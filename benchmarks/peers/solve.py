@@ -1,0 +1,141 @@
+"""Seconds to a return: whole runs of branchax and of other libraries, one after the other on one core.
+
+    make bench-peers NAME=solve
+    make bench-peers NAME=solve ARGS='--task InvertedDoublePendulum --method "sbx CrossQ" --seeds 3 --core 1'
+
+A run is solved when three evaluations in a row reach the task's return; it is given up after `--cap` seconds. Each run
+is a process of its own with an empty cache of compiled programs, and seconds count from its start (`whole.py`). The
+methods take turns: all of them with one seed, then with the next. Runs that are in `results/bench/solve.json` are not
+run again, unless `--again` is given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import RESULTS
+from branchax.runs import rundir
+
+RESULT = RESULTS / "solve.json"
+TASKS = {"InvertedPendulum": 950.0, "InvertedDoublePendulum": 9_000.0}  # what has to be returned
+# Library: the environment's Python and its methods.
+METHODS = {
+    "branchax": (sys.executable, ("dhmbpo_tiny", "mbpo", "sac")),
+    "sbx": (".venv-peers-sbx/bin/python", ("SAC", "DroQ", "CrossQ")),
+    "stable-baselines3": (".venv-peers-sbx/bin/python", ("SAC",)),
+    "mbrl-lib": (".venv-peers-mbrl/bin/python", ("MBPO",)),
+}
+Runs = dict[str, dict[str, Any]]  # by seed
+
+
+def run(library: str, method: str, task: str, seed: int, cap: float, core: int | None) -> dict[str, Any]:
+    """One run. Raises `RuntimeError` with what a run said that failed."""
+    python = METHODS[library][0]
+    if not Path(python).exists():
+        raise FileNotFoundError(f"{python} is missing; make bench-peers makes it")
+    words = [library, method, task, str(seed), str(TASKS[task]), str(cap), str(time.time())]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    with tempfile.TemporaryDirectory() as cache:
+        done = subprocess.run(
+            [python, "-m", "benchmarks.peers.whole", *words],
+            env=environment | {"BRANCHAX_CACHE": cache, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            text=True,
+            check=False,
+            preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
+        )
+    if done.returncode:
+        raise RuntimeError(f"{library} {method} on {task}, seed {seed}: {done.stderr[-2_000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def summarise(runs: Runs) -> dict[str, Any]:
+    """Of the runs of a method on a task: how many solved it, and the medians of steps and seconds of all of them."""
+    ends = [each["evaluations"][-1] for each in runs.values()]
+    seconds = [end[1] for end in ends]
+    learning = [end[1] - each["compile_s"] for end, each in zip(ends, runs.values(), strict=True)]
+    return {
+        "solved": sum(each["solved"] for each in runs.values()),
+        "of": len(runs),
+        "env_steps": statistics.median(end[0] for end in ends),
+        "seconds": statistics.median(seconds),
+        "seconds_range": [min(seconds), max(seconds)],
+        "seconds_without_compiling": statistics.median(learning),
+    }
+
+
+def show(found: dict[str, dict[str, Runs]]) -> None:
+    """A table for each task."""
+    for task, methods in found.items():
+        columns = ("method", "solved", "env steps", "seconds", "range", "without compiling")
+        table = Table(*columns, title=f"{task}: {TASKS[task]:,.0f}")
+        for method, runs in methods.items():
+            each = summarise(runs)
+            low, high = each["seconds_range"]
+            table.add_row(
+                method,
+                f"{each['solved']} of {each['of']}",
+                f"{each['env_steps']:,.0f}",
+                f"{each['seconds']:,.0f}",
+                f"{low:,.0f} to {high:,.0f}",
+                f"{each['seconds_without_compiling']:,.0f}",
+            )
+        Console(width=120).print(table)
+
+
+def methods_of(task: str) -> list[tuple[str, str]]:
+    """Libraries and methods that know a task: mbrl-lib's settings are of one."""
+    return [
+        (library, method)
+        for library, (_, methods) in METHODS.items()
+        for method in methods
+        if library != "mbrl-lib" or task == "InvertedPendulum"
+    ]
+
+
+def main(words: list[str] | None = None) -> None:
+    """Runs what is missing of what was asked for, and saves after each run."""
+    parser = argparse.ArgumentParser("python -m benchmarks.peers solve", description=__doc__)
+    names = sorted({" ".join(pair) for task in TASKS for pair in methods_of(task)})
+    parser.add_argument("--task", choices=TASKS, action="append", help="default: all")
+    parser.add_argument("--method", choices=names, action="append", help="default: all")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--cap", type=float, default=600.0, help="seconds after which a run is given up (600)")
+    parser.add_argument("--core", type=int, help="of the machine, for each run; default: all cores")
+    parser.add_argument("--again", action="store_true", help="also what was run before")
+    options = parser.parse_args(words)
+    for seed in range(options.seeds):
+        for task in options.task or TASKS:
+            for library, method in methods_of(task):
+                name = f"{library} {method}"
+                # Read anew each time: a second process may work on another core.
+                kept = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else {}
+                runs = kept.get(task, {}).get(name, {})
+                if (options.method and name not in options.method) or (str(seed) in runs and not options.again):
+                    continue
+                print(f"{task}: {name}, seed {seed}", flush=True)
+                settings = {"cap": options.cap, "cores": os.cpu_count() if options.core is None else 1}
+                found = run(library, method, task, seed, options.cap, options.core) | settings
+                made = {"command": "make bench-peers NAME=solve", "environment": rundir.environment()}
+                kept = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else {}
+                found["commit"] = made["environment"]["commit"]
+                kept.setdefault(task, {}).setdefault(name, {})[str(seed)] = found
+                rundir.write_json(RESULT, {"benchmark": "solve", "runs": kept, "made": made})
+    if RESULT.exists():
+        show(json.loads(RESULT.read_text(encoding="utf-8"))["runs"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""One whole run of one library, from the start of its process to a return: what `benchmarks.peers.solve` starts.
+
+    python -m benchmarks.peers.whole LIBRARY METHOD TASK SEED THRESHOLD CAP STARTED
+
+Each library is used as its users do, on Gymnasium's environment. Everything counts: loading, compiling, exploring,
+learning, and an evaluation of three episodes with the policy's mode every 250 steps. The last line out is JSON.
+Standard library alone at the top: this file runs in every peer's environment, and what a library loads counts as well.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+EVERY, EPISODES, HOLD, STEPS = 250, 3, 3, 100_000
+Stop = Callable[[int, float], bool]  # (env steps, mean return of an evaluation) -> whether that is the end
+
+
+class Watch:
+    """The evaluations of a run, and when each was; it is over when `HOLD` in a row are good, or the time is up."""
+
+    def __init__(self, threshold: float, cap: float, started: float) -> None:
+        self.threshold, self.cap, self.started = threshold, cap, started
+        self.evaluations: list[tuple[int, float, float]] = []  # env steps, seconds, return
+        self.compile_s = 0.0
+
+    @property
+    def solved(self) -> bool:
+        """Whether the last evaluations are all good."""
+        last = self.evaluations[-HOLD:]
+        return len(last) == HOLD and all(value >= self.threshold for _, _, value in last)
+
+    def stop(self, env_steps: int, value: float) -> bool:
+        """Notes an evaluation. Whether the run is over."""
+        seconds = time.time() - self.started
+        self.evaluations.append((env_steps, round(seconds, 2), round(value, 1)))
+        return self.solved or seconds > self.cap
+
+    def count_compiling(self) -> None:
+        """From now on adds up what JAX takes to trace, lower and compile."""
+        import jax
+
+        def add(name: str, seconds: float, **_: Any) -> None:
+            if name.startswith("/jax/core/compile/"):
+                self.compile_s += seconds
+
+        jax.monitoring.register_event_duration_secs_listener(add)
+
+
+def branchax(method: str, task: str, seed: int, watch: Watch) -> None:
+    """A preset by its own settings."""
+    from dataclasses import replace
+
+    from branchax.presets import preset
+    from branchax.runs import runlog
+    from branchax.runs.train import train
+
+    watch.count_compiling()
+    config = preset(method, f"gym/{task}-v5")
+    often = max(1, EVERY // config.epoch_steps)
+    config = replace(config, seed=seed, env_steps=STEPS, eval_every=often, eval_episodes=EPISODES)
+
+    def callback(rows: list[runlog.Row], _: Any) -> bool:
+        row = rows[0]
+        return runlog.RETURN in row and watch.stop(int(row["env_steps"]), float(row[runlog.RETURN]))
+
+    with tempfile.TemporaryDirectory() as folder:
+        train(config, folder + "/run", callbacks=[callback])
+
+
+def learn(kind: Any, settings: dict[str, Any], task: str, seed: int, watch: Watch) -> None:
+    """A `kind` of agent with the interface of Stable-Baselines3."""
+    import gymnasium
+    from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.evaluation import evaluate_policy
+    from stable_baselines3.common.monitor import Monitor
+
+    world = Monitor(gymnasium.make(f"{task}-v5"))
+
+    class Evaluate(BaseCallback):
+        """Every `EVERY` steps."""
+
+        def _on_step(self) -> bool:
+            if self.num_timesteps % EVERY:
+                return True
+            value, _ = evaluate_policy(self.model, world, EPISODES, deterministic=True)
+            return not watch.stop(self.num_timesteps, float(value))
+
+    kind("MlpPolicy", f"{task}-v5", seed=seed, device="cpu", **settings).learn(STEPS, callback=Evaluate())
+
+
+def stable_baselines3(method: str, task: str, seed: int, watch: Watch) -> None:
+    """SAC by its defaults."""
+    import stable_baselines3
+
+    learn(getattr(stable_baselines3, method), {}, task, seed, watch)
+
+
+# As its documentation has it: 20 updates of the critics for each step, and one of the actor.
+DROQ = {
+    "gradient_steps": 20,
+    "policy_delay": 20,
+    "policy_kwargs": {"dropout_rate": 0.01, "layer_norm": True},
+}
+
+
+def sbx(method: str, task: str, seed: int, watch: Watch) -> None:
+    """SAC and CrossQ by their defaults; SAC with dropout and 20 updates, which is DroQ."""
+    import sbx as library
+
+    watch.count_compiling()
+    kind, settings = (library.SAC, DROQ) if method == "DroQ" else (getattr(library, method), {})
+    learn(kind, settings, task, seed, watch)
+
+
+def mbrl_lib(method: str, task: str, seed: int, watch: Watch) -> None:
+    """Its MBPO by its own settings of InvertedPendulum: it explores for 5,000 steps and evaluates one episode.
+
+    The environment is of version 4, the newest that its Gymnasium has.
+    """
+    assert (method, task) == ("MBPO", "InvertedPendulum")
+    from benchmarks.peers import torch_mbrl
+
+    explore, once = torch_mbrl.training({"seed": seed, "explore": 5_000})
+    explore()
+    while True:
+        found = once()
+        if watch.stop(found["env_steps"], found["return"]):
+            return
+
+
+LIBRARIES = {"branchax": branchax, "stable-baselines3": stable_baselines3, "sbx": sbx, "mbrl-lib": mbrl_lib}
+
+
+def main() -> None:
+    """Runs, and prints what there is to say."""
+    library, method, task, seed, threshold, cap, started = sys.argv[1:]
+    watch = Watch(float(threshold), float(cap), float(started))
+    LIBRARIES[library](method, task, int(seed), watch)
+    said = {"solved": watch.solved, "evaluations": watch.evaluations, "compile_s": round(watch.compile_s, 1)}
+    print(json.dumps(said), flush=True)
+
+
+if __name__ == "__main__":
+    main()
