@@ -114,6 +114,7 @@ def test_configs_of_the_measurements_are_valid():
         check(config)
 
 
+@pytest.mark.slow
 def test_an_epoch_and_its_parts_can_be_measured(monkeypatch):
     def tiny(config):
         rollout = dataclasses.replace(config.rollout, per_step=4, groups=2)

@@ -261,6 +261,7 @@ def scheduled(length, horizon):
     return SOURCES._replace(ahead=SOURCES.ahead._replace(mixed=mixed))
 
 
+@pytest.mark.slow
 def test_a_scheduled_look_ahead_equals_one_of_that_length():
     """Rows past the horizon are blank: the last is not the state to bootstrap from, and their rewards do not count."""
     update, agent = make_sac(SPEC, CONFIG).update, made()

@@ -31,16 +31,15 @@ def small(monkeypatch):
     monkeypatch.setattr(presets, "preset", smaller)
 
 
+@pytest.mark.slow  # fast tests run the Python of the README, and have worlds and parts of one's own
 @pytest.mark.parametrize(
     ("name", "says"),
     [
         ("first_run", ["60 env steps, 360 imagined ones, 20 updates", "held-out", "first observations of 3 seeds"]),
-        # `test_docs` trains in a world of one's own as well.
-        pytest.param("own_world", ["60 env steps, model error", "80 env steps", "return -"], marks=pytest.mark.slow),
-        # `test_own` has parts of one's own that are made sooner.
-        pytest.param("own_agent", ["seed 0: return -", "after 80 env steps"], marks=pytest.mark.slow),
-        pytest.param("own_model", ["seed 0: return -", "after 80 env steps"], marks=pytest.mark.slow),
-        pytest.param("own_stage", ["seed 0: return -", "after 80 env steps"], marks=pytest.mark.slow),
+        ("own_world", ["60 env steps, model error", "80 env steps", "return -"]),
+        ("own_agent", ["seed 0: return -", "after 80 env steps"]),
+        ("own_model", ["seed 0: return -", "after 80 env steps"]),
+        ("own_stage", ["seed 0: return -", "after 80 env steps"]),
     ],
 )
 def test_example(name, says, small, capsys, tmp_path, monkeypatch):

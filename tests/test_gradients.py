@@ -659,6 +659,7 @@ def test_through_a_network_the_pathwise_gradient_is_that_of_finite_differences()
     assert all(np.abs(x).max() > 1e-4 for x in jax.tree.leaves(exact))
 
 
+@pytest.mark.slow
 def test_rematerialising_saves_memory():
     """What is remembered between the two passes is the states, not the activations of the policy's network."""
     world = make("classic/pendulum")

@@ -319,6 +319,7 @@ def test_refuses_a_directory_in_use(capsys, here, tmp_path):
     refuse(capsys, [*LAB, "--out", "mine/notes.txt"], "out: mine/notes.txt is not a directory")
 
 
+@pytest.mark.slow
 def test_pathwise_is_left_out_where_the_world_has_no_derivative(capsys, here, tmp_path, monkeypatch):
     real = cases.make_case
 

@@ -44,7 +44,8 @@ def compiled(program):
 PATHWISE = PathwiseConfig(hidden=(8,), value_hidden=(8,), window=2)
 
 
-@pytest.mark.parametrize("agent", [TINY.agent, pytest.param(PATHWISE, marks=pytest.mark.slow)], ids=["ppo", "pathwise"])
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", [TINY.agent, PATHWISE], ids=["ppo", "pathwise"])
 def test_counts_are_exact_and_a_seed_does_not_see_the_others(agent):
     config = dataclasses.replace(TINY, agent=agent)
     init, epoch = compiled(build(config))

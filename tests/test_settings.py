@@ -9,7 +9,7 @@ from branchax import build
 from branchax.runs import checkpoint
 
 # Each sort of agent once, and one twice: those of its draws that compile soonest. The others are slow tests.
-FAST = (10, 12, 13, 15, 16, 18, 23, 26, 38, 40)
+FAST = (10, 12, 13, 15, 18, 23, 26, 38, 40, 43)
 
 
 @pytest.mark.parametrize(

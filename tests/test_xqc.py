@@ -352,6 +352,7 @@ def test_runs_keep_their_numbers_finite_and_resume_to_the_bit(name):
     attempt(small(name))
 
 
+@pytest.mark.slow
 def test_seeds_side_by_side_are_as_each_alone():
     critic = CriticConfig(batch_norm=True, atoms=ATOMS, scale="possible")
     agent, (rows, _) = make_sac(SPEC, SACConfig(critic=critic, **SHARED)), by_hand.batch()
