@@ -45,7 +45,7 @@ def run(library: str, method: str, task: str, seed: int, cap: float, core: int |
     python = METHODS[library][0]
     if not Path(python).exists():
         raise FileNotFoundError(f"{python} is missing; make bench-peers makes it")
-    words = [library, method, task, str(seed), str(TASKS[task]), str(cap), str(time.time())]
+    words = [library, method, task, str(seed), str(TASKS[task]), str(cap), str(core), str(time.time())]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run(
@@ -54,7 +54,6 @@ def run(library: str, method: str, task: str, seed: int, cap: float, core: int |
             capture_output=True,
             text=True,
             check=False,
-            preexec_fn=None if core is None else lambda: os.sched_setaffinity(0, {core}),
         )
     if done.returncode:
         raise RuntimeError(f"{library} {method} on {task}, seed {seed}: {done.stderr[-2_000:]}")

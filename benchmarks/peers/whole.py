@@ -1,6 +1,6 @@
 """One whole run of one library, from the start of its process to a return: what `benchmarks.peers.solve` starts.
 
-    python -m benchmarks.peers.whole LIBRARY METHOD TASK SEED THRESHOLD CAP STARTED
+    python -m benchmarks.peers.whole LIBRARY METHOD TASK SEED THRESHOLD CAP CORE STARTED
 
 Each library is used as its users do, on Gymnasium's environment. Everything counts: loading, compiling, exploring,
 learning, and an evaluation of three episodes with the policy's mode every 250 steps. The last line out is JSON.
@@ -10,6 +10,7 @@ Standard library alone at the top: this file runs in every peer's environment, a
 from __future__ import annotations
 
 import json
+import os
 import sys
 import tempfile
 import time
@@ -138,7 +139,9 @@ LIBRARIES = {"branchax": branchax, "stable-baselines3": stable_baselines3, "sbx"
 
 def main() -> None:
     """Runs, and prints what there is to say."""
-    library, method, task, seed, threshold, cap, started = sys.argv[1:]
+    library, method, task, seed, threshold, cap, core, started = sys.argv[1:]
+    if core != "None":
+        os.sched_setaffinity(0, {int(core)})
     watch = Watch(float(threshold), float(cap), float(started))
     LIBRARIES[library](method, task, int(seed), watch)
     said = {"solved": watch.solved, "evaluations": watch.evaluations, "compile_s": round(watch.compile_s, 1)}
