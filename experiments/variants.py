@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +14,13 @@ Changes = dict[str, Any]  # values by the fields' dotted paths
 
 
 def _twice(config: Config) -> Changes:
-    """Twice the updates per real step, those of the first epoch too."""
+    """Twice the updates per real step, those of the first epoch too; as many rollouts at a time as before."""
     first = None if config.first_updates is None else 2 * config.first_updates
-    return {"updates_per_step": 2 * config.updates_per_step, "first_updates": first}
+    changes: Changes = {"updates_per_step": 2 * config.updates_per_step, "first_updates": first}
+    if config.rollout.every is not None:
+        steps = math.ceil(config.rollout.every / changes["updates_per_step"])
+        changes["rollout.per_step"] = config.rollouts // steps
+    return changes
 
 
 VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
@@ -38,9 +43,14 @@ VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
     "no_dropout": {"agent.critic.dropout": 0.0, "model.dropout": 0.0},
     "no_warmup": {"agent.critic_warmup": 0},
     "no_reset": {"agent.reset_optimizer": False},
+    "warmup": {"agent.critic_warmup": 250},
+    "reset": {"agent.reset_optimizer": True},
+    "all_targets": {"agent.critic.subset": None},
+    "last_layer": {"agent.critic.zero_last": False},
     "crossq": {"agent.critic.batch_norm": True, "agent.critic.pre_norm": False},
     "xqc": {"agent.critic.batch_norm": True, "agent.critic.pre_norm": False, "agent.critic.atoms": 101},
     "in_range": {"model.bound_margin": 0.0},
+    "unclipped": {"model.bound_margin": 1e6},
     # What is suspected of MBPO's fallen seeds (docs/reproduction.md); with `long_fits`, `possible` and `quiet`.
     "layer_norm": {"agent.critic.layer_norm": True},
     "entropy": {"agent.target_entropy": -3.0},

@@ -58,10 +58,9 @@ def test_a_task_s_settings_serve_brax_and_gymnasium():
     assert presets.preset("dyna", "gym/Hopper-v5").agent == presets.PRESETS["dyna"].agent  # DQN has no target entropy
 
 
-@pytest.mark.parametrize("name", ["dhmbpo", "dhmbpo_small"])
+@pytest.mark.parametrize("name", ["dhmbpo", "dhmbpo_small", "dhmbpo_tiny", "svg5"])
 def test_mbpo_s_settings_of_a_world_are_not_those_of_another_paper(name):
     config = presets.preset(name, "gym/Hopper-v5")
-    assert config.updates_per_step == 1.0 and config.agent.target_entropy is None
     assert config == dataclasses.replace(presets.PRESETS[name], world="gym/Hopper-v5")
 
 

@@ -128,6 +128,14 @@ def test_published_curves_are_read_with_their_sources():
     assert all(path.name in readme for path in curves.DATA.glob("*.csv"))
 
 
+def test_ant_and_humanoid_are_seen_without_forces_and_inertias():
+    from branchax.worlds import make
+
+    for task, size in (("Ant", 27), ("Humanoid", 45)):
+        config = plan.config_of(Arm(task, "dhmbpo"))
+        assert make(config.world, arguments=config.world_args).spec.obs_size == size
+
+
 def test_mbpo_has_no_spread_because_its_source_has_no_seeds():
     for task in ("Hopper", "Walker2d", "HalfCheetah", "Ant", "Humanoid"):
         mbpo = curves.published(task)["MBPO"]

@@ -44,7 +44,8 @@ def settings_of(name: str, world: str) -> dict[str, Any]:
     if family not in ("brax", "gym"):
         return {}
     own = PRESETS[name]  # with other updates, or other rollouts, it follows another paper
-    as_mbpo = own.updates_per_step in _UPDATES and own.agent.traits.critic is not None
+    critic = own.agent.traits.critic
+    as_mbpo = own.updates_per_step in _UPDATES and critic is not None and critic.expand != "fresh"
     branches = as_mbpo and own.rollout in _ROLLOUTS
     applies = {
         "updates_per_step": as_mbpo,
