@@ -61,7 +61,10 @@ def test_a_trial_runs_all_arms_in_order_and_then_nothing_more(here, capsys):
     assert area == 7.5 * place and list(data["worlds"][CARTPOLE]["arms"]) == list(ARMS)
     assert data["made"]["command"] == "python -m experiments.ablation" and len(data["runs"]) == count
     assert data["configs"][f"{PENDULUM} relu"]["agent"]["activation"] == "relu"
-    assert "| `relu` | ReLU instead of SiLU in actor and critics | 60 ± 0 | +52 [+52, +52] |" in (plan.results / "ablation.md").read_text()
+    assert (
+        "| `relu` | ReLU instead of SiLU in actor and critics | 60 ± 0 | +52 [+52, +52] |"
+        in (plan.results / "ablation.md").read_text()
+    )
     assert (plan.results / "ablation.png").stat().st_size > 10_000 and not ablation.RESULTS.exists()
     assert ablation.main(flags) == 0 and ablation.main([*flags, "--draw"]) == 0 and len(here) == count
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 import typing
@@ -268,27 +269,43 @@ def test_what_is_missing_of_the_runs_to_a_return_is_run_and_kept(tmp_path, monke
 
     def run(library, method, task, seed, cap, core):
         asked.append((library, method, seed))
-        return {"solved": seed == 0, "evaluations": [[250, 5.0, 900.0], [500, 30.0 + seed, 960.0]], "compile_s": 20.0}
+        evaluations = [[100, 5.0, 900.0], *([100 * i, 30.0 + i, 960.0] for i in (2, 3, 4))]
+        return {"solved": seed < 2, "evaluations": evaluations, "compile_s": 20.0 + seed, "cores": 1}
 
     monkeypatch.setattr(solve, "run", run)
     monkeypatch.setattr(solve, "RESULT", tmp_path / "solve.json")
     monkeypatch.setattr(solve.rundir, "environment", lambda: {"commit": "abc"})
     words = ["solve", "--task", "InvertedPendulum", "--method", "sbx SAC", "--method", "branchax mbpo", "--seeds"]
-    for seeds in ("1", "2"):
+    for seeds in ("1", "3"):
         monkeypatch.setattr(peers.sys, "argv", ["peers", *words, seeds])
         peers.main()
-    assert asked == [(*each, seed) for seed in (0, 1) for each in (("branchax", "mbpo"), ("sbx", "SAC"))]
+    assert asked == [(*each, seed) for seed in (0, 1, 2) for each in (("branchax", "mbpo"), ("sbx", "SAC"))]
     kept = json.loads((tmp_path / "solve.json").read_text())["runs"]["InvertedPendulum"]["sbx SAC"]
     assert kept["1"]["commit"] == "abc" and kept["1"]["cap"] == 600.0
     assert solve.summarise(kept) == {
-        "solved": 1,
-        "of": 2,
-        "env_steps": 500,
-        "seconds": 30.5,
-        "seconds_range": [30.0, 31.0],
-        "seconds_without_compiling": 10.5,
+        "solved": 2,
+        "of": 3,
+        "env_steps": 200,
+        "seconds": 32.0,
+        "seconds_range": [32.0, math.inf],
+        "seconds_without_compiling": 12.0,
     }
-    assert "1 of 2" in capsys.readouterr().out
+    assert "2 of 3" in (said := capsys.readouterr().out) and "32 to > 600" in said
+
+
+def test_programs_that_are_compiled_side_by_side_count_once():
+    from benchmarks.peers import whole
+
+    watch = whole.Watch(950.0, 100.0, 0.0)
+    watch.compiling = [(5.0, 6.0), (1.0, 3.0), (2.0, 4.0), (2.5, 3.0)]
+    assert watch.compile_s == 4.0
+
+
+def test_the_committed_comparisons_can_be_shown(capsys):
+    from benchmarks.peers import __main__ as peers
+
+    peers.show(json.loads(peers.RESULT.read_text())["rows"])
+    assert "mbrl-lib" in capsys.readouterr().out
 
 
 def test_time_is_shared_out_by_kind_and_counted_once():

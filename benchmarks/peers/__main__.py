@@ -6,7 +6,7 @@ neighbours, with the smallest and the largest. One process works at a time, with
 itself. Fractions are of the fastest large matrix product that either managed in this run, and count the operations of
 matrix products alone. Writes `results/bench/peers.json`; cases that are not named keep what stands there.
 
-`make bench-peers NAME=solve` is another thing: whole runs to a return (`solve.py`).
+`make bench-peers NAME=solve` times whole runs to a return instead (`solve.py`).
 """
 
 from __future__ import annotations

@@ -3,16 +3,17 @@
     make bench-peers NAME=solve
     make bench-peers NAME=solve ARGS='--task InvertedDoublePendulum --method "sbx CrossQ" --seeds 3 --core 1'
 
-A run is solved when three evaluations in a row reach the task's return; it is given up after `--cap` seconds. Each run
-is a process of its own with an empty cache of compiled programs, and seconds count from its start (`whole.py`). The
-methods take turns: all of them with one seed, then with the next. Runs that are in `results/bench/solve.json` are not
-run again, unless `--again` is given.
+A run has reached the return at the first of three evaluations in a row that are as good; it is given up after `--cap`
+seconds. Each run is a process of its own with an empty cache of compiled programs, and seconds count from its start
+(`whole.py`). The methods take turns: all of them with one seed, then with the next. Runs that are in
+`results/bench/solve.json` are not run again, unless `--again` is given.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -26,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import RESULTS
+from benchmarks.peers.whole import HOLD
 from branchax.runs import rundir
 
 RESULT = RESULTS / "solve.json"
@@ -46,7 +48,8 @@ def run(library: str, method: str, task: str, seed: int, cap: float, core: int |
     if not Path(python).exists():
         raise FileNotFoundError(f"{python} is missing; make bench-peers makes it")
     words = [library, method, task, str(seed), str(TASKS[task]), str(cap), str(core), str(time.time())]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("OPENBLAS_")}
+    left_out = ("OPENBLAS_", "JAX_COMPILATION_CACHE")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     with tempfile.TemporaryDirectory() as cache:
         done = subprocess.run(
             [python, "-m", "benchmarks.peers.whole", *words],
@@ -54,21 +57,27 @@ def run(library: str, method: str, task: str, seed: int, cap: float, core: int |
             capture_output=True,
             text=True,
             check=False,
+            timeout=cap + 600,  # for an evaluation that it is in when the cap is reached, and for compiling
         )
     if done.returncode:
         raise RuntimeError(f"{library} {method} on {task}, seed {seed}: {done.stderr[-2_000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
+def reached(run: dict[str, Any]) -> tuple[float, float]:
+    """Env steps and seconds of the first of the good evaluations; infinite where there are none."""
+    steps, seconds, _ = run["evaluations"][-HOLD] if run["solved"] else (math.inf, math.inf, None)
+    return steps, seconds
+
+
 def summarise(runs: Runs) -> dict[str, Any]:
-    """Of the runs of a method on a task: how many solved it, and the medians of steps and seconds of all of them."""
-    ends = [each["evaluations"][-1] for each in runs.values()]
-    seconds = [end[1] for end in ends]
-    learning = [end[1] - each["compile_s"] for end, each in zip(ends, runs.values(), strict=True)]
+    """How many runs of a method reached the return, and medians over all; infinite where half of them did not."""
+    steps, seconds = zip(*map(reached, runs.values()), strict=True)
+    learning = [at - run["compile_s"] for at, run in zip(seconds, runs.values(), strict=True)]
     return {
-        "solved": sum(each["solved"] for each in runs.values()),
+        "solved": sum(run["solved"] for run in runs.values()),
         "of": len(runs),
-        "env_steps": statistics.median(end[0] for end in ends),
+        "env_steps": statistics.median(steps),
         "seconds": statistics.median(seconds),
         "seconds_range": [min(seconds), max(seconds)],
         "seconds_without_compiling": statistics.median(learning),
@@ -78,24 +87,25 @@ def summarise(runs: Runs) -> dict[str, Any]:
 def show(found: dict[str, dict[str, Runs]]) -> None:
     """A table for each task."""
     for task, methods in found.items():
-        columns = ("method", "solved", "env steps", "seconds", "range", "without compiling")
+        columns = ("method", "reached it", "env steps", "seconds", "range", "without compiling", "cores")
         table = Table(*columns, title=f"{task}: {TASKS[task]:,.0f}")
         for method, runs in methods.items():
-            each = summarise(runs)
-            low, high = each["seconds_range"]
+            each, cap = summarise(runs), min(run["cap"] for run in runs.values())
+            text = lambda value, cap=cap: f"{value:,.0f}" if math.isfinite(value) else f"> {cap:,.0f}"  # noqa: E731
             table.add_row(
                 method,
                 f"{each['solved']} of {each['of']}",
-                f"{each['env_steps']:,.0f}",
-                f"{each['seconds']:,.0f}",
-                f"{low:,.0f} to {high:,.0f}",
-                f"{each['seconds_without_compiling']:,.0f}",
+                f"{each['env_steps']:,.0f}" if math.isfinite(each["env_steps"]) else "-",
+                text(each["seconds"]),
+                " to ".join(map(text, each["seconds_range"])),
+                text(each["seconds_without_compiling"]),
+                ", ".join(sorted({str(run["cores"]) for run in runs.values()})),
             )
         Console(width=120).print(table)
 
 
 def methods_of(task: str) -> list[tuple[str, str]]:
-    """Libraries and methods that know a task: mbrl-lib's settings are of one."""
+    """The libraries and methods for a task: mbrl-lib has settings for the inverted pendulum alone."""
     return [
         (library, method)
         for library, (_, methods) in METHODS.items()
@@ -125,8 +135,7 @@ def main(words: list[str] | None = None) -> None:
                 if (options.method and name not in options.method) or (str(seed) in runs and not options.again):
                     continue
                 print(f"{task}: {name}, seed {seed}", flush=True)
-                settings = {"cap": options.cap, "cores": os.cpu_count() if options.core is None else 1}
-                found = run(library, method, task, seed, options.cap, options.core) | settings
+                found = run(library, method, task, seed, options.cap, options.core) | {"cap": options.cap}
                 made = {"command": "make bench-peers NAME=solve", "environment": rundir.environment()}
                 kept = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else {}
                 found["commit"] = made["environment"]["commit"]

@@ -3,12 +3,14 @@
     python -m benchmarks.peers.whole LIBRARY METHOD TASK SEED THRESHOLD CAP CORE STARTED
 
 Each library is used as its users do, on Gymnasium's environment. Everything counts: loading, compiling, exploring,
-learning, and an evaluation of three episodes with the policy's mode every 250 steps. The last line out is JSON.
-Standard library alone at the top: this file runs in every peer's environment, and what a library loads counts as well.
+learning, and an evaluation every 100 steps: three episodes side by side with the policy's mode (mbrl-lib: one episode
+every 250 steps, as it does by itself). The last line out is JSON. Standard library alone at the top: this file runs in
+every peer's environment, and what a library loads counts as well.
 """
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import sys
@@ -17,7 +19,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-EVERY, EPISODES, HOLD, STEPS = 250, 3, 3, 100_000
+EVERY, EPISODES, HOLD, STEPS = 100, 3, 3, 100_000
 Stop = Callable[[int, float], bool]  # (env steps, mean return of an evaluation) -> whether that is the end
 
 
@@ -27,7 +29,7 @@ class Watch:
     def __init__(self, threshold: float, cap: float, started: float) -> None:
         self.threshold, self.cap, self.started = threshold, cap, started
         self.evaluations: list[tuple[int, float, float]] = []  # env steps, seconds, return
-        self.compile_s = 0.0
+        self.compiling: list[tuple[float, float]] = []  # from and to, in seconds of the clock
 
     @property
     def solved(self) -> bool:
@@ -41,15 +43,25 @@ class Watch:
         self.evaluations.append((env_steps, round(seconds, 2), round(value, 1)))
         return self.solved or seconds > self.cap
 
-    def count_compiling(self) -> None:
-        """From now on adds up what JAX takes to trace, lower and compile."""
+    def watch_compiling(self) -> None:
+        """From now on notes when JAX traces, lowers and compiles."""
         import jax
 
-        def add(name: str, seconds: float, **_: Any) -> None:
+        def note(name: str, seconds: float, **_: Any) -> None:
             if name.startswith("/jax/core/compile/"):
-                self.compile_s += seconds
+                now = time.time()
+                self.compiling.append((now - seconds, now))
 
-        jax.monitoring.register_event_duration_secs_listener(add)
+        jax.monitoring.register_event_duration_secs_listener(note)
+
+    @property
+    def compile_s(self) -> float:
+        """Seconds in which something was compiled: threads that do so side by side count once."""
+        total, until = 0.0, 0.0
+        for begin, end in sorted(self.compiling):
+            total += max(0.0, end - max(begin, until))
+            until = max(until, end)
+        return total
 
 
 def branchax(method: str, task: str, seed: int, watch: Watch) -> None:
@@ -60,10 +72,11 @@ def branchax(method: str, task: str, seed: int, watch: Watch) -> None:
     from branchax.runs import runlog
     from branchax.runs.train import train
 
-    watch.count_compiling()
+    watch.watch_compiling()
     config = preset(method, f"gym/{task}-v5")
-    often = max(1, EVERY // config.epoch_steps)
-    config = replace(config, seed=seed, env_steps=STEPS, eval_every=often, eval_episodes=EPISODES)
+    epoch = min(config.epoch_steps, EVERY)  # shorter for `sac`, which fits no model and learns the same
+    config = replace(config, seed=seed, env_steps=STEPS, epoch_steps=epoch)
+    config = replace(config, eval_every=EVERY // epoch, eval_episodes=EPISODES)
 
     def callback(rows: list[runlog.Row], _: Any) -> bool:
         row = rows[0]
@@ -75,12 +88,11 @@ def branchax(method: str, task: str, seed: int, watch: Watch) -> None:
 
 def learn(kind: Any, settings: dict[str, Any], task: str, seed: int, watch: Watch) -> None:
     """A `kind` of agent with the interface of Stable-Baselines3."""
-    import gymnasium
     from stable_baselines3.common.callbacks import BaseCallback
+    from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
-    from stable_baselines3.common.monitor import Monitor
 
-    world = Monitor(gymnasium.make(f"{task}-v5"))
+    worlds = make_vec_env(f"{task}-v5", n_envs=EPISODES)
 
     class Evaluate(BaseCallback):
         """Every `EVERY` steps."""
@@ -88,7 +100,7 @@ def learn(kind: Any, settings: dict[str, Any], task: str, seed: int, watch: Watc
         def _on_step(self) -> bool:
             if self.num_timesteps % EVERY:
                 return True
-            value, _ = evaluate_policy(self.model, world, EPISODES, deterministic=True)
+            value, _ = evaluate_policy(self.model, worlds, EPISODES, deterministic=True)
             return not watch.stop(self.num_timesteps, float(value))
 
     kind("MlpPolicy", f"{task}-v5", seed=seed, device="cpu", **settings).learn(STEPS, callback=Evaluate())
@@ -113,7 +125,7 @@ def sbx(method: str, task: str, seed: int, watch: Watch) -> None:
     """SAC and CrossQ by their defaults; SAC with dropout and 20 updates, which is DroQ."""
     import sbx as library
 
-    watch.count_compiling()
+    watch.watch_compiling()
     kind, settings = (library.SAC, DROQ) if method == "DroQ" else (getattr(library, method), {})
     learn(kind, settings, task, seed, watch)
 
@@ -134,6 +146,7 @@ def mbrl_lib(method: str, task: str, seed: int, watch: Watch) -> None:
             return
 
 
+PACKAGES = ("branchax", "jax", "torch", "sbx-rl", "stable_baselines3", "mbrl", "gymnasium", "mujoco")
 LIBRARIES = {"branchax": branchax, "stable-baselines3": stable_baselines3, "sbx": sbx, "mbrl-lib": mbrl_lib}
 
 
@@ -144,7 +157,14 @@ def main() -> None:
         os.sched_setaffinity(0, {int(core)})
     watch = Watch(float(threshold), float(cap), float(started))
     LIBRARIES[library](method, task, int(seed), watch)
-    said = {"solved": watch.solved, "evaluations": watch.evaluations, "compile_s": round(watch.compile_s, 1)}
+    there = {each.name.lower(): each.version for each in importlib.metadata.distributions()}
+    said = {
+        "solved": watch.solved,
+        "evaluations": watch.evaluations,
+        "compile_s": round(watch.compile_s, 1),
+        "cores": len(os.sched_getaffinity(0)),
+        "versions": {name: there[name] for name in PACKAGES if name in there},
+    }
     print(json.dumps(said), flush=True)
 
 
