@@ -144,6 +144,17 @@ def test_a_member_that_diverges_is_rolled_back_alone_and_counted():
     assert 1 not in hurt.elites and np.isfinite(float(report.metrics["model/holdout_error"]))
 
 
+def test_a_gradient_whose_squares_overflow_is_skipped_and_counted_and_not_kept_in_adam():
+    """Huge weights: the loss and its gradient are finite, the squares are beyond float32."""
+    config = dataclasses.replace(CONFIG, noise="constant", round_steps=1, max_rounds=1)
+    dynamics = make_ensemble(linear_world(never), config)
+    start, t = jax.jit(dynamics.init)(jax.random.key(1)), data()
+    steep = start._replace(params=start.params | {"net": jax.tree.map(lambda leaf: 1e5 * leaf, start.params["net"])})
+    after, report = jax.jit(dynamics.fit)(jax.random.key(0), steep, ring_of(t))
+    assert float(report.metrics["model/skipped_steps"]) > 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(after.optimizer))
+
+
 def test_members_draw_their_own_minibatches():
     """Members that start alike end apart."""
     start = INIT(jax.random.key(1))

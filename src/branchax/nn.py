@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
+import optax
 
 from branchax.types import Key, Params
 
@@ -177,6 +178,16 @@ def follow(params: Params, measured: Params, rate: float = 0.01) -> Params:
         return now._replace(stats=jax.tree.map(move, now.stats, seen.stats)) if isinstance(now, BatchNormed) else now
 
     return jax.tree.map(each, params, measured, is_leaf=lambda x: isinstance(x, BatchNormed))
+
+
+def spoil_overflow(gradient: Params) -> Params:
+    """`gradient`, or NaN in all of it if its norm is not finite, so that `optax.apply_if_finite` skips and counts it.
+
+    Entries may be finite and their squares overflow: in the clipping of a norm, and in Adam's second moment, which
+    would stay infinite, so that nothing is learned from then on.
+    """
+    sound = jnp.isfinite(optax.tree.norm(gradient))
+    return jax.tree.map(lambda g: jnp.where(sound, g, jnp.nan), gradient)
 
 
 class Standardised(NamedTuple):

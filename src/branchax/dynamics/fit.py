@@ -100,7 +100,7 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
         return value
 
     def step(member: Networks, batch: Batch, key: Key | None) -> Networks:
-        gradient = jax.grad(loss)(member.params, batch, key)
+        gradient = nn.spoil_overflow(jax.grad(loss)(member.params, batch, key))
         updates, state = optimizer.update(gradient, member.optimizer, member.params)
         return Networks(ensemble.keep_learnable(optax.apply_updates(member.params, updates)), state)
 

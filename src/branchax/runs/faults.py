@@ -2,7 +2,8 @@
 
 The compiled epoch counts them: rows of a world (`state.fault`), members of the ensemble, and losses and gradients of
 the agent (`epoch.report.Health`). They never spread: such rows are not stored, only the affected members are rolled
-back, and such updates are skipped. The setting `config.faults` only decides whether the run continues.
+back, and such updates are skipped. The setting `config.faults` only decides whether the run continues. Evaluations are
+not looked at, because nothing is learned from them: what is not finite there is seen in the log.
 """
 
 from __future__ import annotations
