@@ -138,8 +138,8 @@ def test_a_nan_world_stops_the_run_and_leaves_what_was_saved(tmp_path, monkeypat
     assert not checkpoint.steps(tmp_path / "run" / rundir.CHECKPOINTS)
 
 
-# `mbpo` runs above, and the settings drawn at random take the other paths.
-EACH_PATH = ("m2ac", "svg", "mbppo", "pets")
+# `mbpo` runs above, and test_settings runs a planner, a gate and the pathwise gradient.
+EACH_PATH = ("m2ac", "steve", "svg", "mbppo", "v2.5")
 
 
 @pytest.mark.parametrize("name", [n if n in EACH_PATH else pytest.param(n, marks=pytest.mark.slow) for n in PRESETS])

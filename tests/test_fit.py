@@ -74,6 +74,7 @@ def test_a_world_in_other_units_is_learned_and_judged_to_the_same_bits(power):
     one, two = (FIT(jax.random.key(0), INIT(jax.random.key(1)), ring_of(rows)) for rows in (t, other))
     jax.tree.map(np.testing.assert_array_equal, one[1], two[1])
     jax.tree.map(np.testing.assert_array_equal, one[0].params, two[0].params)
+    assert float(one[1].metrics["model/holdout_error"]) < 0.01  # in variances of the targets
 
 
 def test_predicted_deviation_is_that_of_the_noise():

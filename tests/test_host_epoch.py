@@ -76,6 +76,17 @@ def policy_episode(directory, name, seed):
     return total, steps
 
 
+def test_a_run_trains_in_an_environment_and_goes_on(tmp_path):
+    """In short; the next test does it with all that an environment may hold."""
+    whole, parted = tmp_path / "whole", tmp_path / "parted"
+    world = "gym/strange_envs:Remembering-v0"
+    train(small(world), whole)
+    train(small(world, env_steps=80), parted)
+    train(small(world), parted)
+    assert same(whole, parted)
+    assert np.isfinite(runlog.read(whole / rundir.METRICS)[-1][runlog.RETURN])
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["Hopper-v5", "strange_envs:Remembering-v0", "strange_envs:Hidden-v0"])
 def test_a_run_that_goes_on_is_the_run_without_the_stop(name, tmp_path):

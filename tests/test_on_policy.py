@@ -106,6 +106,7 @@ def test_rollouts_start_where_they_are_told(start):
     stored = np.asarray(state.real.data.transition.obs[0])
     known = [(np.abs(stored - row).sum(-1) < 1e-6).any() for row in np.asarray(state.agent[0])]
     assert all(known) if start == "replay" else not any(known)
+    assert int(state.counts.updates[0]) == 4 and int(state.counts.model_steps[0]) == 4 * 8 * 3
 
 
 def test_without_a_model_an_agent_learns_on_what_it_has_just_collected():
