@@ -1,4 +1,7 @@
-"""`python -m benchmarks.compare A.json B.json`: what moved between two runs of a benchmark beyond the noise.
+"""What moved between two runs of a benchmark beyond the noise, or of all benchmarks in two folders.
+
+    make bench ARGS='--into runs/bench'
+    python -m benchmarks.compare results/bench runs/bench
 
 The ratio of the medians comes with a 95 % bootstrap interval over the timed calls of both. Something moved when the
 whole interval lies outside [1 / TOLERANCE, TOLERANCE]: calls of one process spread less than processes do.
@@ -7,6 +10,7 @@ whole interval lies outside [1 / TOLERANCE, TOLERANCE]: calls of one process spr
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 from collections.abc import Sequence
@@ -63,18 +67,29 @@ def compare(first: dict[str, Any], second: dict[str, Any], draws: int = 2_000) -
     return changes
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Prints each case's ratio, and says which are more than noise. Returns the exit code."""
-    parser = argparse.ArgumentParser("python -m benchmarks.compare", description="Rates of B over those of A.")
-    parser.add_argument("first", type=Path, metavar="A.json")
-    parser.add_argument("second", type=Path, metavar="B.json")
-    options = parser.parse_args(arguments)
-    try:
-        first, second = load(options.first), load(options.second)
-        changes = compare(first, second)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2
+def pairs_of(first: Path, second: Path) -> list[tuple[Path, Path]]:
+    """The two files, or those of the same name in two folders that have timed calls in both.
+
+    Raises:
+      ConfigError: for a folder beside a file, and for folders without such files.
+    """
+    if first.is_dir() != second.is_dir():
+        raise ConfigError(f"bench: {first} and {second} have to be two files or two folders")
+    if not first.is_dir():
+        return [(first, second)]
+    pairs = []
+    for there in sorted(second.glob("*.json")):
+        with contextlib.suppress(ConfigError):  # some benchmarks write other things
+            load(first / there.name), load(there)
+            pairs.append((first / there.name, there))
+    if not pairs:
+        raise ConfigError(f"bench: {first} and {second} have no results of a benchmark in common")
+    return pairs
+
+
+def show(first: dict[str, Any], second: dict[str, Any]) -> None:
+    """Prints the cases of two results, and what else has changed."""
+    changes = compare(first, second)
     table = Table("case", "B / A", "95 % interval", "", title=f"{second['benchmark']}: rates of B over those of A")
     for change in changes:
         table.add_row(change.case, f"{change.ratio:.2f}", f"{change.low:.2f} to {change.high:.2f}", change.verdict)
@@ -86,7 +101,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
             console.print(f"{name}: {before} -> {after}", markup=False)
     moved = sum(bool(change.verdict) for change in changes)
     console.print(f"{moved} of {len(changes)} moved by more than a factor of {TOLERANCE}")
-    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Prints each case's ratio, and says which are more than noise. Returns the exit code."""
+    parser = argparse.ArgumentParser("python -m benchmarks.compare", description="Rates of B over those of A.")
+    parser.add_argument("first", type=Path, metavar="A", help="a file, or a folder: results/bench is the committed one")
+    parser.add_argument("second", type=Path, metavar="B", help="the same")
+    options = parser.parse_args(arguments)
+    code = 0
+    try:
+        pairs = pairs_of(options.first, options.second)
+    except ConfigError as error:
+        print(error, file=sys.stderr)
+        return 2
+    for first, second in pairs:
+        try:
+            show(load(first), load(second))
+        except ConfigError as error:  # the other files are compared all the same
+            print(error, file=sys.stderr)
+            code = 2
+    return code
 
 
 if __name__ == "__main__":

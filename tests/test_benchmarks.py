@@ -96,6 +96,19 @@ def test_compare_says_what_moved_beyond_the_noise(tmp_path, capsys):
     assert "0 of 2 moved" in capsys.readouterr().out
 
 
+def test_folders_are_compared_file_by_file(tmp_path, capsys):
+    for folder, factor in (("a", 1.0), ("b", 1.5)):
+        (tmp_path / folder).mkdir()
+        for name in ("fit", "imagine"):
+            written(tmp_path / folder / f"{name}.json", factor)
+        (tmp_path / folder / "other.json").write_text("{}")
+    assert compare.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    assert capsys.readouterr().out.count("1 of 2 moved") == 2
+    for second in ("a/fit.json", "."):
+        assert compare.main([str(tmp_path / "a"), str(tmp_path / second)]) == 2
+        assert "bench: " in capsys.readouterr().err
+
+
 def test_compare_refuses_what_it_cannot_compare(tmp_path, capsys):
     first, other = written(tmp_path / "a.json", 1.0), written(tmp_path / "b.json", 1.0, case="m")
     (tmp_path / "text.json").write_text("[1]")
