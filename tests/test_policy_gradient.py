@@ -75,7 +75,7 @@ def train(config, updates=400, batch=64, length=6):
     return agent, *long_jit(jax.vmap(run))(jnp.arange(len(PROBES)), keys)
 
 
-SLOW = ("reinforce", "a2c", "ppo", "ppo_penalty", "deterministic")  # what the others have as well
+SLOW = ("reinforce", "a2c", "ppo_penalty", "deterministic")  # what the others have as well
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in CONFIGS])
