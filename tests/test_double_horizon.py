@@ -426,6 +426,16 @@ def test_an_epoch_makes_the_updates_and_rollouts_that_its_settings_ask_for(dropo
     assert np.isfinite(float(newest)) and replay.capacity(second.imagined) == 48
 
 
+@pytest.mark.slow
+def test_seeds_side_by_side_are_as_each_alone():
+    program, keys = build(TINY), jax.random.split(jax.random.key(0), 2)
+    run = lambda key: program.epoch(program.init(key), jnp.int32(3))[0]  # noqa: E731
+    both, alone = jax.jit(jax.vmap(run))(keys), jax.jit(run)(keys[1])
+    assert int(alone.counts.updates) == 36 and both.counts.model_steps.tolist() == [int(alone.counts.model_steps)] * 2
+    for x, y in zip(jax.tree.leaves(both.agent), jax.tree.leaves(alone.agent), strict=True):
+        np.testing.assert_allclose(x[1], y, rtol=2e-3, atol=2e-4)
+
+
 def test_the_critics_alone_warm_up():
     agent = make_sac(SPEC, dataclasses.replace(CONFIG, critic_warmup=1, learning_rate=1e-2))
     before = made()
