@@ -113,7 +113,7 @@ def stable_baselines3(method: str, task: str, seed: int, watch: Watch) -> None:
     learn(getattr(stable_baselines3, method), {}, task, seed, watch)
 
 
-# As its documentation has it: 20 updates of the critics for each step, and one of the actor.
+# 20 updates of the critics for each step, and one of the actor.
 DROQ = {
     "gradient_steps": 20,
     "policy_delay": 20,
