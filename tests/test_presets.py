@@ -61,6 +61,7 @@ def test_a_task_s_settings_serve_brax_and_gymnasium():
 @pytest.mark.parametrize("name", ["dhmbpo", "dhmbpo_small", "dhmbpo_tiny", "svg5"])
 def test_mbpo_s_settings_of_a_world_are_not_those_of_another_paper(name):
     config = presets.preset(name, "gym/Hopper-v5")
+    assert config.agent.target_entropy is None
     assert config == dataclasses.replace(presets.PRESETS[name], world="gym/Hopper-v5")
 
 

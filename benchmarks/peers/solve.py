@@ -47,7 +47,16 @@ def run(library: str, method: str, task: str, seed: int, cap: float, core: int |
     python = METHODS[library][0]
     if not Path(python).exists():
         raise FileNotFoundError(f"{python} is missing; make bench-peers makes it")
-    words = [library, method, task, str(seed), str(TASKS[task]), str(cap), str(core), str(time.time())]
+    words = [
+        library,
+        method,
+        task,
+        str(seed),
+        str(TASKS[task]),
+        str(cap),
+        "" if core is None else str(core),
+        str(time.time()),
+    ]
     left_out = ("OPENBLAS_", "JAX_COMPILATION_CACHE")
     environment = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     with tempfile.TemporaryDirectory() as cache:
@@ -114,6 +123,11 @@ def methods_of(task: str) -> list[tuple[str, str]]:
     ]
 
 
+def load() -> dict[str, dict[str, Runs]]:
+    """The runs that there are, by task and method."""
+    return json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else {}
+
+
 def main(words: list[str] | None = None) -> None:
     """Runs what is missing of what was asked for, and saves after each run."""
     parser = argparse.ArgumentParser("python -m benchmarks.peers solve", description=__doc__)
@@ -130,19 +144,18 @@ def main(words: list[str] | None = None) -> None:
             for library, method in methods_of(task):
                 name = f"{library} {method}"
                 # Read anew each time: a second process may work on another core.
-                kept = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else {}
+                kept = load()
                 runs = kept.get(task, {}).get(name, {})
                 if (options.method and name not in options.method) or (str(seed) in runs and not options.again):
                     continue
                 print(f"{task}: {name}, seed {seed}", flush=True)
                 found = run(library, method, task, seed, options.cap, options.core) | {"cap": options.cap}
                 made = {"command": "make bench-peers NAME=solve", "environment": rundir.environment()}
-                kept = json.loads(RESULT.read_text(encoding="utf-8"))["runs"] if RESULT.exists() else {}
+                kept = load()
                 found["commit"] = made["environment"]["commit"]
                 kept.setdefault(task, {}).setdefault(name, {})[str(seed)] = found
                 rundir.write_json(RESULT, {"benchmark": "solve", "runs": kept, "made": made})
-    if RESULT.exists():
-        show(json.loads(RESULT.read_text(encoding="utf-8"))["runs"])
+    show(load())
 
 
 if __name__ == "__main__":

@@ -119,6 +119,7 @@ DROQ = {
     "policy_delay": 20,
     "policy_kwargs": {"dropout_rate": 0.01, "layer_norm": True},
 }
+SBX: dict[str, tuple[str, dict[str, Any]]] = {"SAC": ("SAC", {}), "DroQ": ("SAC", DROQ), "CrossQ": ("CrossQ", {})}
 
 
 def sbx(method: str, task: str, seed: int, watch: Watch) -> None:
@@ -126,8 +127,8 @@ def sbx(method: str, task: str, seed: int, watch: Watch) -> None:
     import sbx as library
 
     watch.watch_compiling()
-    kind, settings = (library.SAC, DROQ) if method == "DroQ" else (getattr(library, method), {})
-    learn(kind, settings, task, seed, watch)
+    kind, settings = SBX[method]
+    learn(getattr(library, kind), settings, task, seed, watch)
 
 
 def mbrl_lib(method: str, task: str, seed: int, watch: Watch) -> None:
@@ -153,7 +154,7 @@ LIBRARIES = {"branchax": branchax, "stable-baselines3": stable_baselines3, "sbx"
 def main() -> None:
     """Runs, and prints what there is to say."""
     library, method, task, seed, threshold, cap, core, started = sys.argv[1:]
-    if core != "None":
+    if core:  # else all of them
         os.sched_setaffinity(0, {int(core)})
     watch = Watch(float(threshold), float(cap), float(started))
     LIBRARIES[library](method, task, int(seed), watch)
