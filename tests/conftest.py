@@ -38,6 +38,13 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture(autouse=True)
+def undrawn(request, monkeypatch):
+    """A finished run draws its curve, which takes as long as the rest of a small run: only where a test looks at it."""
+    if not request.node.get_closest_marker("drawn"):
+        monkeypatch.setattr("branchax.runs.plots.curve", lambda *_, **__: None)
+
+
 @pytest.fixture
 def strict():
     """JAX refuses implicit changes of rank and dtype. Not for all tests: Brax relies on both."""

@@ -157,6 +157,7 @@ def test_the_gradient_through_the_model_is_that_of_the_return():
     assert float(agent.mode(after, row.transition.obs[0])[0]) == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_objective_through_the_model_is_the_discounted_return_and_the_value_that_follows():
     """Two steps in the discounting world: r_0 + gamma r_1, and there it ends; the critics have no part."""
     world = PROBES["discounting"].world()

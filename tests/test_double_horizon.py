@@ -184,7 +184,7 @@ def test_the_first_update_equals_a_loop(before_end, clips):
     assert float(told.model_steps) == alive[:-1].sum()
 
 
-@pytest.mark.parametrize("before_end", [False, True])
+@pytest.mark.parametrize("before_end", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_actors_gradient_equals_finite_differences(before_end):
     """Adam's first moment after one step is a tenth of the gradient.
 

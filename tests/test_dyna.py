@@ -35,6 +35,7 @@ def test_dyna_q_reaches_the_exact_q_of_the_maze():
     np.testing.assert_allclose(np.asarray(state.agent.table)[seen], expected[seen], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_planning_starts_with_actions_that_were_taken():
     """The textbook plans on pairs that were seen: every imagined row is a real one again."""
     config = replace(preset("dyna_q"), explore_steps=200, env_steps=220, epoch_steps=20, rollout__per_step=50)

@@ -88,6 +88,7 @@ def test_predicted_deviation_is_that_of_the_noise():
     np.testing.assert_allclose(spread, noise, rtol=0.35)
 
 
+@pytest.mark.slow
 def test_constant_noise_that_fell_to_its_least_rises_again():
     """As where a reward was always the same, until it was found."""
     dynamics = make_ensemble(linear_world(never), dataclasses.replace(CONFIG, noise="constant", max_rounds=4))

@@ -165,7 +165,7 @@ def check_unbiased(name, obs_size, action_size, horizon, tests):
 OF_EACH_KIND = ("baseline of the others", "pathwise", "finite differences", "inverse variance")
 
 
-@pytest.mark.parametrize("name", OF_EACH_KIND)
+@pytest.mark.parametrize("name", [*OF_EACH_KIND[:-1], pytest.param(OF_EACH_KIND[-1], marks=pytest.mark.slow)])
 def test_the_mean_of_the_estimates_is_the_closed_form(name):
     _, error = check_unbiased(name, 4, 2, 10, tests=len(CASES) * len(OF_EACH_KIND))
     assert error < 0.1  # of the gradient's length: what a bias must be smaller than to go unseen
@@ -428,6 +428,7 @@ def test_the_deterministic_gradient_with_the_exact_q_is_the_closed_form():
         assert relative(estimate, closed_form(system, gain, 6, 0.95)) < 1e-12
 
 
+@pytest.mark.slow
 def test_the_likelihood_ratio_in_the_limit_of_no_noise():
     """Its variance grows as 1 / std^2. With Q(s, mean(s)) taken away it tends to a constant, and so do both if the
     world's own noise vanishes as well; the mean tends to the deterministic gradient."""
@@ -513,6 +514,7 @@ def test_total_propagation_equals_a_loop():
     assert estimate == pytest.approx(total, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_total_propagation_by_derivatives_alone_is_the_pathwise_gradient(monkeypatch):
     """Here through a network, and on a world whose observation is not its state."""
     monkeypatch.setattr(mixing, "mix", lambda path, ratio, *_: path)
@@ -628,6 +630,7 @@ def test_mix_leaves_out_a_side_that_is_not_finite():
     assert all(float(total_variance(rows.at[1, 1].set(x))) == np.inf for x in (jnp.nan, jnp.inf, 1e25))
 
 
+@pytest.mark.slow
 def test_total_propagation_survives_products_of_jacobians_that_overflow():
     """20 factors of up to 1e6 in float32. The returns are bounded, so that the likelihood ratio is finite."""
     problem, params, key = chaotic_problem(1e6, 20), jnp.full((1, 1), 0.2), jax.random.key(0)
@@ -738,7 +741,7 @@ def check_variance(estimates, expected):
     assert abs(squares.mean() - expected) < 3 * error
 
 
-@pytest.mark.parametrize("start", ["two", "normal"])
+@pytest.mark.parametrize("start", ["two", pytest.param("normal", marks=pytest.mark.slow)])
 def test_the_variances_of_one_step_are_those_derived(start):
     n, count, gain = 4, 200_000, jnp.full((1, 1), K)
     m2, m4, m6 = MOMENTS[start]
@@ -810,6 +813,7 @@ def derivative(horizon, m):
     return -2 * R * K * powers.sum() + 2 * B * C * (t * powers).sum() / m
 
 
+@pytest.mark.slow
 def test_the_variances_of_the_likelihood_ratio_in_the_limit_are_those_derived_at_any_horizon():
     horizon, a, s, gain = 4, 1.1, 0.003, jnp.full((1, 1), K)
     keys = jax.random.split(jax.random.key(2), 100_000)

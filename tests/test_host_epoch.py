@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -80,8 +81,10 @@ def test_a_run_trains_in_an_environment_and_goes_on(tmp_path):
     """In short; the next test does it with all that an environment may hold."""
     whole, parted = tmp_path / "whole", tmp_path / "parted"
     world = "gym/strange_envs:Remembering-v0"
-    train(small(world), whole)
-    train(small(world, env_steps=80), parted)
+    train(small(world, checkpoint_every=1, checkpoints_kept=9), whole)
+    shutil.copytree(whole, parted)
+    for step in checkpoint.steps(parted / rundir.CHECKPOINTS)[1:]:
+        shutil.rmtree(parted / rundir.CHECKPOINTS / str(step))
     train(small(world), parted)
     assert same(whole, parted)
     assert np.isfinite(runlog.read(whole / rundir.METRICS)[-1][runlog.RETURN])

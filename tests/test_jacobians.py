@@ -150,7 +150,7 @@ def test_a_pendulum_s_product_equals_finite_differences_of_its_state():
     assert (logs[:, 0, 2] == -np.inf).all()  # three numbers show two
 
 
-@pytest.mark.parametrize("member", [0, None])
+@pytest.mark.parametrize("member", [pytest.param(0, marks=pytest.mark.slow), None])
 def test_a_learned_world_s_product_equals_finite_differences_of_its_steps(member):
     real = make("classic/pendulum")
     real = real._replace(spec=real.spec._replace(differentiable=False))

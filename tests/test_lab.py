@@ -152,6 +152,7 @@ def test_the_truth_on_lqr_is_the_closed_form_and_exact_critics_are_unbiased():
     assert level.scores["pathwise"].cosine > 0.8
 
 
+@pytest.mark.slow
 def test_a_sampled_truth_is_the_closed_form_within_its_error():
     case = cases.lqr_case(double_integrator(), GAIN)
     problem = case.problem._replace(horizon=3)

@@ -28,7 +28,7 @@ def test_exit_codes_in_order(launcher, tmp_path):
     assert launch(commands, 2, launcher, tmp_path, settings_of(launcher)) == [0, 3, 0]
 
 
-@pytest.mark.parametrize("launcher", ["local", pytest.param("submitit", marks=NEEDS)])
+@pytest.mark.parametrize("launcher", ["local", pytest.param("submitit", marks=[NEEDS, pytest.mark.slow])])
 def test_no_more_at_once_than_jobs(launcher, tmp_path):
     look = (
         "import pathlib, sys, time; me = pathlib.Path(sys.argv[1]); me.touch(); time.sleep(0.3);"

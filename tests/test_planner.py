@@ -86,6 +86,7 @@ def test_the_optimal_plan_of_a_linear_system_is_found(config, atol):
     assert float(after.mean[-1, 0]) == 0.0 and int(after.time) == 1
 
 
+@pytest.mark.slow
 def test_random_shooting_gets_better_with_the_number_of_plans():
     def regret(count):
         agent = make(lqr(), dataclasses.replace(SHOOTING, horizon=3, candidates=count))
@@ -219,6 +220,7 @@ def test_a_plan_is_worth_its_mean_over_members_and_particles_and_equal_plans_are
     assert float(value[0]) == float(value[2]) != float(value[1])
 
 
+@pytest.mark.slow
 def test_the_planner_keeps_a_pole_up_and_its_mode_is_a_function_of_the_state():
     world = worlds.make("classic/cartpole", episode_length=150)
     agent = make(world, PlannerConfig(horizon=20, candidates=64, elites=8, iterations=2, momentum=0.0))

@@ -13,6 +13,7 @@ from branchax.presets import preset
 from branchax.runs import comparing, plots, rundir, runlog, statistics
 from experiments import sample_efficiency
 
+pytestmark = pytest.mark.drawn
 MBPO = preset("mbpo", "classic/lqr")
 
 

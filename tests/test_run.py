@@ -40,6 +40,7 @@ def final(directory, config):
     return [np.asarray(x).tobytes() for x in jax.tree.leaves(state)]
 
 
+@pytest.mark.drawn
 def test_writes_everything(toy, toy_config, tmp_path, capsys):
     config = replace(toy_config, seed=3, seeds=2)
     host.train(config, tmp_path / "run", command="branchax train toy")
@@ -94,9 +95,8 @@ def test_evaluation_does_not_touch_training(toy, toy_config, tmp_path):
     assert final(tmp_path / "often", toy_config) == final(tmp_path / "seldom", seldom)
 
 
-@pytest.mark.parametrize("seeds", [1, 2])
-def test_resume_with_more_steps_equals_one_long_run(toy, toy_config, tmp_path, seeds):
-    long = replace(toy_config, env_steps=100, seeds=seeds)
+def test_resume_with_more_steps_equals_one_long_run(toy, toy_config, tmp_path):
+    long = replace(toy_config, env_steps=100, seeds=2)
     host.train(long, tmp_path / "straight")
     host.train(replace(long, env_steps=60), tmp_path / "halves")
     host.train(long, tmp_path / "halves")

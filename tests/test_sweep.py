@@ -136,6 +136,7 @@ def swept(tmp_path_factory):
     return root, points
 
 
+@pytest.mark.drawn
 def test_a_run_of_a_sweep_is_the_run_on_its_own(swept, tmp_path):
     root, points = swept
     host.train(points[1].config, tmp_path / "alone")

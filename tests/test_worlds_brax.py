@@ -133,6 +133,9 @@ def test_a_run_traces_the_environment_once(toy_config, monkeypatch):
     for name in ("reset", "step"):
         function = getattr(Fast, name)
         monkeypatch.setattr(Fast, name, lambda *args, n=name, f=function: count.update([n]) or f(*args))
+    # Lowered is enough.
+    monkeypatch.setattr(compiling.cache, "compiled", mock.Mock())
+    monkeypatch.setattr(compiling, "memory", mock.Mock())
     config = replace(toy_config, world="brax/fast", agent__hidden=(4,))
     program = build(config)
     with ThreadPoolExecutor(1) as pool:

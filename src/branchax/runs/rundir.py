@@ -16,6 +16,7 @@ plots/              learning_curve.png
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import platform
@@ -252,6 +253,7 @@ def versions() -> dict[str, str | None]:
     return {name: _version(name) for name in PACKAGES}
 
 
+@functools.cache  # reading a package's metadata takes 10 ms, and each checkpoint notes the versions
 def _version(package: str) -> str | None:
     import importlib.metadata  # not above: slow to import, and `--help` loads this module
 
