@@ -67,7 +67,7 @@ def replace(config, **changes):
     return config
 
 
-def toy_program(config, fault_at=None, traces=None):
+def toy_program(config, world=None, fault_at=None, traces=None):
     """A `Program` whose "agent" is a random walk: enough to test the host loop without any learning.
 
     Its world returns NaN as the reward of env step `fault_at`. `traces` counts how often each function is traced.

@@ -10,7 +10,7 @@ import pytest
 
 from branchax import cli, worlds
 from branchax.errors import ConfigError
-from branchax.runs import dataset, rundir, runlog
+from branchax.runs import dataset, restoring, rundir, runlog
 from branchax.types import Transition
 
 SPEC = worlds.make("classic/pendulum").spec
@@ -239,6 +239,17 @@ def test_refuses_what_is_no_dataset_and_executes_nothing(tmp_path):
     for name in ("text.npz", "pickle.npz", "objects.npz", "one.npy", "missing.npz"):
         with pytest.raises(ConfigError, match=r"^dataset: "):
             dataset.load(tmp_path / name, SPEC)
+
+
+def test_a_run_learns_from_a_file_alone(tmp_path):
+    file, run = written(tmp_path / "data.npz", **arrays(count=70)), tmp_path / "run"
+    assert (
+        cli.main(["train", "sac", *FREE.split(), "--dataset", str(file), "--env-steps", "80", "--run", str(run)]) == 0
+    )
+    rows = runlog.read(run / rundir.METRICS)
+    assert [row["env_steps"] for row in rows] == [0, 0, 0] and [row["updates"] for row in rows] == [0, 40, 80]
+    for kept, given in zip(restoring.collected(run), dataset.load(file, SPEC), strict=True):
+        np.testing.assert_array_equal(kept, given)
 
 
 @pytest.mark.slow

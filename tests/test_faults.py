@@ -1,6 +1,7 @@
 """What is not finite: whose it is, dumped, found again; curves for TensorBoard; a checkpoint of this release."""
 
 import dataclasses
+import functools
 import json
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from tensorboardX.proto.event_pb2 import Event
 from test_checkpoint import bits, make
 
 from branchax import build, cli, worlds
+from branchax.agents.base import Agent, Outcome, Sources
 from branchax.config import Config, from_dict
 from branchax.dynamics.base import MemberFaults
 from branchax.epoch.report import Health
@@ -22,6 +24,7 @@ from branchax.runs import checkpoint, faults, restoring, rundir, runlog
 from branchax.runs import train as host
 from branchax.runs.trackers import open_tensorboard
 from branchax.types import Transition
+from branchax.views import doctor
 
 DATA = Path(__file__).parent / "data"
 
@@ -106,6 +109,31 @@ def test_a_fault_is_dumped_and_found_again(tmp_path, monkeypatch, capsys):
     lines = ("ok  settings", "ok  state       done", "ok  checkpoint  180: every file is what was written")
     for part in (*lines, "BAD fault       classic/cartpole returned a non-finite reward", "replay      the same again"):
         assert part in said
+
+
+def test_updates_of_only_the_critics_are_watched_too():
+    """A stand-in for an agent counts up by what it draws; the warm-up of its critics goes wrong, then an update."""
+
+    def update(key, state, sources, wrong):
+        return state + sources.replay(key), Outcome({"critic/loss": jnp.where(state == wrong, jnp.nan, 0.0)}, {})
+
+    agent = Agent(
+        init=lambda key: jnp.zeros(()),
+        act=lambda key, state, obs: (state, ()),
+        mode=lambda state, obs: state,
+        update=functools.partial(update, wrong=7.0),
+        warm_up=functools.partial(update, wrong=2.0),
+        renew=lambda state, stats: state + stats,
+    )
+    watched = doctor.watch_agent(agent, [])
+    sources = Sources(lambda key: jnp.float32(1.0), None)
+    state = doctor.Watched(jnp.float32(1.0), jnp.array(False), jnp.float32(0.0), [jnp.float32(0.0)])
+    for _ in range(3):
+        state = watched.warm_up(jax.random.key(0), state, sources)[0]
+    assert (float(state.agent), bool(state.found), float(state.before)) == (4.0, True, 2.0)
+    state = watched.update(jax.random.key(0), watched.renew(state, 3.0), sources)[0]
+    assert (float(state.agent), float(state.before)) == (8.0, 2.0)  # the first is kept
+    assert float(watched.mode(state, None)) == 8.0
 
 
 @pytest.mark.slow

@@ -60,7 +60,7 @@ def test_counts_are_exact_and_a_seed_does_not_see_the_others(agent):
     assert both.counts.updates.tolist() == [8, 8]  # 4 per epoch
     steps = both.counts.model_steps.astype(int)
     assert (steps <= 4 * 8 * 3 + 4 * 8 * 5).all() and (steps > 4 * 8 * 3).all()  # valid steps alone are counted
-    assert report.metrics["imagine/steps"].shape == (2,) and epoch._cache_size() == 1
+    assert report.metrics["improve/steps"].shape == (2,) and epoch._cache_size() == 1
     for a, b in zip(jax.tree.leaves(both.agent), jax.tree.leaves(other.agent), strict=True):
         np.testing.assert_allclose(a[1], b[0], rtol=2e-3, atol=2e-4)
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from branchax.own import try_out
 from branchax.presets import preset
 from branchax.runs import checkpoint, restoring, rundir, runlog
 from branchax.runs.trackers import Logger
+from branchax.views import play
 
 MODULE = '''
 import jax
@@ -201,6 +203,13 @@ def agent(spec, **changes):
     return made._replace(**changes)
 
 
+def remembering(spec):
+    """Counts the steps of an episode; the mode and what is drawn count differently."""
+    act = lambda key, p, obs, m: (jnp.full(1, 0.5), (), m + 1.0)  # noqa: E731
+    mode = lambda p, obs, m: (jnp.zeros(1), m + 10.0)  # noqa: E731
+    return agent(spec, act=act, mode=mode, memory=lambda p: jnp.zeros(()))
+
+
 def failing(spec):
     raise ValueError("no such thing")
 
@@ -218,6 +227,7 @@ def failing(spec):
             {"agent": lambda spec: agent(spec, update=lambda key, p, sources: (p @ p, Outcome({}, {})))},
             r"agent.factory .* cannot trace an epoch: TypeError",
         ),
+        ({"agent": remembering}, r"^rollout.horizon: 2 .* agent with a memory, .*; allowed: 0"),
         ({"agent": "mine"}, r"^agent.factory: mine is not possible; allowed: module:function"),
         ({"agent": "nowhere:make"}, r"^agent.factory: 'nowhere:make' cannot be imported: no module 'nowhere' in "),
         ({"agent": "math:make"}, r"'math:make' is unknown: math has no 'make'"),
@@ -286,6 +296,15 @@ def test_sizes_follow_from_the_built_agent():
     assert sizes_of(config, made, dynamics).imagined_capacity == config.imagined_capacity == 80
     on_policy = sizes_of(config, made._replace(learns_from="rollouts"), dynamics)
     assert (on_policy.imagined_capacity, on_policy.rollouts) == (0, config.rollout.per_update)
+
+
+@pytest.mark.parametrize(("greedy", "action", "later"), [(True, 0.0, 10.0), (False, 0.5, 1.0)])
+def test_a_policy_with_a_memory_acts_by_its_mode_or_by_what_it_draws(greedy, action, later):
+    spec = build.make_world(tiny()).spec
+    made = remembering(spec)
+    act = play.policy(SimpleNamespace(agent=made), jnp.zeros((1, 2)), greedy)
+    found, _, memory = act(jax.random.key(0), jnp.zeros(spec.obs_size), jnp.zeros(()))
+    assert (float(found[0]), float(memory)) == (action, later)
 
 
 def test_names_of_parts():

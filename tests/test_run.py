@@ -18,7 +18,7 @@ from branchax.runs.faults import NonFinite
 def toy(monkeypatch):
     """Makes `build` return the toy program; the dictionary that it gives counts traces and takes `fault_at`."""
     options = {"traces": {}}
-    monkeypatch.setattr("branchax.build.build", lambda config: toy_program(config, **options))
+    monkeypatch.setattr("branchax.build.build", lambda config, world: toy_program(config, world, **options))
     return options
 
 

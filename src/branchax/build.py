@@ -134,6 +134,11 @@ def build_agent(config: Config, world: World, dynamics: Dynamics | None = None) 
         model = dynamics.init, dynamics.elites, dynamics.world, branch
         return make_planner(world.spec, config.agent, *model)
     agent = AGENTS[config.agent.kind](world.spec, config.agent)
+    if agent.memory is not None and agent.learns_from != "plans" and dynamics is not None:
+        raise ConfigError(
+            f"rollout.horizon: {config.rollout.horizon} is not possible for an agent with a memory, which rollouts in"
+            " a model do not carry; allowed: 0"
+        )
     whole = config.updates_per_round % agent.counts == 0
     if not whole:
         raise ConfigError(

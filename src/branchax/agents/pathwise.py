@@ -108,8 +108,8 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig, network: nn.MakeNetwo
             "policy/gradient_norm": norm,
             "policy/nonfinite_horizon_max": Largest(began.astype(jnp.float32)),
             "policy/skipped_steps": skipped(agent.policy),
-            "imagine/steps": steps,
-            "imagine/reward_mean": rows_mean(trajectory.transition.reward, trajectory.valid),
+            "improve/steps": steps,
+            "improve/reward_mean": rows_mean(trajectory.transition.reward, trajectory.valid),
         }
         if not config.critic:
             return agent, Outcome({"policy/loss": total}, metrics, steps)

@@ -169,8 +169,8 @@ def make_policy_gradient(spec: WorldSpec, config: PolicyGradientConfig, network:
             "policy/skipped_steps": skipped(agent.policy),
             "value/skipped_steps": skipped(agent.value.learner),
             "value/mean": agent.value.mean,
-            "imagine/steps": steps,
-            "imagine/reward_mean": rows_mean(trajectory.transition.reward, trajectory.valid),
+            "improve/steps": steps,
+            "improve/reward_mean": rows_mean(trajectory.transition.reward, trajectory.valid),
         }
         return agent, Outcome(mean.losses, metrics, steps)
 

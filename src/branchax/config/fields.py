@@ -116,7 +116,8 @@ def _check_value(name: str, value: Any, hint: Any) -> None:
     elif typing.get_origin(base) is tuple:
         inner = typing.get_args(base)
         if not isinstance(value, (tuple, list)) or (inner[-1] is not Ellipsis and len(value) != len(inner)):
-            raise ConfigError(f"{name}: {value!r} is not possible; allowed: {len(inner)} values")
+            allowed = "a list" if inner[-1] is Ellipsis else f"{len(inner)} values"
+            raise ConfigError(f"{name}: {value!r} is not possible; allowed: {allowed}")
         for i, entry in enumerate(value):
             _check_value(f"{name}[{i}]", entry, inner[0])
     else:

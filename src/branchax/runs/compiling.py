@@ -60,7 +60,7 @@ def program_of(config: Config, swept: Sequence[str], world: World | None = None)
     The program uses `world`, by default that of the `config`.
     """
     if not swept:
-        program = build.build(config)
+        program = build.build(config, world)
         return lambda floats: program
     world = world or build.make_world(config)
 

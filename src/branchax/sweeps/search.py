@@ -115,16 +115,22 @@ def run(directory: Path, spaces: list[Space], trials: int, config_of: Callable[[
         trial = study.ask()
         settings = {s.field: s.suggest(trial) for s in spaces}
         name = sweep.name_of(settings)
+        config, pruned = config_of(settings), False
         print(f"\ntrial {done + 1} of {trials}: {name}", flush=True)
 
-        def fell_behind(rows: list[dict[str, Any]], state: Any, trial: Any = trial) -> bool:
+        def fell_behind(
+            rows: list[dict[str, Any]], state: Any, trial: Any = trial, last: int = config.env_steps
+        ) -> bool:
+            nonlocal pruned
             returns = [row[runlog.RETURN] for row in rows if row.get(runlog.RETURN) is not None]
             if returns:
                 trial.report(sum(returns) / len(returns), runlog.clock(rows[0]))
-            return bool(returns) and trial.should_prune()
+            goes_on = runlog.clock(rows[0]) < last
+            pruned = bool(returns) and goes_on and trial.should_prune()
+            return pruned
 
         try:
-            train.train(config_of(settings), directory / name, f"branchax sweep ({name})", callbacks=[fell_behind])
+            train.train(config, directory / name, f"branchax sweep ({name})", callbacks=[fell_behind])
         except Preempted:
             raise
         except (ConfigError, RunError) as error:  # such as numbers that are not finite
@@ -132,7 +138,7 @@ def run(directory: Path, spaces: list[Space], trials: int, config_of: Callable[[
             trial.set_user_attr("failed", str(error).splitlines()[0])
             study.tell(trial, state=states.FAIL)
             continue
-        if trial.should_prune():
+        if pruned:
             study.tell(trial, state=states.PRUNED)  # its value is the last that was reported
         else:
             study.tell(trial, sweep.result(directory / name)["return_mean"])

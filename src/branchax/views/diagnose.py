@@ -133,7 +133,7 @@ def measure(player: Player, say: Callable[[str], Any] = lambda text: None) -> Fo
     `say` is called at the start of each part, because most are compiled and take long.
     """
     config, spec, valuation = player.config, player.world.spec, player.agent.valuation
-    plans = player.agent.memory is not None  # each step of a planner takes thousands of model steps, so use few
+    plans = player.agent.learns_from == "plans"  # each step of a planner takes thousands of model steps, so use few
     count = 2 if plans else EPISODES
     shown = min(spec.episode_length, 100 if plans else 1000)
     why = refusal(config) or unfit(player)

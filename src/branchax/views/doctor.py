@@ -17,6 +17,7 @@ from branchax.agents.learner import count_skipped
 from branchax.devices import cache
 from branchax.epoch.state import TrainState, copy_state
 from branchax.errors import ConfigError, RunError
+from branchax.normalize import Stats
 from branchax.runs import checkpoint, dataset, faults, lock, rundir, runlog
 from branchax.runs.compiling import seed_keys
 from branchax.runs.progress import advised
@@ -99,36 +100,48 @@ class Watched(NamedTuple):
     batch: list[Row]  # the batch that it drew from the replay buffers, [B, ...]; empty if it draws none
 
 
-def watched(agent: Agent, told: list[Row]) -> Agent:
-    """`agent` with `Watched` states, except in its `init`.
+def watch_agent(agent: Agent, told: list[Row]) -> Agent:
+    """`agent` with `Watched` states, except in its `init`. Updates of only the critics are watched as well.
 
     While an update is traced, the shapes of the batches that it draws are added to `told`.
     """
 
-    def update(key: Key, state: Watched, sources: Sources) -> tuple[Watched, Outcome]:
-        drawn: list[Row] = []
+    def watch_update(update: Callable[..., tuple[Any, Outcome]]) -> Callable[..., tuple[Watched, Outcome]]:
+        def watched_update(key: Key, state: Watched, sources: Sources) -> tuple[Watched, Outcome]:
+            drawn: list[Row] = []
 
-        def noted(key: Key) -> Row:
-            drawn.append(sources.replay(key))
-            return drawn[-1]
+            def noted(key: Key) -> Row:
+                drawn.append(sources.replay(key))
+                return drawn[-1]
 
-        after, outcome = agent.update(key, state.agent, sources._replace(replay=noted))
-        told.extend(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), row) for row in drawn)
-        if len(state.batch) < len(drawn[:1]):  # the first trace, which only finds the shapes
-            return state._replace(agent=after), outcome
-        bad = count_skipped(after) > count_skipped(state.agent)
-        for loss in outcome.losses.values():
-            bad |= ~jnp.isfinite(loss).all()
-        here = bad & ~state.found
-        keep = lambda new, old: jnp.where(here, new, old)  # noqa: E731
-        before = jax.tree.map(keep, state.agent, state.before)
-        return Watched(after, state.found | bad, before, jax.tree.map(keep, drawn[:1], state.batch)), outcome
+            after, outcome = update(key, state.agent, sources._replace(replay=noted))
+            told.extend(jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), row) for row in drawn)
+            if len(state.batch) < len(drawn[:1]):  # the first trace, which only finds the shapes
+                return state._replace(agent=after), outcome
+            bad = count_skipped(after) > count_skipped(state.agent)
+            for loss in outcome.losses.values():
+                bad |= ~jnp.isfinite(loss).all()
+            here = bad & ~state.found
+            keep = lambda new, old: jnp.where(here, new, old)  # noqa: E731
+            before = jax.tree.map(keep, state.agent, state.before)
+            return Watched(after, state.found | bad, before, jax.tree.map(keep, drawn[:1], state.batch)), outcome
+
+        return watched_update
+
+    def renew(state: Watched, stats: Stats) -> Watched:
+        assert agent.renew is not None
+        return state._replace(agent=agent.renew(state.agent, stats))
 
     def of(function: Any) -> Any:
         return function and (lambda *args: function(*(x.agent if isinstance(x, Watched) else x for x in args)))
 
     called = {name: of(getattr(agent, name)) for name in ("act", "mode", "memory", "divergence")}
-    return agent._replace(update=update, **called)
+    return agent._replace(
+        update=watch_update(agent.update),
+        warm_up=agent.warm_up and watch_update(agent.warm_up),
+        renew=agent.renew and renew,
+        **called,
+    )
 
 
 def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
@@ -169,7 +182,7 @@ def replay(directory: Path, say: Callable[[str], Any] = print) -> Finding:
     shapes: list[Row] = []
 
     def watched_epoch() -> Callable[..., Any]:
-        return over_seeds(build.assemble(config, world, lambda agent: watched(agent, shapes)).epoch, (0, None))
+        return over_seeds(build.assemble(config, world, lambda agent: watch_agent(agent, shapes)).epoch, (0, None))
 
     report = None
     while done < about["epoch"]:

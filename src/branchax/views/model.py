@@ -133,7 +133,8 @@ def map_disagreement(player: Player) -> Found | None:
     axes = [np.linspace(a, b, GRID) for a, b in zip(low - margin, high + margin, strict=True)]
     at = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 2)
     obs = plane.obs(np.median(data, 0), at).astype(np.float32)
-    action = None if player.agent.memory is None else np.zeros((len(obs), spec.action_size), np.float32)
+    plans = player.agent.learns_from == "plans"  # which would take a search for each point
+    action = np.zeros((len(obs), spec.action_size), np.float32) if plans else None
     found = play.doubt(player, obs, action).reshape(GRID, GRID)
     shown = seen[np.random.default_rng(2).permutation(len(seen))[:400]]
     return {"tabular": False, "names": plane.names, "x": axes[0], "y": axes[1], "doubt": found.T, "data": shown}

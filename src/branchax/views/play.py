@@ -110,13 +110,20 @@ def _load_exported(directory: Path, seed: int | None) -> Player:
 
 
 def policy(player: Player, agent: Any, greedy: jax.Array | bool) -> Act:
-    """The policy with parameters `agent`: its mode if `greedy` [], else a sample. Planners have only a mode."""
+    """The policy with parameters `agent`: its mode if `greedy` [], else a sample. Planners have only a mode.
+
+    Of a policy with a memory, the mode and the sample each return their own; the one that acts is kept.
+    """
 
     def act(key: Key, obs: jax.Array, *memory: Any) -> tuple[Any, ...]:
-        if player.agent.memory is not None:
-            action, later = player.agent.mode(agent, obs, *memory)
-            return action, (), later
-        return jnp.where(greedy, player.agent.mode(agent, obs), player.agent.act(key, agent, obs)[0]), ()
+        mode = player.agent.mode(agent, obs, *memory)
+        action, *later = mode if memory else (mode,)
+        if player.agent.learns_from == "plans":
+            return action, (), *later
+        sampled, _, *sampled_later = player.agent.act(key, agent, obs, *memory)
+        choose = lambda x, y: jnp.where(greedy, x, y)  # noqa: E731
+        action, later = jax.tree.map(choose, (action, later), (sampled, sampled_later))
+        return action, (), *later
 
     return act
 
@@ -289,7 +296,8 @@ def one_step(player: Player, obs: np.ndarray, actions: np.ndarray, draws: int) -
 
 
 def doubt(player: Player, obs: np.ndarray, actions: np.ndarray | None = None) -> np.ndarray:
-    """The model's uncertainty [N] at obs [N, D] under actions [N, A], by default the policy's mode there.
+    """The model's uncertainty [N] at obs [N, D] under actions [N, A], by default the policy's mode there, as at the
+    start of an episode.
 
     For an ensemble, it is the disagreement of the elites: the spread of their means in standard units
     (`uncertainty.disagreement`), even if the run itself uses another measure to gate rollouts. For a table, it is 1 for
@@ -301,7 +309,9 @@ def doubt(player: Player, obs: np.ndarray, actions: np.ndarray | None = None) ->
 
     def run(model: Any, agent: Any, obs: jax.Array, actions: jax.Array | None) -> jax.Array:
         if actions is None:
-            actions = jax.vmap(lambda x: player.agent.mode(agent, x))(obs)
+            carried = memory_of(player, agent, obs.shape[0])
+            memory = () if carried is None else (carried,)
+            actions = jax.vmap(lambda x, *m: policy(player, agent, True)(player.key, x, *m)[0])(obs, *memory)
         return jax.vmap(lambda o, a: dynamics.doubt(model, o, a))(obs, actions)
 
     with jax.default_matmul_precision(player.config.precision):
