@@ -206,7 +206,8 @@ def attempt(config: Config) -> None:
 
     program, key, zero = build(config), jax.random.key(config.seed), jnp.int32(0)
     epochs = jax.jit(program.epoch).lower(jax.eval_shape(program.init, key), zero)
-    epoch = cache.compiled(epochs, level=0)  # it runs for less long than it compiles
+    soon = cache.ready_sooner(0)  # nothing here runs for as long as it compiles
+    epoch = epochs.compile(compiler_options=soon)
 
     def step(state: Any) -> Any:
         after, report = epoch(state, jnp.int32(config.rollout.at(int(state.counts.env_steps))))
@@ -217,7 +218,7 @@ def attempt(config: Config) -> None:
         assert int(report.health.gradients) == 0, f"{int(report.health.gradients)} gradients were not finite"
         return after
 
-    first = step(cache.compiled(jax.jit(program.init).lower(key), level=0)(key))
+    first = step(jax.jit(program.init).lower(key).compile(compiler_options=soon)(key))
     assert int(first.counts.env_steps) == 40, f"{int(first.counts.env_steps)} steps instead of 40"
     with tempfile.TemporaryDirectory() as folder:
         checkpoint.save(Path(folder), 1, first, {})

@@ -13,6 +13,7 @@ import pytest
 
 from branchax import build
 from branchax.config import with_field
+from branchax.epoch.host import draw_seeds
 from branchax.errors import ConfigError, WorldFault
 from branchax.presets import preset
 from branchax.runs import checkpoint, rundir, runlog
@@ -134,11 +135,11 @@ def test_an_evaluation_is_a_plain_loop(name, length, tmp_path):
     train(small(f"gym/{name}", env_steps=80), tmp_path)
     train(small(f"gym/{name}"), tmp_path)
     (record,) = evaluate(tmp_path)
-    config, state = restore(tmp_path)
+    _, state = restore(tmp_path)
     rows = [row for row in runlog.read(tmp_path / rundir.METRICS) if row.get(runlog.RETURN) is not None]
     assert rows[-1][runlog.RETURN] == pytest.approx(record[runlog.RETURN], rel=1e-6)
     key = jax.random.fold_in(jax.random.fold_in(jax.random.key(0), Stream.EVALUATE), int(state.counts.env_steps[0]))
-    seeds = build.build(config).host.seeds(key, 2)
+    seeds = draw_seeds(key, 2)
     for i, seed in enumerate(np.asarray(seeds)):
         total, steps = policy_episode(tmp_path, name, int(seed))
         assert record["lengths"][i] == steps and length in (None, steps)

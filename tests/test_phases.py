@@ -16,6 +16,7 @@ from branchax.views import phases
         ("ppo", "classic/lqr", ["collect", "improve"]),  # learns on what was collected
         ("oracle_mbpo", "classic/lqr", ["collect", "imagine", "improve"]),
         ("mve", "classic/lqr", ["collect", "fit", "improve"]),  # looks ahead from its batches, stores nothing
+        ("svg5", "classic/lqr", ["collect", "fit", "warm up", "improve"]),
         ("v2.5", "classic/lqr", ["collect", "fit", "improve"]),
         ("pets", "classic/cartpole", ["collect", "fit", "improve"]),
         ("dyna_q", "classic/gridworld", ["collect", "fit", "imagine", "improve"]),
@@ -24,7 +25,7 @@ from branchax.views import phases
 def test_parts_of_an_epoch(name, world, expected):
     config = preset(name, world)
     program = build.build(config)
-    parts = phases._parts(program.stages, config, jnp.int32(config.rollout.horizon), collects=True)
+    parts = phases._parts(program.stages, config, jnp.int32(config.rollout.horizon), True, "warm up" in expected)
     assert list(parts) == expected
 
     def epoch(state):

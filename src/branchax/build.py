@@ -26,8 +26,6 @@ from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.oracle import oracle
 from branchax.dynamics.tabular import make_table
-from branchax.epoch.host import Pieces
-from branchax.epoch.parts import Stages
 from branchax.epoch.program import Program, make_program
 from branchax.errors import ConfigError
 from branchax.own import find_stages, make_own_agent, make_own_dynamics
@@ -65,23 +63,7 @@ def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = l
         )
     dynamics = build_dynamics(config, world)
     agent = wrapped(build_agent(config, world, dynamics))
-    program = make_program(config, world, dynamics, agent, find_stages(config, world))
-    assert program.stages is not None
-    at = functools.partial(_at_precision, config.precision)
-    stages = Stages(*(at(stage) for stage in program.stages))
-    pieces = None if program.host is None else Pieces(program.host.world, *map(at, program.host[1:]))
-    return Program(program.spec, at(program.init), at(program.epoch), at(program.evaluate), stages, pieces)
-
-
-def _at_precision(precision: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function`, traced with matrix products of the given precision."""
-
-    @functools.wraps(function)
-    def traced(*arguments: Any) -> Any:
-        with jax.default_matmul_precision(precision):
-            return function(*arguments)
-
-    return traced
+    return make_program(config, world, dynamics, agent, find_stages(config, world))
 
 
 def build_dynamics(config: Config, world: World) -> Dynamics | None:

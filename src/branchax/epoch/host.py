@@ -2,8 +2,8 @@
 
     begin, then rounds of (act x n, learn), then finish
 
-They are what `program.epoch` is made of, in the same order; what a round has collected goes into `learn` at once. All
-are pure and of one seed. `act` and `look` are small: they are what each real step waits for.
+`begin` and `finish` are those of `program.epoch`, and so is `learn`, after it has stored the steps. All are pure and of
+one seed. `act` and `look` are small: they are what each real step waits for.
 """
 
 from __future__ import annotations
@@ -16,25 +16,20 @@ import jax.numpy as jnp
 
 from branchax import replay
 from branchax.agents.base import Outcome
-from branchax.agents.learner import count_skipped
-from branchax.dynamics.base import FitReport
+from branchax.epoch import rounds
 from branchax.epoch.collect import add_steps, uniform
 from branchax.epoch.parts import Parts
-from branchax.epoch.prepare import count_planning, prepare
-from branchax.epoch.report import Report, make_report
-from branchax.epoch.state import TrainState, no_fault
+from branchax.epoch.report import Report
+from branchax.epoch.state import TrainState
 from branchax.rollout import copies
-from branchax.types import Key, Metrics, Stream, Trajectory, Transition, stream
+from branchax.types import Key, Stream, Trajectory, Transition, stream
 from branchax.worlds.base import HostWorld
-
-Prepared = tuple[FitReport, Metrics]  # what the fit and the imagining tell; None where they come later
 
 
 class Pieces(NamedTuple):
     """The pieces, with the run's parts filled in."""
 
     world: HostWorld
-    seeds: Callable[..., jax.Array]  # (key, count) -> seeds [count] uint32 of that many simulators
     explore: Callable[..., jax.Array]  # key -> all the exploring actions, [H, W, A]
     act: Callable[..., tuple[Any, ...]]
     look: Callable[..., tuple[Any, ...]]
@@ -46,14 +41,24 @@ class Pieces(NamedTuple):
     cut: Callable[..., TrainState]
 
 
-def seeds(parts: Parts, key: Key, count: int) -> jax.Array:
-    """Seeds [count] uint32 of so many simulators; `key` is that of a component."""
-    del parts
-    return draw_seeds(key, count)
+def make_pieces(world: HostWorld, bind: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Pieces:
+    """The pieces of a world of the host's; `bind` fills the run's parts in."""
+    return Pieces(
+        world,
+        explore=bind(explore),
+        act=bind(act),
+        look=bind(look),
+        add=bind(add),
+        begin=bind(rounds.begin),
+        learn=bind(learn),
+        finish=rounds.finish,
+        blank_round=bind(blank_round),
+        cut=bind(cut),
+    )
 
 
 def draw_seeds(key: Key, count: int) -> jax.Array:
-    """`seeds`, in [0, 2^31): what every environment takes."""
+    """Seeds [count] uint32 of so many simulators, in [0, 2^31): what every environment takes."""
     return jax.vmap(lambda k: jax.random.bits(k, (), jnp.uint32))(jax.random.split(key, count)) >> 1
 
 
@@ -101,44 +106,11 @@ def add(parts: Parts, state: TrainState, taken: Trajectory) -> TrainState:
     return add_steps(parts, state, taken)[0]
 
 
-def begin(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, jax.Array, Prepared | None]:
-    """What comes before the first real step: the state, gradients left out so far [], what was prepared.
-
-    An epoch of one round prepares after it, as its rollouts are of what it has collected.
-    """
-    skipped = count_skipped(state.agent)
-    state = state._replace(fault=no_fault(state.fault.first))
-    if not _prepares_first(parts):
-        return state, skipped, None
-    state, *prepared = prepare(parts, state, horizon)
-    if parts.agent.learns_from == "plans":
-        state, _ = parts.stages.improve(parts, state, None, horizon)
-    return state, skipped, tuple(prepared)  # type: ignore[return-value]
-
-
 def learn(
     parts: Parts, state: TrainState, taken: Trajectory, horizon: jax.Array
-) -> tuple[TrainState, Prepared | None, Outcome]:
-    """A round from the steps on that it has collected [H, W, ...]: the state, what was prepared, the outcomes."""
-    prepared = None
-    state, recent = add_steps(parts, state, taken)
-    if parts.agent.learns_from == "plans":  # planning is what its actions tell of, not its updates
-        state, outcome = count_planning(state, recent)
-        return state, None, outcome
-    if not _prepares_first(parts):
-        state, *told = prepare(parts, state, horizon)
-        prepared = tuple(told)
-    state, outcome = parts.stages.improve(parts, state, recent, horizon)
-    return state, prepared, outcome  # type: ignore[return-value]
-
-
-def finish(
-    parts: Parts, state: TrainState, skipped: jax.Array, prepared: Prepared, outcome: Outcome
-) -> tuple[TrainState, Report]:
-    """The state after the epoch, and its report; `outcome` [rounds, ...]."""
-    del parts
-    state = state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1))
-    return state, make_report(skipped, state, *prepared, outcome)
+) -> tuple[TrainState, rounds.Prepared | None, Outcome]:
+    """`rounds.learn` from the steps of a round [H, W, ...], which enter the replay buffer first."""
+    return rounds.learn(parts, *add_steps(parts, state, taken), horizon)
 
 
 def blank_round(parts: Parts, key: Key, state: TrainState) -> Trajectory:
@@ -157,13 +129,6 @@ def cut(parts: Parts, state: TrainState) -> TrainState:
     truncated = row.transition.truncated.at[slots].set(~row.transition.terminated[slots])
     data = row._replace(transition=row.transition._replace(truncated=truncated))
     return state._replace(real=ring._replace(data=data))
-
-
-PIECES = (seeds, explore, act, look, add, begin, learn, finish, blank_round, cut)
-
-
-def _prepares_first(parts: Parts) -> bool:
-    return parts.agent.learns_from == "plans" or parts.sizes.rounds > 1
 
 
 def _forget(at_first: Any, fresh: jax.Array, memory: Any) -> Any:

@@ -60,6 +60,8 @@ class Stages(NamedTuple):
     starts: Callable[..., Starts]
     # (parts, state, horizon [] int32) -> state, metrics
     imagine: Callable[..., tuple[TrainState, Metrics]]
+    # (parts, state, horizon [] int32) -> state; updates of only the critics, where the agent has them
+    warm_up: Callable[..., TrainState]
     # (parts, state, what was collected, horizon [] int32) -> state, outcomes of the updates [N]
     improve: Callable[..., tuple[TrainState, Outcome]]
 

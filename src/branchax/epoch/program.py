@@ -15,7 +15,7 @@ takes the model itself, before it collects. Otherwise an epoch that collects onl
 Each stage is a function of its own (`STAGES`), and `make_program` takes others in their place. Everything that changes
 lives in `TrainState`: `sharding.over_seeds` trains many at once, saving it resumes exactly. Nothing here knows a name;
 `build.py` makes the parts. In a world whose simulators live on the host, `init` explores nothing, and the host loop
-goes through the same epoch in pieces (`epoch/host.py`).
+goes through the same epoch in pieces (`epoch/rounds.py`, `epoch/host.py`).
 """
 
 from __future__ import annotations
@@ -27,14 +27,13 @@ from typing import Any, NamedTuple
 import jax
 
 from branchax.agents.base import Agent, Outcome
-from branchax.agents.learner import count_skipped
 from branchax.config import Config
 from branchax.dynamics.base import Dynamics
-from branchax.epoch import collect, evaluate, fit, host, imagine, improve
+from branchax.epoch import collect, evaluate, fit, host, imagine, improve, rounds
 from branchax.epoch.parts import Parts, Stages, sizes_of
-from branchax.epoch.prepare import count_planning, prepare
-from branchax.epoch.report import Report, make_report
-from branchax.epoch.state import TrainState, no_fault
+from branchax.epoch.report import Report
+from branchax.epoch.rounds import Prepared
+from branchax.epoch.state import TrainState
 from branchax.types import Key, Metrics
 from branchax.worlds.base import World, WorldSpec
 
@@ -43,6 +42,7 @@ STAGES = Stages(
     fit=fit.fit,
     starts=imagine.draw_starts,
     imagine=imagine.imagine,
+    warm_up=improve.warm_up,
     improve=improve.improve,
 )
 
@@ -61,41 +61,46 @@ class Program(NamedTuple):
 def make_program(
     config: Config, world: World, dynamics: Dynamics | None, agent: Agent, stages: Stages = STAGES
 ) -> Program:
-    """Composes ready-made parts into a run; only sizes are read from `config`. A model-free run has no `dynamics`."""
+    """Composes ready-made parts into a run; a model-free run has no `dynamics`.
+
+    Of `config` only sizes are read, and the precision at which matrix products are traced.
+    """
     parts = Parts(sizes_of(config, agent, dynamics), world, dynamics, agent, stages)
 
-    def bind(function: Any) -> Any:
-        return functools.update_wrapper(functools.partial(function, parts), function)
+    def bind(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def bound(*arguments: Any) -> Any:
+            with jax.default_matmul_precision(config.precision):
+                return function(parts, *arguments)
 
-    stages = Stages(*map(bind, stages))
-    pieces = None if world.host is None else host.Pieces(world.host, *map(bind, host.PIECES))
-    return Program(world.spec, bind(collect.explore), bind(epoch), bind(evaluate.evaluate), stages, pieces)
+        return bound
+
+    return Program(
+        world.spec,
+        bind(collect.explore),
+        bind(epoch),
+        bind(evaluate.evaluate),
+        Stages(*map(bind, stages)),
+        None if world.host is None else host.make_pieces(world.host, bind),
+    )
 
 
 def epoch(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Report]:
     """One epoch: (state, horizon [] int32) -> the state after it, and its report."""
-    stages, skipped = parts.stages, count_skipped(state.agent)
-    state = state._replace(fault=no_fault(state.fault.first))
+    state, skipped, prepared = rounds.begin(parts, state, horizon)
 
-    def one_round(state: TrainState, _: None) -> tuple[TrainState, Outcome]:
-        state, recent = stages.collect(parts, state)
-        return stages.improve(parts, state, recent, horizon)
+    def one_round(state: TrainState, _: None) -> tuple[TrainState, tuple[Prepared | None, Outcome]]:
+        state, recent = parts.stages.collect(parts, state)
+        state, *told = rounds.learn(parts, state, recent, horizon)
+        return state, tuple(told)  # type: ignore[return-value]
 
-    if parts.agent.learns_from == "plans":  # in the model of all data so far, as PETS does
-        state, fitted, imagined = prepare(parts, state, horizon)
-        state, outcome = stages.improve(parts, state, None, horizon)
-        state, recent = stages.collect(parts, state)
-        if recent is not None:  # planning is what its actions tell of, not its updates
-            state, outcome = count_planning(state, recent)
-    elif parts.sizes.rounds == 1:
-        state, recent = stages.collect(parts, state)
-        state, fitted, imagined = prepare(parts, state, horizon)
-        state, outcome = stages.improve(parts, state, recent, horizon)
+    if parts.sizes.rounds == 1:
+        state, (told, outcome) = one_round(state, None)
     else:
-        state, fitted, imagined = prepare(parts, state, horizon)
-        state, outcome = jax.lax.scan(one_round, state, None, length=parts.sizes.rounds)
-    state = state._replace(counts=state.counts._replace(epochs=state.counts.epochs + 1))
-    return state, make_report(skipped, state, fitted, imagined, outcome)
+        state, (told, outcome) = jax.lax.scan(one_round, state, None, length=parts.sizes.rounds)
+    prepared = prepared or told
+    assert prepared is not None, "an epoch prepares before its rounds, or in its only one"
+    return rounds.finish(state, skipped, prepared, outcome)
 
 
 def trace_epoch(program: Program, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Report]:
@@ -103,7 +108,6 @@ def trace_epoch(program: Program, state: TrainState, horizon: jax.Array) -> tupl
     if program.host is None:
         return program.epoch(state, horizon)
     pieces = program.host
-    before, skipped, prepared = pieces.begin(state, horizon)
-    state, told, outcome = pieces.learn(before, pieces.blank_round(before.key, before), horizon)
-    prepared = prepared if told is None else told
-    return pieces.finish(state, skipped, prepared, jax.tree.map(lambda x: x[None], outcome))
+    state, skipped, prepared = pieces.begin(state, horizon)
+    state, told, outcome = pieces.learn(state, pieces.blank_round(state.key, state), horizon)
+    return pieces.finish(state, skipped, prepared or told, outcome)

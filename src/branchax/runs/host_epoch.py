@@ -21,6 +21,7 @@ from jax.sharding import Mesh
 
 from branchax.config import Config
 from branchax.devices import mesh as meshes
+from branchax.epoch.host import draw_seeds
 from branchax.epoch.program import Program
 from branchax.epoch.report import Report
 from branchax.epoch.state import TrainState
@@ -51,7 +52,7 @@ class HostEvaluation:
         pieces, spec = program({}).host, program({}).spec
         assert pieces is not None
         self.config, self.world, self.shape = config, pieces.world, (lanes[1].shape[0], config.eval_episodes)
-        self._seeds = jax.jit(over_seeds(lambda key: pieces.seeds(key, config.eval_episodes)))
+        self._seeds = jax.jit(over_seeds(lambda key: draw_seeds(key, config.eval_episodes)))
         floats = jax.tree.map(_shape_of, lanes[0])
         obs, fresh = (
             jax.ShapeDtypeStruct((*self.shape, spec.obs_size), jnp.float32),
@@ -131,7 +132,7 @@ class HostEpochs:
         assert pieces is not None
         blank = over_seeds(lambda floats, key: program(floats).init(key))
         self._blank = jax.jit(blank, out_shardings=lie)
-        self._seeds = jax.jit(over_seeds(lambda key: pieces.seeds(key, self.worlds)))
+        self._seeds = jax.jit(over_seeds(lambda key: draw_seeds(key, self.worlds)))
         self._explore, self._add = _piece(program, "explore", 0), _piece(program, "add", 0, 0, donate_argnums=1)
         self._cut = _piece(program, "cut", 0, donate_argnums=1)
         self._finish = _piece(program, "finish", 0, 0, 0, 0, donate_argnums=1)

@@ -20,10 +20,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from branchax import build
 from branchax.config import Config
 from branchax.devices import cache
 from branchax.epoch.parts import Stages
-from branchax.epoch.program import make_program
 from branchax.epoch.state import TrainState, copy_state
 from branchax.runs import checkpoint
 from branchax.runs.runlog import Row
@@ -41,12 +41,13 @@ def measure(player: Player, rows: Sequence[Row] = ()) -> dict[str, Any]:
       run, and the seconds of the run's own epochs with all seeds (`run`, a median; None when there are too few).
     """
     config, state = player.config, copy_state(player.state)  # a copy, because it is donated to each part
-    program = make_program(config, player.world, player.dynamics, player.agent)
+    program = build.assemble(config, player.world)
     assert program.stages is not None
     horizon = jnp.int32(config.rollout.at(player.clock))
     host = program.host  # its simulators are not timed: no compiled program steps them
-    parts = _parts(program.stages, config, horizon, collects=config.dataset is None and host is None)
-    with jax.default_matmul_precision(config.precision), ThreadPoolExecutor(AT_ONCE) as pool:
+    collects, warms_up = config.dataset is None and host is None, player.agent.warm_up is not None
+    parts = _parts(program.stages, config, horizon, collects, warms_up)
+    with ThreadPoolExecutor(AT_ONCE) as pool:
         collected = lambda s: parts["collect"](s, None)[1] if "collect" in parts else None  # noqa: E731
         if host is not None:
             collected = lambda s: host.blank_round(player.key, s)  # noqa: E731
@@ -80,7 +81,7 @@ def measure(player: Player, rows: Sequence[Row] = ()) -> dict[str, Any]:
 
 
 def _parts(
-    parts: Stages, config: Config, horizon: jax.Array, collects: bool
+    parts: Stages, config: Config, horizon: jax.Array, collects: bool, warms_up: bool
 ) -> dict[str, Callable[[TrainState, Any], Any]]:
     """The parts of an epoch in order, each a function `(state, collected data) -> (state, collected data)`."""
     rounds = 1 if config.plans else config.epoch_steps // config.collect_steps
@@ -98,6 +99,8 @@ def _parts(
         found["fit"] = lambda state, recent: (parts.fit(state)[0], recent)
     if config.stores_imagined:
         found["imagine"] = lambda state, recent: (parts.imagine(state, horizon)[0], recent)
+    if warms_up:
+        found["warm up"] = lambda state, recent: (parts.warm_up(state, horizon), recent)
     return found | {"improve": improve}
 
 
