@@ -82,12 +82,13 @@ def _plain(config: Config) -> dict[str, Any]:
 def publish(
     name: str,
     data: dict[str, Any],
-    configs: dict[str, Config],
+    configs: dict[str, Config | dict[str, Any]],
     directories: list[Path],
     earlier: dict[str, Any] | None = None,
     path: Path | None = None,
 ) -> Path:
-    """Writes the data, the command, the configs, and where and with what each run was made; returns where to.
+    """Writes the data, the command, the configs (dictionaries where they are older ones), and where and with what each
+    run was made; returns where to.
 
     That is `path`, by default `results/<name>.json`. `name` is that of the module and what follows it in the command;
     `earlier` are the runs, as an older version of the file describes them, that the data is also made of.
@@ -101,6 +102,6 @@ def publish(
         seeds = sorted({row["seed"] for row in rows})
         where = {key: made_by[key] for key in WHERE if made_by.get(key)}
         runs[directory.name] = {"wall_s": rows[-1]["wall_s"], "seeds": seeds, **where}
-    settings = {key: to_dict(config) for key, config in configs.items()}
+    settings = {key: config if isinstance(config, dict) else to_dict(config) for key, config in configs.items()}
     rundir.write_json(path, {**data, "made": made, "runs": runs, "configs": settings})
     return path

@@ -125,7 +125,7 @@ MISSPELT = {  # a flag of each command, one letter short
     "play": ["--step", "3", "DIR"],
     "runs": ["DIR", "--hlp"],
     "completion": ["bash", "--hlp"],
-    "plot": ["--curvs", "DIR"],
+    "plot": ["--diagnos", "DIR"],
     "report": ["DIR", "DIR", "--ou", "x.html"],
     "render": ["--step", "3", "DIR"],
     "diagnose": ["DIR", "--sed=1"],

@@ -11,7 +11,7 @@ from branchax import cli
 from branchax.config import to_dict, with_field
 from branchax.presets import preset
 from branchax.runs import comparing, plots, rundir, runlog, statistics
-from experiments import sample_efficiency
+from experiments import harness, sample_efficiency
 
 pytestmark = pytest.mark.drawn
 MBPO = preset("mbpo", "classic/lqr")
@@ -174,7 +174,7 @@ def test_folders_mean_the_runs_in_them_and_what_is_none_is_left_out(tmp_path, mo
     rundir.write_json(runs / "old" / rundir.CONFIG, {"wrld": "classic/lqr"})
     (tmp_path / "link").symlink_to(runs / "a_s0_1")
     monkeypatch.chdir(tmp_path)
-    assert cli.main(["plot", *map(str, sorted(runs.iterdir())), "link", "--curves"]) == 0
+    assert cli.main(["plot", *map(str, sorted(runs.iterdir())), "link"]) == 0
     out, aside = capsys.readouterr()
     assert out.splitlines() == ["plots/learning_curve.png", "plots/learning_curve_seconds.png"]
     assert aside.count("left out: ") == 3 and "runs/plots holds no run" in aside and "runs/old: wrld: unknown" in aside
@@ -225,6 +225,20 @@ def test_seeds_of_an_earlier_file_count_unless_settings_have_changed(tmp_path, m
     assert sample_efficiency.collect(world, earlier)[0]["mbpo"] == {"100": 50.0}
     earlier["configs"][f"{world} mbpo"] = config | {"batch_size": 7}
     assert sample_efficiency.collect(world, earlier)[0]["mbpo"] == {}
+
+
+def test_a_world_stays_published_while_a_method_of_it_is_missing(tmp_path, monkeypatch):
+    for module in (sample_efficiency, harness):
+        monkeypatch.setattr(module, "RESULTS", tmp_path)
+    monkeypatch.setattr(sample_efficiency, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(sample_efficiency, "FILE", tmp_path / "sample_efficiency.json")
+    world, solved = "classic/pendulum", {"sac@10": {"0": 750.0, "1": 500.0}, "mbpo": {"0": 250.0, "1": 200.0}}
+    kept = {"solved": -250.0, "steps": 1_000, **sample_efficiency.compare(solved, 1_000)}
+    earlier = {"worlds": {world: kept}, "runs": {"a": {}}, "configs": {f"{world} mbpo": {"seed": 0}}}
+    rundir.write_json(sample_efficiency.FILE, earlier)
+    sample_efficiency.main(["--done"])
+    written = json.loads(sample_efficiency.FILE.read_text())
+    assert {name: written[name] for name in earlier} == earlier
 
 
 def test_a_run_is_done_when_each_seed_has_solved_its_world_or_spent_its_budget(tmp_path, monkeypatch):

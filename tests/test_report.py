@@ -143,7 +143,7 @@ def test_a_run_without_a_checkpoint_still_has_curves(tmp_path, capsys, monkeypat
     run = make_run(tmp_path / "runs" / "run")
     assert cli.main(["plot", str(run), "--diagnose"]) == 0
     assert "no checkpoint yet" in capsys.readouterr().out
-    assert cli.main(["report", str(run), str(make_run(tmp_path / "runs" / "other")), "--curves"]) == 0
+    assert cli.main(["report", str(run), str(make_run(tmp_path / "runs" / "other"))]) == 0
     assert "plots/report.html" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "runs").iterdir()} == {"run", "other"}
 

@@ -260,8 +260,8 @@ def main(
         os.environ.setdefault("XLA_FLAGS", cache.as_flags(cache.ready_sooner(1)))
     cache.enable()
     result = read(name, given.full)
-    found = known(claim, {} if given.again else result)
-    missing = [p for p in given.only or claim.predictions if found[p] is None]
+    found = known(claim, result)
+    missing = [p for p in given.only or claim.predictions if given.again or found[p] is None]
     if missing and not given.draw:
         work = measure(given.full)
         assert claim.predictions.keys() == work.measured.keys(), f"{name}: predictions and measurements differ"

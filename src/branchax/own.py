@@ -11,6 +11,7 @@ import jax
 from branchax import outside
 from branchax.agents.base import Agent, LearnsFrom
 from branchax.config import Config, OwnAgentConfig
+from branchax.config.agents import AS_BUILT
 from branchax.dynamics.base import Dynamics
 from branchax.epoch.parts import Stages
 from branchax.epoch.program import STAGES, Program, trace_epoch
@@ -29,7 +30,7 @@ def make_own_agent(spec: WorldSpec, config: OwnAgentConfig) -> Agent:
     if agent.learns_from not in get_args(LearnsFrom):
         allowed = ", ".join(get_args(LearnsFrom))
         raise ConfigError(f"{field}: {name!r} has learns_from = {agent.learns_from!r}; allowed: {allowed}")
-    if config.reads not in ("as built", agent.learns_from):
+    if config.reads not in (AS_BUILT, agent.learns_from):
         raise ConfigError(f"agent.reads: {config.reads}, but {name!r} reads {agent.learns_from}; start another run")
     key, obs = jax.random.key(0), jax.ShapeDtypeStruct((spec.obs_size,), "float32")
     memory = () if agent.memory is None else (_trace(name, field, "memory", agent.memory, _state(name, agent)),)

@@ -68,7 +68,7 @@ def over_batch(tree: Any, axis: int = 0) -> Any:
     """Spreads a common axis of the arrays in `tree` over the mesh axis `batch`.
 
     This changes where rows are computed, not their values. Without a mesh, or with one device along `batch`, it returns
-    `tree` and does not change the program. The axis size must be divisible (`config.check`).
+    `tree` and does not change the program. The axis size must be divisible (`checks.check`).
     """
     return _constrained(tree, PartitionSpec(*[None] * axis, BATCH))
 

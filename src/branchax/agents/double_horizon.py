@@ -114,7 +114,7 @@ def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory:
 
 def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:
     """One step of the critics and one of the actor, on one rollout from the states of a batch."""
-    key_batch, key, _ = jax.random.split(key, 3)
+    key_batch, key = jax.random.split(key)
     row = sources.replay(key_batch)
     key_rollout, key_subset, key_critics = jax.random.split(key, 3)
     ahead, pull_back, trajectory = jax.vjp(

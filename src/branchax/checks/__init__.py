@@ -168,13 +168,13 @@ def _check_model(config: Config, need: Need) -> None:
         "rollout.first_action",
         "policy; replayed needs rollouts from replayed states into a buffer",
     )
-    gated, ensemble = config.rollout.gate != "none", config.model.has_networks
+    gated, learned = config.rollout.gate != "none", config.model.has_networks
     if gated or config.rollout.penalty > 0:
         field, off = ("rollout.gate", "none") if gated else ("rollout.penalty", "0")
         need(not config.model.exact, field, f"{off}: the oracle is certain")
         used = config.stores_imagined or config.on_policy
         need(used, field, f"{off}: it applies only to rollouts into a buffer and to those of an on-policy agent")
-        several = not ensemble or config.model.elites > 1 or config.model.uncertainty == "max_std"
+        several = not learned or config.model.elites > 1 or config.model.uncertainty == "max_std"
         need(several, "model.elites", f">= 2, because {field} measures how far elites disagree")
     if config.rollout.penalty > 0:
         stored = getattr(config.agent.traits.critic, "expand", "none") != "fresh"
@@ -182,7 +182,7 @@ def _check_model(config: Config, need: Need) -> None:
     if config.rollout.weigh:
         replayed = config.stores_imagined and getattr(config.agent.traits.critic, "expand", "fresh") != "fresh"
         need(replayed, "rollout.weigh", "false: this agent's critics do not learn on imagined rows of a buffer")
-        several = ensemble and (config.model.elites > 1 or config.model.uncertainty == "max_std")
+        several = learned and (config.model.elites > 1 or config.model.uncertainty == "max_std")
         need(several, "rollout.weigh", "false; true needs an ensemble with at least two elites")
     whole = config.rollout.gate != "rank" or not config.on_policy
     need(whole, "rollout.gate", "none or threshold: rollouts of an on-policy agent must have no holes")

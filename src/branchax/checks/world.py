@@ -35,7 +35,6 @@ def _check_catalog(config: Config, need: Need) -> None:
             f"world: {config.world!r} is unknown{nearest(config.world, WORLDS)}; `branchax list` shows all"
         )
     entry, is_brax = WORLDS[config.world], config.world.startswith("brax/")
-    need(not entry.refused, "world", f"another world: {entry.refused}")
     check_actions(config, entry.discrete)
     tables = [name for name, other in WORLDS.items() if other.tabular]
     need(entry.tabular or not needs_table(config), "world", f"{', '.join(tables)}: a table needs a world of few states")

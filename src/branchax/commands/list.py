@@ -25,9 +25,7 @@ def run(arguments: list[str]) -> None:
     brax = "installed" if installed("brax") else "not installed: pip install brax==0.14.2"
     print(f"\nworlds (--world NAME); those of brax/ need brax, which is {brax}")
     for name, entry in WORLDS.items():
-        notes = [f"not available: {entry.refused}"] if entry.refused else []
-        notes += ["discrete actions"] if entry.discrete else []
-        print(f"  {name:<31} {entry.about}{''.join(f' [{note}]' for note in notes)}")
+        print(f"  {name:<31} {entry.about}{' [discrete actions]' if entry.discrete else ''}")
     gymnasium = "any of Gymnasium's, such as gym/Hopper-v5, or module:Id of one's own that the module registers"
     print(f"  {'gym/<Id>':<31} {gymnasium}{'' if installed('gymnasium') else ' [pip install branchax[gym]]'}")
     note = "" if installed("mujoco_playground") else " [pip install branchax[playground]]"

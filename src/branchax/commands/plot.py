@@ -23,8 +23,6 @@ class PlotOptions:
     """Folder for the curves (DIR/plots; of several runs: plots)."""
     diagnose: Switch = False
     """Also what needs the checkpoints, which takes minutes."""
-    curves: Switch = False
-    """Nothing but curves, which is the default."""
     seed: int | None = None
     """Whose model to diagnose; by default the run's first."""
 

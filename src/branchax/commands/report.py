@@ -20,8 +20,6 @@ class ReportOptions:
     """The file to write (DIR/report.html; of several: plots/report.html)."""
     diagnose: Switch = False
     """Also what needs the checkpoints, which takes minutes."""
-    curves: Switch = False
-    """Nothing but curves, which is the default."""
     seed: int | None = None
     """Whose model to diagnose; by default each run's first."""
 

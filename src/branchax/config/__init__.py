@@ -6,9 +6,6 @@ settings that cannot work, before anything is compiled: it names the field, its 
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
-
 from branchax.config.agents import (
     AgentConfig,
     DQNConfig,
@@ -39,13 +36,12 @@ from branchax.config.fields import (
 )
 from branchax.config.model import ModelConfig
 from branchax.config.rollout import RolloutConfig
-from branchax.config.run import MESH_AXES, PLACEMENT, Config, FaultConfig, Upkeep
+from branchax.config.run import MESH_AXES, Config, FaultConfig, Upkeep
 from branchax.errors import ConfigError, nearest
 
 __all__ = [
     "LARGEST",
     "MESH_AXES",
-    "PLACEMENT",
     "RESUMABLE",
     "AgentConfig",
     "Config",
@@ -80,10 +76,3 @@ __all__ = [
     "value_at",
     "with_field",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Loads `check`, `check_actions` and `read` from `branchax.checks`, which imports this package."""
-    if name in ("check", "check_actions", "read"):
-        return getattr(importlib.import_module("branchax.checks"), name)
-    raise AttributeError(f"module 'branchax.config' has no attribute {name!r}")

@@ -289,6 +289,9 @@ def _fits_squash(squash: bool, init_std: float) -> tuple[bool, str, str]:
     return not squash or 1e-4 <= init_std <= 7.0, "init_std", ">= 0.0001 and <= 7 with agent.squash"
 
 
+AS_BUILT = "as built"  # the value of `OwnAgentConfig.reads` until the agent is built
+
+
 @dataclass(frozen=True)
 class OwnAgentConfig:
     """Your own agent: `--agent module:make_agent`, a function `(WorldSpec, **args) -> Agent`."""
@@ -309,7 +312,7 @@ class OwnAgentConfig:
     @property
     def traits(self) -> Traits:
         """The agent's properties."""
-        reads = None if self.reads == "as built" else self.reads
+        reads = None if self.reads == AS_BUILT else self.reads
         named = ":" in self.factory, "factory", "module:function (also --agent module:function)"
         return Traits(learns_from=reads, looks_ahead=self.looks_ahead, rules=(named,))
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from branchax.config.agents import AS_BUILT
 from branchax.config.fields import flat, to_dict
 from branchax.config.run import Config, Upkeep
 
 # Settings that do not affect the run's state. `env_steps` may also change, but only grow.
-AS_BUILT = "as built"  # the value of `OwnAgentConfig.reads` until the agent is built
 RESUMABLE = (*flat(to_dict(Upkeep())), "rollout.parallel_groups")
 
 

@@ -241,8 +241,6 @@ class Config(Upkeep):
 
 MESH_AXES = ("seed", "batch")
 
-PLACEMENT = ("devices", "mesh", "rollout.parallel_groups")  # where a run is computed; they do not affect its result
-
 
 def _parse_mesh(text: str) -> tuple[int, int]:
     sizes = dict.fromkeys(MESH_AXES, 1)

@@ -76,11 +76,8 @@ def check(options: LabOptions) -> None:
         raise ConfigError(
             f"world: {options.world!r} is unknown{nearest(options.world, WORLDS)}; `branchax list` shows all"
         )
-    entry = WORLDS[options.world]
-    if entry.refused or entry.discrete:
-        raise ConfigError(
-            f"world: {options.world} has no gradients here: {entry.refused or 'its actions are discrete'}"
-        )
+    if WORLDS[options.world].discrete:
+        raise ConfigError(f"world: {options.world} has no gradients here: its actions are discrete")
     horizons_of(options)
     estimators_of(options)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from branchax.config import Config, flat, to_dict
+from branchax.config import flat, to_dict
 from branchax.presets.methods import PRESETS
 
 # Updates, SAC's settings and rollouts of MBPO's own configurations (its code, examples/config), for the presets that
@@ -38,25 +38,22 @@ WORLD_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+# The presets that are MBPO, or vary its model or its agent: they take a task's epochs and rollouts ...
+BRANCHES = ("mbpo", "mbpo_paper", "oracle_mbpo", "mbpo_td3")
+# ... and those that learn from batches as it does, with other rollouts or none: they take its updates and its agent's
+# settings. The others follow papers of their own.
+LEARNS = (
+    *("sac", "td3", "redq", "m2ac", "macura", "mopo", "mad_td"),
+    *("mve", "steve", "svg", "oracle_mve", "oracle_steve", "oracle_svg"),
+)
+
+
 def settings_of(name: str, world: str) -> dict[str, Any]:
     """The settings, by their paths, that a world brings to the preset `name`, as far as that follows MBPO."""
     family, _, task = world.lower().partition("/")
-    if family not in ("brax", "gym"):
+    if family not in ("brax", "gym") or name not in BRANCHES + LEARNS:
         return {}
-    own = PRESETS[name]  # with other updates, or other rollouts, it follows another paper
-    critic = own.agent.traits.critic
-    as_mbpo = own.updates_per_step in _UPDATES and critic is not None and critic.expand != "fresh"
-    branches = as_mbpo and own.rollout in _ROLLOUTS
-    applies = {
-        "updates_per_step": as_mbpo,
-        "agent": as_mbpo and not own.agent.traits.discrete,
-        "epoch_steps": branches,
-        "rollout": branches,
-    }
+    there = flat(to_dict(PRESETS[name]))  # TD3 has no target entropy
+    own = () if name in BRANCHES else ("epoch_steps", "rollout")
     found = WORLD_SETTINGS.get(task.partition("-v")[0], {})
-    there = flat(to_dict(own))  # TD3 has no target entropy
-    return {path: value for path, value in found.items() if applies[path.partition(".")[0]] and path in there}
-
-
-_UPDATES = (PRESETS["sac"].updates_per_step, PRESETS["mbpo"].updates_per_step)
-_ROLLOUTS = (PRESETS["mbpo"].rollout, Config().rollout)
+    return {path: value for path, value in found.items() if path in there and path.partition(".")[0] not in own}

@@ -41,7 +41,6 @@ class Entry(NamedTuple):
 
     about: str
     discrete: bool = False
-    refused: str = ""  # why the world cannot be built, when it cannot
     backends: tuple[str, ...] = BRAX_BACKENDS  # what `backend` may be; worlds other than Brax's ignore it
     tabular: bool = False  # the observation is the one-hot vector of a state
     seconds: float | None = None  # per step; for worlds without a time unit, a speed that is easy to watch
