@@ -334,7 +334,7 @@ def test_the_possible_range_holds_what_follows_a_termination(reward, range_):
     for scale, wide in (("possible", True), ("quantile", False)):
         config = SACConfig(hidden=(4,), critic=CriticConfig(scale=scale))
         pieces = soft.make_pieces(SPEC, config, nn.mlp)
-        seen = soft.see_rewards(pieces, soft.init(pieces, jax.random.key(0)), rewards)
+        seen = soft.update_range(pieces, soft.init(pieces, jax.random.key(0)), rewards)
         assert bool(seen.range.high > seen.range.low) == wide
 
 

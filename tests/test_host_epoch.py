@@ -60,7 +60,7 @@ def same(first, second):
 def policy_episode(directory, name, seed):
     """Return and length of an episode in a plain `gymnasium.make` loop with the mode of the saved policy."""
     config, state = restore(Path(directory))
-    mode = jax.jit(build.build(config).host.look)
+    mode = jax.jit(build.build(config).host.act_greedily)
     agent = jax.tree.map(lambda x: x[0], state.agent)
     env = gymnasium.make(name)
     obs, total, steps, over = env.reset(seed=seed)[0], 0.0, 0, False

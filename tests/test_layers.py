@@ -80,7 +80,7 @@ BEFORE_JAX = [
     "pretrained.__init__",
     "public",
     "runs.__init__",
-    "runs.door",
+    "runs.entry",
     "runs.rundir",
     "runs.lock",
     "runs.signals",

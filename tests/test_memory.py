@@ -83,8 +83,8 @@ def test_what_is_reserved_is_what_the_compiler_says():
     rest = compiled.memory_analysis().temp_size_in_bytes
     assert rest >= 256 * 256 * 4
     said = f"reserved per device: {(rest + 1024) / 1024:.3g} KiB (state 1 KiB, temporaries {rest / 1024:.3g} KiB)"
-    assert memory.says_reserved(compiled) == said
-    assert memory.says_reserved(mock.Mock(memory_analysis=lambda: None)) == ""
+    assert memory.describe_reserved(compiled) == said
+    assert memory.describe_reserved(mock.Mock(memory_analysis=lambda: None)) == ""
 
 
 def test_a_function_that_reserves_more_than_there_is_names_the_settings():

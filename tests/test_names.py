@@ -7,7 +7,7 @@ import pytest
 from branchax import cli
 from branchax.commands.flags import spelled_out
 from branchax.config import flat, to_dict, with_field
-from branchax.config.names import ALIASES, meant
+from branchax.config.names import ALIASES, find_matches
 from branchax.errors import ConfigError
 from branchax.presets import PRESETS, preset
 from branchax.runs import train as host
@@ -47,7 +47,7 @@ def test_no_short_form_hides_a_setting_and_each_stands_for_one():
     ],
 )
 def test_what_a_name_means(typed, found):
-    assert meant(typed, MBPO) == found
+    assert find_matches(typed, MBPO) == found
 
 
 def test_flags_are_spelled_out_and_values_are_not():

@@ -72,7 +72,7 @@ def test_keeping_the_latest_rows_only():
 
 
 def test_a_ring_without_rows_takes_others():
-    fill = jax.jit(lambda ring: replay.or_else(ring, rows(100, 12)))
+    fill = jax.jit(lambda ring: replay.fill_if_empty(ring, rows(100, 12)))
     full = add(replay.init(ROW, 10), rows(0, 6))
     empty = replay.keep_latest(full, jnp.int32(0))
     assert set(sample(jax.random.key(0), fill(full), 500)["n"].tolist()) == set(range(6))

@@ -37,7 +37,7 @@ def find(name: str, field: str) -> Any:
     try:
         found = importlib.import_module(module)
     except Exception as error:  # a user's module may raise anything
-        raise ConfigError(f"{field}: {name!r} cannot be imported: {said(error)}") from error
+        raise ConfigError(f"{field}: {name!r} cannot be imported: {describe_error(error)}") from error
     try:
         return functools.reduce(getattr, attribute.split("."), found)
     except AttributeError:
@@ -138,7 +138,7 @@ def arguments_of(entries: Iterable[str], field: str) -> dict[str, Any]:
     return found
 
 
-def said(error: BaseException, name: str = "") -> str:
+def describe_error(error: BaseException, name: str = "") -> str:
     """The message of an error in a user's code, in one line, with the place in `module:function` that raised it."""
     module = sys.modules.get(name.partition(":")[0])
     file = getattr(_GIVEN.get(name), "__code__", None)

@@ -114,8 +114,8 @@ def _attempt(named: dict[str, str], what: str, function: Callable[..., Any], *ar
     except ConfigError:
         raise
     except Exception as error:
-        where = next((x for name in named.values() if (x := outside.said(error, name)).endswith(")")), None)
-        raise ConfigError(f"{_names(named)}: cannot trace {what}: {where or outside.said(error)}") from error
+        where = next((x for name in named.values() if (x := outside.describe_error(error, name)).endswith(")")), None)
+        raise ConfigError(f"{_names(named)}: cannot trace {what}: {where or outside.describe_error(error)}") from error
 
 
 def _call(name: str, field: str, kind: type, *arguments: Any, **others: Any) -> Any:
@@ -128,7 +128,7 @@ def _call(name: str, field: str, kind: type, *arguments: Any, **others: Any) -> 
     except ConfigError:
         raise
     except Exception as error:
-        raise ConfigError(f"{field}: {name!r} raised {outside.said(error, name)}") from error
+        raise ConfigError(f"{field}: {name!r} raised {outside.describe_error(error, name)}") from error
     if not isinstance(made, kind):
         raise ConfigError(f"{field}: {name!r} returned {type(made).__name__}; allowed: {kind.__name__}")
     return made
@@ -142,7 +142,7 @@ def _trace(name: str, field: str, what: str, function: Callable[..., Any], *argu
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
-        raise ConfigError(f"{field}: {name!r} cannot trace {what}: {outside.said(error, name)}") from error
+        raise ConfigError(f"{field}: {name!r} cannot trace {what}: {outside.describe_error(error, name)}") from error
 
 
 def _check_shape(what: str, x: Any, shape: tuple[int, ...], kind: str) -> None:

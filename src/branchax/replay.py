@@ -69,7 +69,7 @@ def keep_latest(ring: Ring, count: jax.Array) -> Ring:
     return ring._replace(size=jnp.minimum(ring.size, count.astype(jnp.int32)))
 
 
-def or_else(ring: Ring, rows: Any) -> Ring:
+def fill_if_empty(ring: Ring, rows: Any) -> Ring:
     """The ring, or if it is empty, one with the rows [N, ...]: `sample` needs at least one row."""
     room = jax.tree.map(lambda x: x[: capacity(ring)], rows)
     return add(ring, room, jnp.broadcast_to(ring.size == 0, jax.tree.leaves(room)[0].shape[:1]))

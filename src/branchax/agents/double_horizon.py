@@ -32,10 +32,10 @@ from branchax.agents.critic import Targets, in_mixed_elites, least
 from branchax.agents.soft import (
     SAC,
     Pieces,
-    see_rewards,
     soft_act,
     step_actor,
     step_critics,
+    update_range,
     values_for_actor,
     values_of,
 )
@@ -80,7 +80,7 @@ def taken(trajectory: Trajectory) -> jax.Array:
     return trajectory.valid.any(1)
 
 
-def follow(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
+def soft_return(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
     """The soft return [B] of a rollout, without the entropy of its first action; `last` [B] values the last action."""
     t = trajectory._replace(transition=trajectory.transition._replace(reward=ahead.reward))
     tail = jnp.broadcast_to(last - agent.alpha * ahead.last_log_prob, ahead.reward.shape)
@@ -98,7 +98,7 @@ def sum_before_end(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.A
 def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory: Trajectory) -> tuple[SAC, Targets]:
     """The critics' targets for the rollout's first actions, and the agent with an updated range of values."""
     ahead = jax.lax.stop_gradient(ahead)
-    agent = see_rewards(pieces, agent, ahead.reward - agent.alpha * ahead.log_prob, trajectory.valid)
+    agent = update_range(pieces, agent, ahead.reward - agent.alpha * ahead.log_prob, trajectory.valid)
     t, joins = trajectory.transition, pieces.config.critic.batch_norm
     here, after = jax.lax.stop_gradient((t.obs[0], t.action[0])), (ahead.last_obs, ahead.last_action)
     if joins:  # what is computed after a termination is never reached, and has no part in the statistics
@@ -107,7 +107,7 @@ def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory:
         after = jax.tree.map(lambda x, first: jnp.where(reached, x, first), after, here)
     each = values_of(pieces, agent, agent.targets, here if joins else None)(*after)
     value = clip_to_range(least(key, each, pieces.config.critic.subset), agent.range)
-    y = follow(agent, ahead, trajectory, value)
+    y = soft_return(agent, ahead, trajectory, value)
     steps = trajectory.valid.sum().astype(y.dtype)
     return agent, Targets(*here, y, jnp.ones_like(y), steps, after if joins else None)
 
@@ -125,10 +125,10 @@ def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC,
     values = values_for_actor(pieces, agent)
 
     def actor_loss(ahead: Ahead) -> jax.Array:
-        last = pieces.settle(values(ahead.last_obs, ahead.last_action))
+        last = pieces.combine(values(ahead.last_obs, ahead.last_action))
         if pieces.config.value_before_end:
             return -sum_before_end(agent, ahead, trajectory, last).mean()
-        return -(follow(agent, ahead, trajectory, last) - agent.alpha * ahead.log_prob[0]).mean()
+        return -(soft_return(agent, ahead, trajectory, last) - agent.alpha * ahead.log_prob[0]).mean()
 
     j_pi, slope = jax.value_and_grad(actor_loss)(ahead)
     (gradient,) = pull_back(slope)

@@ -36,10 +36,10 @@ from branchax.agents.soft import (
     Values,
     init,
     make_pieces,
-    see_rewards,
     soft_act,
     step_actor,
     step_critics,
+    update_range,
     values_for_actor,
     values_of,
 )
@@ -104,7 +104,7 @@ def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC,
     values = values_for_actor(pieces, agent)
 
     def actor_loss(actor: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        total, entropy, steps = climb(pieces, key_actor, agent, actor, values, row, sources)
+        total, entropy, steps = estimate_objective(pieces, key_actor, agent, actor, values, row, sources)
         return -total, (entropy, steps)
 
     (j_pi, (entropy, steps)), gradient = jax.value_and_grad(actor_loss, has_aux=True)(agent.actor.params)
@@ -124,7 +124,7 @@ def learn_critics(
     if isinstance(agent.range, ValueRange):
         act = soft_act(pieces, agent.actor.params, agent.alpha)
         bonus = jax.vmap(act)(jax.random.split(key, row.transition.reward.shape[0]), row.transition.obs)[1]
-        agent = see_rewards(pieces, agent, row.transition.reward + bonus)
+        agent = update_range(pieces, agent, row.transition.reward + bonus)
     return step_critics(pieces, key_step, agent, replayed_targets(pieces, key, agent, row, sources))
 
 
@@ -144,17 +144,17 @@ def replayed_targets(pieces: Pieces, key: Key, agent: SAC, row: Row, sources: So
     return make_targets(key, row, sources, backup, pieces.config.critic, agent.knobs.discount)
 
 
-def climb(
+def estimate_objective(
     pieces: Pieces, key: Key, agent: SAC, actor: Params, values: Values, row: Row, sources: Sources
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """-J_pi for these actor parameters, the entropy at the rows' states, and the number of model steps; all []."""
     key_here, key_ahead, key_last = jax.random.split(key, 3)
     here, entropy = pieces.value(key_here, actor, values, row.transition.obs, agent.alpha)
     if not pieces.config.through_model:
-        return pieces.settle(here).mean(), entropy.mean(), jnp.zeros(())
+        return pieces.combine(here).mean(), entropy.mean(), jnp.zeros(())
     assert sources.ahead is not None, "a gradient through the model needs a model"
     act = soft_act(pieces, actor, agent.alpha)
     trajectory = in_one_elite(key_ahead, row, sources.ahead, act, after=False)
     last, _ = pieces.value(key_last, actor, values, trajectory.transition.next_obs, agent.alpha)
-    q = bootstrapped(trajectory, pieces.settle(last), trajectory.extras, agent.knobs.discount)
+    q = bootstrapped(trajectory, pieces.combine(last), trajectory.extras, agent.knobs.discount)
     return (trajectory.extras[0] + q[0]).mean(), entropy.mean(), trajectory.valid.sum().astype(jnp.float32)

@@ -71,7 +71,7 @@ class Pieces(NamedTuple):
     target_entropy: float  # used unless the config sets one
     optimizer: Optimizer = adam()
 
-    def settle(self, values: jax.Array) -> jax.Array:
+    def combine(self, values: jax.Array) -> jax.Array:
         """The value that the actor maximises, from critics' values [C, ...] -> [...]: minimum of two, mean of more."""
         return lowest(values) if self.config.critic.members <= 2 else values.mean(0)
 
@@ -167,7 +167,7 @@ def values_for_actor(pieces: Pieces, agent: SAC) -> Values:
     return lambda obs, action: clip_to_range(values(obs, action), agent.range)
 
 
-def see_rewards(pieces: Pieces, agent: SAC, soft: jax.Array, mask: jax.Array | bool = True) -> SAC:
+def update_range(pieces: Pieces, agent: SAC, soft: jax.Array, mask: jax.Array | bool = True) -> SAC:
     """Updates the agent's range of values, if it has one, from soft rewards [...] where the mask is true."""
     if not isinstance(agent.range, ValueRange):
         return agent

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 
 import tyro
 
-from branchax.config.names import meant
+from branchax.config.names import find_matches
 from branchax.errors import ConfigError, nearest
 
 Options = TypeVar("Options")
@@ -100,8 +100,10 @@ def spelled_out(arguments: Sequence[str], known: Iterable[str]) -> list[str]:
 
 
 def _meant(name: str, flags: Sequence[str]) -> list[str]:
-    """`names.meant` for names as flags have them, with hyphens."""
-    return [x.replace("_", "-") for x in meant(name.replace("-", "_"), [flag.replace("-", "_") for flag in flags])]
+    """`names.find_matches` for names as flags have them, with hyphens."""
+    return [
+        x.replace("_", "-") for x in find_matches(name.replace("-", "_"), [flag.replace("-", "_") for flag in flags])
+    ]
 
 
 def read_early(options: type[Options], arguments: Sequence[str], command: str) -> tuple[Options, list[str]]:

@@ -16,11 +16,11 @@ from branchax.commands.base import PREEMPTED, REFUSED, check_found, installed
 from branchax.commands.flags import check_flags, names_of, parse, read_early, spelled_out
 from branchax.commands.train import Early, Own, TrainOptions, base_of, flags, read_own
 from branchax.config import Config, flat, to_dict
-from branchax.config.names import meant
+from branchax.config.names import find_matches
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError, RunError, nearest
 from branchax.presets import PRESETS
-from branchax.runs import door, rundir
+from branchax.runs import entry, rundir
 from branchax.runs.signals import Preempted
 from branchax.sweeps import launch, search, sweep
 
@@ -69,7 +69,7 @@ def run(arguments: list[str]) -> None:
     grid = _grid([entry for entries in options.grid for entry in entries], known)
     values = list(itertools.product(*grid.values()))
     configs = [_config(name, rest, dict(zip(grid, x, strict=True))) for x in values]
-    configs = [door.prepare(config) for config in configs]
+    configs = [entry.prepare(config) for config in configs]
     for i, config in enumerate(configs):
         check_found(config)
         if (first := configs.index(config)) < i:
@@ -141,7 +141,7 @@ def _search(name: str, options: SweepOptions, rest: list[str], known: list[str])
     spaces = [search.space(field, text, base) for field, text in entries.items()]
 
     def config_of(settings: dict[str, str]) -> Config:
-        return door.prepare(_config(name, rest, settings))
+        return entry.prepare(_config(name, rest, settings))
 
     first = {space.field: space.values[0] for space in spaces}
     ends = [config_of({**first, space.field: value}) for space in spaces for value in space.values]
@@ -171,12 +171,12 @@ def _train_group(directory: Path, group: int) -> None:
 def _entries(entries: list[str], known: list[str], option: str) -> dict[str, str]:
     """`["a.b=1,2"]` -> `{"a.b": "1,2"}`; a short form stands for the one of the `known` settings that it means."""
     read: dict[str, str] = {}
-    for entry in entries:
-        field, _, values = entry.partition("=")
+    for given in entries:
+        field, _, values = given.partition("=")
         field = field.removeprefix("--").replace("-", "_")
         if not field or not values or not all(values.split(",")):
-            raise ConfigError(f"{option}: {entry!r} is not possible; allowed: FIELD=A,B")
-        found = meant(field, known) or [field]  # tyro will say that one is unknown, and what is near
+            raise ConfigError(f"{option}: {given!r} is not possible; allowed: FIELD=A,B")
+        found = find_matches(field, known) or [field]  # tyro will say that one is unknown, and what is near
         if len(found) > 1:
             raise ConfigError(f"{option}: {field} is more than one setting (did you mean {' or '.join(found)}?)")
         if found[0] in read:

@@ -20,7 +20,7 @@ from branchax.devices import distributed
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError, RunError
 from branchax.presets import PRESETS, preset
-from branchax.runs import door, rundir
+from branchax.runs import entry, rundir
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def launch(
 
     `directory` is the one that was `named`, or what a new one's name begins with (`rundir.claimed`).
     """
-    config = door.prepare(config)
+    config = entry.prepare(config)
     rundir.find_modules(directory)
     check_found(config)
     distributed.check(processes, named=named)
@@ -151,7 +151,7 @@ def launch(
         directory = directory if named else held.enter_context(rundir.claimed(directory))
         changed = None
         if processes == Processes():  # of several, the first one looks
-            changed = door.enter([(directory, config)], force, held)
+            changed = entry.enter([(directory, config)], force, held)
             print("loading JAX", flush=True)  # which takes seconds, in which nothing else could be said
         distributed.start(processes)
         _train(config, directory, force, command, changed)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from branchax.config.names import meant
+from branchax.config.names import find_matches
 from branchax.errors import ConfigError, nearest
 
 
@@ -63,7 +63,7 @@ def with_field(config: Any, path: str, value: Any) -> Any:
     for name in path.split("."):
         if not dataclasses.is_dataclass(node) or name not in {f.name for f in dataclasses.fields(node)}:
             known = flat(to_dict(config))
-            close = meant(path, known)
+            close = find_matches(path, known)
             near = f" (did you mean {' or '.join(close)}?)" if close else nearest(path, known)
             raise ConfigError(f"{path}: unknown field{near}")
         node = getattr(node, name)

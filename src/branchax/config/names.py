@@ -22,7 +22,7 @@ ALIASES = {
 APART = "faults."  # whose `agent`, `model` and `world` are other things than those that people mean
 
 
-def meant(name: str, known: Collection[str]) -> list[str]:
+def find_matches(name: str, known: Collection[str]) -> list[str]:
     """The known settings that a name can mean: the one of that name, of that short form, or those that end in it.
 
     `lr` means `agent.learning_rate`, `tau` `agent.tau`, and `hidden` `agent.hidden` or `model.hidden`.

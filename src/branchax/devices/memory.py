@@ -51,13 +51,13 @@ def plan(template: TrainState, mesh: Mesh) -> list[Part]:
     return parts
 
 
-def says(parts: list[Part]) -> str:
+def describe(parts: list[Part]) -> str:
     """The plan in one line."""
     each = ", ".join(f"{part.name} {_short(part.size)}" for part in parts)
     return f"state per device: {_short(sum(part.size for part in parts))} ({each})"
 
 
-def says_reserved(compiled: Any) -> str:
+def describe_reserved(compiled: Any) -> str:
     """One line about the memory that the compiler reserves for a function with donated state; `""` if unknown."""
     found = compiled.memory_analysis()
     if found is None:

@@ -50,7 +50,7 @@ def make(config: Config) -> Mesh:
     return Mesh(np.asarray(there[:size]).reshape(shape), (SEED, BATCH), axis_types=(AxisType.Auto,) * 2)
 
 
-def says(mesh: Mesh) -> str:
+def describe(mesh: Mesh) -> str:
     """Describes the mesh, such as `4 of 8 x H100 (seed 2, batch 2)`."""
     count, there = mesh.devices.size, jax.device_count()
     kind = mesh.devices.flat[0].device_kind

@@ -3,7 +3,7 @@
     begin, then rounds of (act x n, learn), then finish
 
 `begin` and `finish` are those of `program.epoch`, and so is `learn`, after it has stored the steps. All are pure and of
-one seed. `act` and `look` are small: they are what each real step waits for.
+one seed. `act` and `act_greedily` are small: they are what each real step waits for.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Pieces(NamedTuple):
     world: HostWorld
     explore: Callable[..., jax.Array]  # key -> all the exploring actions, [H, W, A]
     act: Callable[..., tuple[Any, ...]]
-    look: Callable[..., tuple[Any, ...]]
+    act_greedily: Callable[..., tuple[Any, ...]]
     add: Callable[..., TrainState]
     begin: Callable[..., tuple[Any, ...]]
     learn: Callable[..., tuple[Any, ...]]
     finish: Callable[..., tuple[TrainState, Report]]
     blank_round: Callable[..., Trajectory]
-    cut: Callable[..., TrainState]
+    truncate_latest: Callable[..., TrainState]
 
 
 def make_pieces(world: HostWorld, bind: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Pieces:
@@ -47,13 +47,13 @@ def make_pieces(world: HostWorld, bind: Callable[[Callable[..., Any]], Callable[
         world,
         explore=bind(explore),
         act=bind(act),
-        look=bind(look),
+        act_greedily=bind(act_greedily),
         add=bind(add),
         begin=bind(rounds.begin),
         learn=bind(learn),
         finish=rounds.finish,
         blank_round=bind(blank_round),
-        cut=bind(cut),
+        truncate_latest=bind(truncate_latest),
     )
 
 
@@ -92,7 +92,7 @@ def act(
     return jax.vmap(lambda k, o, m: agent.act(k, params, o, m))(keys, obs, memory)  # type: ignore[return-value]
 
 
-def look(parts: Parts, params: Any, obs: jax.Array, fresh: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
+def act_greedily(parts: Parts, params: Any, obs: jax.Array, fresh: jax.Array, memory: Any) -> tuple[jax.Array, Any]:
     """`act` with the mode of the policy, for evaluation: actions [N, A] and memories [N, ...]."""
     agent = parts.agent
     if agent.memory is None:
@@ -122,7 +122,7 @@ def blank_round(parts: Parts, key: Key, state: TrainState) -> Trajectory:
     return jax.tree.map(lambda x: jnp.broadcast_to(x, (length, *x.shape)), Trajectory(row, flag, (), extras))
 
 
-def cut(parts: Parts, state: TrainState) -> TrainState:
+def truncate_latest(parts: Parts, state: TrainState) -> TrainState:
     """The state whose latest rows are the last of their episodes, by the clock: the simulators were left there."""
     row, ring = state.real.data, state.real
     slots = (ring.cursor - 1 - jnp.arange(parts.sizes.parallel_worlds)) % replay.capacity(ring)

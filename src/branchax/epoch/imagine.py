@@ -120,5 +120,5 @@ def imagine(parts: Parts, state: TrainState, horizon: jax.Array, key: Key | None
     counts = state.counts._replace(model_steps=state.counts.model_steps + steps.astype(jnp.uint32))
     added = replay.add(kept, rows, valid)
     # Where gates have ruled out every step, or none was finite, the batches' imagined share is real.
-    added = replay.or_else(added, replay.sample(key_else, state.real, sizes.batch_size).transition)
+    added = replay.fill_if_empty(added, replay.sample(key_else, state.real, sizes.batch_size).transition)
     return state._replace(imagined=added._replace(data=over_batch(added.data)), counts=counts), metrics

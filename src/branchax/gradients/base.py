@@ -53,13 +53,13 @@ def sample(problem: Problem, key: Key, params: Params, samples: int, window: int
     """
     key_start, key_run = jax.random.split(key)
     start, act = problem.start(key_start, samples), problem.policy.act(params)
-    trajectory = rollout(key_run, _held_by_the_clock(problem.world), act, start, problem.horizon, window=window)[1]
+    trajectory = rollout(key_run, _stop_at_time_limit(problem.world), act, start, problem.horizon, window=window)[1]
     over = trajectory.transition.terminated | trajectory.transition.truncated
     ended_before = jnp.cumsum(over, 0) - over > 0
     return trajectory._replace(valid=trajectory.valid & ~ended_before)
 
 
-def _held_by_the_clock(world: World) -> World:
+def _stop_at_time_limit(world: World) -> World:
     """The world, kept in the state before the clock ends its episode, as `rollout` keeps it before a termination."""
 
     def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:

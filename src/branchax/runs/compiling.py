@@ -100,7 +100,7 @@ def compile_program(
                 compiled = cache.compiled(function.lower(*arguments), cache.SOONER.get(name))
             view.compiled(name, time.perf_counter() - start)
             memory.check_reserved(config, name, compiled, limit, kind)
-            if name == "epoch" and (reserved := memory.says_reserved(compiled)):
+            if name == "epoch" and (reserved := memory.describe_reserved(compiled)):
                 view.say(f"  {reserved}", "dim")
             return compiled
 
@@ -117,7 +117,7 @@ def compile_program(
         template = meshes.placed(jax.eval_shape(jax.jit(all_init), floats, keys), mesh)
     ready(template)
     planned = memory.plan(template, mesh)
-    view.say(f"  {memory.says(planned)}", "dim")
+    view.say(f"  {memory.describe(planned)}", "dim")
     runs = keys.shape[0] // config.seeds
     memory.check(config, planned, limit, kind, runs)
     host = None

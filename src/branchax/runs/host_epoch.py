@@ -58,7 +58,7 @@ class HostEvaluation:
             jax.ShapeDtypeStruct((*self.shape, spec.obs_size), jnp.float32),
             jax.ShapeDtypeStruct(self.shape, bool),
         )
-        look = _piece(program, "look", 0, 0, 0, 0)
+        look = _piece(program, "act_greedily", 0, 0, 0, 0)
         self._memory = jax.eval_shape(look, floats, agent, obs, fresh, None)[1]
         self._look = submit("evaluate", look, floats, agent, obs, fresh, self._memory)
 
@@ -134,7 +134,7 @@ class HostEpochs:
         self._blank = jax.jit(blank, out_shardings=lie)
         self._seeds = jax.jit(over_seeds(lambda key: draw_seeds(key, self.worlds)))
         self._explore, self._add = _piece(program, "explore", 0), _piece(program, "add", 0, 0, donate_argnums=1)
-        self._cut = _piece(program, "cut", 0, donate_argnums=1)
+        self._cut = _piece(program, "truncate_latest", 0, donate_argnums=1)
         self._finish = _piece(program, "finish", 0, 0, 0, 0, donate_argnums=1)
         self.evaluate = HostEvaluation(program, self.lanes, self.config, self.template.agent, submit)
         if self.config.dataset is not None:

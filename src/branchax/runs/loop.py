@@ -100,7 +100,7 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
             view.phase("training")
             horizon, floats = config.rollout.at(env_steps), session.compiled.lanes[0]
             before = copy_state(state) if copies else None
-            held = None if before is None else held_by(session)
+            held = None if before is None else read_simulators(session)
             try:  # in another thread, so that this one receives signals
                 state, report = stop.wait(session.pool.submit(finish, epoch, floats, state, np.int32(horizon)))
             except (Preempted, WorldFault) as ended:
@@ -125,7 +125,7 @@ def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
             asked = distributed.any_of(bool(stop.asked))
             saves = is_last or asked or done % config.checkpoint_every == 0
             if saves:
-                save(session, state, env_steps, held_by(session))
+                save(session, state, env_steps, read_simulators(session))
                 safe = env_steps
             if saves or time.monotonic() - beat > HEARTBEAT:
                 for run in session.going():
@@ -145,7 +145,7 @@ def copies_of(state: TrainState) -> bool:
     return memory.bytes_of(state) <= COPIED and jax.process_count() == 1
 
 
-def held_by(session: Session) -> list[str] | None:
+def read_simulators(session: Session) -> list[str] | None:
     """The states of the simulators, if the world is stepped on the host; None for another world."""
     return None if session.compiled.host is None else session.compiled.host.save_state()
 
@@ -153,7 +153,7 @@ def held_by(session: Session) -> list[str] | None:
 def save(session: Session, state: TrainState, env_steps: int, held: list[str] | None = None) -> None:
     """Saves a checkpoint of each run that is not given up, after its rows are on disk.
 
-    `held` is what `held_by` returned for this state.
+    `held` is what `read_simulators` returned for this state.
     """
     session.view.phase("saving")
     for run in session.going():
@@ -183,7 +183,7 @@ def report_or_save(
         return report_epoch(session, state, horizon, metrics, evaluated)
     except WorldFault as fault:
         env_steps = int(state.counts.env_steps[0])
-        save(session, state, env_steps, held_by(session))
+        save(session, state, env_steps, read_simulators(session))
         raise WorldFault(f"{fault}; saved after {env_steps:,} env steps") from fault
 
 

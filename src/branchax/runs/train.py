@@ -29,7 +29,7 @@ from branchax.epoch.program import Program
 from branchax.epoch.state import TrainState
 from branchax.errors import ConfigError, WorldFault
 from branchax.own import try_out
-from branchax.runs import checkpoint, dataset, door, rundir, runlog
+from branchax.runs import checkpoint, dataset, entry, rundir, runlog
 from branchax.runs.compiling import Compiled, Floats, compile_program, finish, lanes_of, program_of
 from branchax.runs.loop import WORLDS, Callback, GiveUp, Run, Session, kept_of, note_status, run_epochs, save_run
 from branchax.runs.progress import Progress, advised, fallen, number
@@ -108,7 +108,7 @@ def train(  # noqa: PLR0913 (one argument for each thing that a run can be given
     """
     if wrong := [type(logger).__name__ for logger in loggers if not isinstance(logger, Logger)]:
         raise ConfigError(f"loggers: {wrong[0]} is not possible; allowed: branchax.Logger")
-    config, directory = door.prepare(build.with_parts(config, world, agent, dynamics, stages)), Path(directory)
+    config, directory = entry.prepare(build.with_parts(config, world, agent, dynamics, stages)), Path(directory)
     train_together([Run(config, directory, command, loggers=loggers)], force=force, callbacks=callbacks)
     return directory
 
@@ -125,8 +125,8 @@ def train_together(
 
     Each run's directory gets the same files as if the run were alone. Resumed runs continue from the last step that all
     of them have saved. If `config.faults` would stop a run, only that run is given up, and `give_up` is called with the
-    reason; without `give_up`, the error is raised. The settings must come from `door.prepare`. A caller that already
-    holds the directories (`door.enter`) passes the `changed` settings that it got there. Raises the same errors as
+    reason; without `give_up`, the error is raised. The settings must come from `entry.prepare`. A caller that already
+    holds the directories (`entry.enter`) passes the `changed` settings that it got there. Raises the same errors as
     `train`.
     """
     for i, run in enumerate(runs):
@@ -136,7 +136,7 @@ def train_together(
     stop = Stop(GRACE if config.grace is None else config.grace)
     with contextlib.ExitStack() as held:
         if changed is None:
-            changed = door.enter([(run.directory, run.config) for run in runs], force, held) if leads else []
+            changed = entry.enter([(run.directory, run.config) for run in runs], force, held) if leads else []
         resumes = all((run.directory / rundir.CONFIG).exists() for run in runs)
         held.enter_context(stop.handled())
         view = held.enter_context(Progress(config, None if leads else Console(quiet=True)))
@@ -231,7 +231,7 @@ def _announce(job: Job, mesh: Mesh, saved: int | None, resumes: bool, changed: l
     config, runs, view = job.config, job.runs, job.view
     last = config.seed + config.seeds - 1
     seeds = f"seed {config.seed}" if config.seeds == 1 else f"seeds {config.seed} to {last}"
-    view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {meshes.says(mesh)}", "bold")
+    view.say(f"{config.world} · {seeds} · {config.env_steps:,} env steps · on {meshes.describe(mesh)}", "bold")
     if len(runs) > 1:
         view.say(f"  {len(runs)} runs in one program, which differ in {', '.join(job.swept)}")
     from_where = "from the beginning" if saved is None else f"after {saved:,} env steps"
