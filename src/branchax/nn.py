@@ -63,7 +63,7 @@ class _MLP(linen.Module):
     def __call__(self, x: jax.Array, train: bool = False, measure: bool = False) -> jax.Array:
         # Measured statistics replace the running ones (momentum 0); `follow` moves the running ones.
         normal = functools.partial(linen.BatchNorm, not measure, momentum=0.0, epsilon=1e-3, use_fast_variance=False)
-        # What comes before a BatchNorm has no bias: its gradient would be rounding, of which Adam makes whole steps.
+        # No bias before a BatchNorm: its gradient is only rounding error, which Adam would scale to full steps.
         x = normal(name="batch_norm_in", use_bias=False)(x) if self.batch_norm else x
         for i, size in enumerate(self.sizes):
             is_last = i + 1 == len(self.sizes)

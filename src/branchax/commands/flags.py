@@ -1,4 +1,4 @@
-"""How the commands read their arguments: tyro makes flags of a dataclass, and what nobody knows is refused before."""
+"""How the commands read their arguments: tyro makes flags of a dataclass; unknown ones are refused before it parses."""
 
 from __future__ import annotations
 

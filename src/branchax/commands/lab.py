@@ -1,4 +1,4 @@
-"""`branchax lab`: measurements of what the library is made of."""
+"""`branchax lab`: compares gradient estimators."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class CriticConfig:
     the 99 % running quantile of (soft) rewards, each divided by 1 - discount (Kubo et al. 2025). `possible`: the range
     also holds 0, the return after a termination; needed where every reward is the same."""
     clip_actor: bool = False
-    """With `scale`: the actor's objective has values clipped to the range. Those beyond it are errors, and attract."""
+    """With `scale`: clip values in the actor's objective to the range, as an actor would exploit errors beyond it."""
     scale_rate: Fraction = 3e-4
     """Step size of the running quantiles."""
     batch_norm: bool = False

@@ -54,7 +54,7 @@ def empty_worlds(parts: Parts) -> tuple[WorldState, Row]:
 
 def collect(parts: Parts, state: TrainState) -> tuple[TrainState, Trajectory | None]:
     """The `collect_steps` real steps of a round by the agent's policy: the state after them, and the steps as they
-    came, [H, W, ...]. Offline only the clock goes on."""
+    came, [H, W, ...]. Offline, only the step counter advances."""
     agent, steps = parts.agent, parts.sizes.collect_steps
     if parts.sizes.offline:
         counts = state.counts._replace(env_steps=state.counts.env_steps + steps)

@@ -102,7 +102,7 @@ def act_greedily(parts: Parts, params: Any, obs: jax.Array, fresh: jax.Array, me
 
 
 def add(parts: Parts, state: TrainState, taken: Trajectory) -> TrainState:
-    """Real steps [H, W, ...] into the replay buffer, and nothing else: of the exploration, or before an end."""
+    """Adds real steps [H, W, ...] to the replay buffer, and learns nothing: while exploring, or before an end."""
     return add_steps(parts, state, taken)[0]
 
 

@@ -40,7 +40,7 @@ def first_states(parts: Parts, key: Key, state: TrainState, count: int) -> World
 
 
 def first_rows(key: Key, ring: Ring, worlds: int, count: int) -> Row:
-    """`count` rows, drawn from those of a buffer that an episode of one of so many parallel worlds began with."""
+    """`count` rows, drawn from the first rows of the stored episodes; `worlds` parallel worlds wrote in turn."""
     t, slots = ring.data.transition, replay.capacity(ring)
     age = (ring.cursor - 1 - jnp.arange(slots)) % slots  # 0: the latest
     before = (jnp.arange(slots) - worlds) % slots  # the row of the same world, a step earlier

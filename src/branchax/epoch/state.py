@@ -75,7 +75,7 @@ def first_fault(fault: Fault, env_steps: jax.Array, rows: Transition) -> Fault:
 
 
 def without_faults(trajectory: Trajectory, good: jax.Array) -> Trajectory:
-    """The trajectory [H, W, ...] with the rows that are not `good` [H, W] made invalid: blank steps, cut by the clock.
+    """The trajectory [H, W, ...] with the rows that are not `good` [H, W] made invalid: blank and truncated steps.
 
     Blank, and not only invalid, because zero times NaN is NaN.
     """

@@ -1,4 +1,4 @@
-"""Improving until something says that it is enough: models that disagree, or a policy that has moved too far."""
+"""Early stopping of a round's updates: when models disagree, or when the policy has moved too far."""
 
 from __future__ import annotations
 

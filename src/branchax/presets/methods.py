@@ -33,7 +33,7 @@ _SMALL = Config(
 )
 # Chosen on seeds 20 to 24 of small worlds (docs/algorithms/mbpo.md). An update soon sees what was just collected, and
 # rollouts come to states that were not met yet, as far as a range's width outside the data. Critics see standardised
-# observations, begin in the middle of the possible values, and stay among them.
+# observations; their values start in the middle of the possible range and are clipped to it.
 _BRANCHED = replace(
     _SMALL,
     env_steps=1_500,
@@ -85,7 +85,7 @@ _TABLE = replace(
     real_fraction=1.0,
 )
 # Plans in the model at every step, fitted afresh every 200. Its predictions may leave the range of the data by as much
-# again: a plan that would cross the edge of the track has to be seen to.
+# again, so that a plan off the track looks as bad as it is.
 _CEM = PlannerConfig(horizon=40, candidates=100, iterations=3, elites=30)
 _PLAN = replace(
     _SMALL,

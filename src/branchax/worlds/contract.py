@@ -25,7 +25,7 @@ CONTRACT = {
     6: "observations and rewards are finite",
     7: "terminated is what the predicate says of (obs, action, next_obs), where the spec has a predicate",
     8: "an episode is truncated at episode_length steps, not before and not instead of a termination",
-    9: "actions outside [-1, 1] are clipped or borne, and a discrete action is the largest entry",
+    9: "actions outside [-1, 1] are clipped or tolerated, and a discrete action is the largest entry",
     10: "a tabular world's observations are one-hot",
 }
 
