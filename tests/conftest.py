@@ -68,6 +68,11 @@ def replace(config, **changes):
     return config
 
 
+def jit_soon(function):
+    """`jax.jit` of what compiles for longer than it runs, in slow tests too."""
+    return jax.jit(function, compiler_options=cache.ready_sooner(0))
+
+
 def toy_program(config, world=None, fault_at=None, traces=None):
     """A `Program` whose "agent" is a random walk: enough to test the host loop without any learning.
 

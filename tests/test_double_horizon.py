@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import replace
+from conftest import jit_soon, replace
 
 from branchax import nn, normalize, replay
 from branchax.agents import soft
@@ -408,8 +408,8 @@ TINY = replace(
 def test_an_epoch_makes_the_updates_and_rollouts_that_its_settings_ask_for(dropout):
     config = replace(TINY, agent__critic__dropout=dropout)
     program = build(config)
-    state = jax.jit(program.init)(jax.random.key(0))
-    epoch = jax.jit(program.epoch)
+    state = jit_soon(program.init)(jax.random.key(0))
+    epoch = jit_soon(program.epoch)
     first, report = epoch(state, jnp.int32(3))
     assert int(first.counts.updates) == 36 and int(first.counts.env_steps) == 52
     # Rollouts of 8 x 3 steps: one after the fit, one before each 4 of the 36 updates; batches of 8 look 2 steps ahead.
@@ -430,7 +430,7 @@ def test_an_epoch_makes_the_updates_and_rollouts_that_its_settings_ask_for(dropo
 def test_seeds_side_by_side_are_as_each_alone():
     program, keys = build(TINY), jax.random.split(jax.random.key(0), 2)
     run = lambda key: program.epoch(program.init(key), jnp.int32(3))[0]  # noqa: E731
-    both, alone = jax.jit(jax.vmap(run))(keys), jax.jit(run)(keys[1])
+    both, alone = jit_soon(jax.vmap(run))(keys), jit_soon(run)(keys[1])
     assert int(alone.counts.updates) == 36 and both.counts.model_steps.tolist() == [int(alone.counts.model_steps)] * 2
     for x, y in zip(jax.tree.leaves(both.agent), jax.tree.leaves(alone.agent), strict=True):
         np.testing.assert_allclose(x[1], y, rtol=2e-3, atol=2e-4)

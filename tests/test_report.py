@@ -86,6 +86,7 @@ def test_the_page_is_complete_and_carries_what_was_logged(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.drawn
 def test_one_run_looked_at_by_every_command(tmp_path, capsys):
     run = tmp_path / "run"
     assert cli.main(["train", "mbpo", *SMALL.split(), "--run", str(run)]) == 0

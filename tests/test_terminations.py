@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import jit_soon
 
-from branchax.devices import cache
 from branchax.rollout import rollout
 from branchax.worlds import terminations
 from branchax.worlds.base import never
@@ -85,8 +85,7 @@ def test_agrees_with_the_simulator_on_10000_transitions(name, backend):
         start = jax.vmap(world.reset)(jax.random.split(key, 100))
         return rollout(key, world, act, start, 100, restart=True)[1].transition
 
-    key = jax.random.key(0)
-    t = cache.compiled(jax.jit(run).lower(key), level=0)(key)  # compiles for longer than it runs
+    t = jit_soon(run)(jax.random.key(0))
     predicted = jax.vmap(jax.vmap(world.spec.termination))(t.obs, t.action, t.next_obs)
     assert jnp.isfinite(t.next_obs).all() and t.terminated.size == 10_000
     np.testing.assert_array_equal(predicted, t.terminated)

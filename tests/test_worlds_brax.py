@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from conftest import replace
+from conftest import jit_soon, replace
 
 from branchax.build import build
 from branchax.checks import check
@@ -250,14 +250,14 @@ def test_reverse_mode_through_contacts_equals_finite_differences(backend):
             act = lambda key, obs: (0.3 * jax.random.uniform(key, (3,), minval=-1.0) + offset, ())  # noqa: E731
             return rollout(jax.random.key(1), world, act, start, steps)
 
-        @jax.jit
+        @jit_soon
         def landed():
             start = jax.vmap(world.reset)(jax.random.split(jax.random.key(0), 16))
             return walk(jnp.zeros(3), start, 40)[0]
 
         start, eps = landed(), 1e-6
         total = lambda offset: walk(offset, start, 3)[1].transition.reward.sum(0)  # noqa: E731
-        value, gradient = jax.jit(total), jax.jit(jax.jacrev(total))(jnp.zeros(3))  # [16, 3]
+        value, gradient = jit_soon(total), jit_soon(jax.jacrev(total))(jnp.zeros(3))  # [16, 3]
         differences = np.stack([(value(e) - value(-e)) / (2 * eps) for e in eps * jnp.eye(3)], -1)
     np.testing.assert_allclose(gradient, differences, rtol=1e-4, atol=1e-6)
     assert np.linalg.norm(gradient, axis=-1).min() > 0.01
