@@ -228,7 +228,7 @@ def test_trains_resumes_and_evaluates(capsys, monkeypatch, tmp_path):
 
 
 def test_a_world_fault_is_one_line_and_exit_code_1(capsys, monkeypatch):
-    monkeypatch.setattr("branchax.build.build", lambda config, world: toy_program(config, world, fault_at=33))
+    monkeypatch.setattr("branchax.build.build", lambda config, world=None: toy_program(config, world, fault_at=33))
     assert cli.main([*TOY, "--run", "run"]) == 1
     errors = capsys.readouterr().err
     assert "classic/lqr returned a non-finite reward at env step 33 of seed 0" in errors

@@ -326,7 +326,7 @@ def test_force_goes_on_with_other_settings(toy_config, tmp_path, capsys):
 
 
 def test_the_policy_for_worlds(monkeypatch, toy_config, tmp_path, capsys):
-    monkeypatch.setattr("branchax.build.build", lambda config, world: toy_program(config, world, fault_at=33))
+    monkeypatch.setattr("branchax.build.build", lambda config, world=None: toy_program(config, world, fault_at=33))
     config = replace(toy_config, checkpoint_every=1)
     with pytest.raises(NonFinite, match="returned a non-finite reward at env step 33 of seed 0"):
         host.train(config, tmp_path)

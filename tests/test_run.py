@@ -18,7 +18,7 @@ from branchax.runs.faults import NonFinite
 def toy(monkeypatch):
     """Makes `build` return the toy program; the dictionary that it gives counts traces and takes `fault_at`."""
     options = {"traces": {}}
-    monkeypatch.setattr("branchax.build.build", lambda config, world: toy_program(config, world, **options))
+    monkeypatch.setattr("branchax.build.build", lambda config, world=None: toy_program(config, world, **options))
     return options
 
 
@@ -176,7 +176,7 @@ def test_refuses_a_directory_in_use(toy, toy_config, tmp_path):
 
 
 def test_a_build_that_fails_leaves_no_directory(toy_config, tmp_path, monkeypatch):
-    def refuse(config):
+    def refuse(config, world):
         raise ConfigError("world: no")
 
     monkeypatch.setattr("branchax.build.build", refuse)

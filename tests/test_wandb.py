@@ -96,7 +96,7 @@ def test_a_refusal_is_one_line(server, toy_config, tmp_path):
 @pytest.mark.parametrize(("key", "why"), [(None, "not logged in"), ("abc", "WANDB_API_KEY invalid: too short")])
 def test_a_missing_login_is_refused_before_anything_is_built(server, toy_config, tmp_path, monkeypatch, key, why):
     server.key = key
-    monkeypatch.setattr("branchax.build.build", lambda config: pytest.fail("built"))
+    monkeypatch.setattr("branchax.build.build", lambda *_: pytest.fail("built"))
     with pytest.raises(ConfigError, match=rf"^wandb: {why}; allowed: wandb login, WANDB_MODE=offline or --no-wandb$"):
         host.train(replace(toy_config, wandb=True), tmp_path)
     assert not server.opened and not list(tmp_path.iterdir())
