@@ -80,7 +80,7 @@ def taken(trajectory: Trajectory) -> jax.Array:
     return trajectory.valid.any(1)
 
 
-def soft_return(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
+def sum_soft_return(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
     """The soft return [B] of a rollout, without the entropy of its first action; `last` [B] values the last action."""
     t = trajectory._replace(transition=trajectory.transition._replace(reward=ahead.reward))
     tail = jnp.broadcast_to(last - agent.alpha * ahead.last_log_prob, ahead.reward.shape)
@@ -107,7 +107,7 @@ def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory:
         after = jax.tree.map(lambda x, first: jnp.where(reached, x, first), after, here)
     each = values_of(pieces, agent, agent.targets, here if joins else None)(*after)
     value = clip_to_range(least(key, each, pieces.config.critic.subset), agent.range)
-    y = soft_return(agent, ahead, trajectory, value)
+    y = sum_soft_return(agent, ahead, trajectory, value)
     steps = trajectory.valid.sum().astype(y.dtype)
     return agent, Targets(*here, y, jnp.ones_like(y), steps, after if joins else None)
 
@@ -128,7 +128,7 @@ def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC,
         last = pieces.combine(values(ahead.last_obs, ahead.last_action))
         if pieces.config.value_before_end:
             return -sum_before_end(agent, ahead, trajectory, last).mean()
-        return -(soft_return(agent, ahead, trajectory, last) - agent.alpha * ahead.log_prob[0]).mean()
+        return -(sum_soft_return(agent, ahead, trajectory, last) - agent.alpha * ahead.log_prob[0]).mean()
 
     j_pi, slope = jax.value_and_grad(actor_loss)(ahead)
     (gradient,) = pull_back(slope)
