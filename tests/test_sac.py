@@ -1,7 +1,5 @@
 """SAC against analytic values, a NumPy reference of its losses, and its own sweepable knobs."""
 
-from dataclasses import replace
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,6 @@ from branchax.agents.base import Sources
 from branchax.agents.sac import make_sac
 from branchax.config import CriticConfig, SACConfig
 from branchax.distributions import mean_and_log_std
-from branchax.normalize import Stats
 from branchax.types import Row, Transition
 from branchax.worlds.probes import PROBES
 
@@ -104,40 +101,6 @@ def test_first_update_equals_numpy():
     np.testing.assert_allclose(after.log_alpha.params - params.log_alpha.params, step, rtol=1e-3)
     mixed = jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, params.targets, after.critics.params)
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), after.targets, mixed)
-
-
-def test_the_actors_average_acts_in_evaluations_and_changes_nothing_else():
-    config = SACConfig(hidden=(8,), normalise_obs=True, init_temperature=0.3)
-    plain, averaged = (make_sac(SPEC, replace(config, actor_tau=tau)) for tau in (None, 0.25))
-    batch = jax.tree.map(lambda x: x[:32], experience(PROBES["action"].world()).transition)
-    obs = batch.obs[0] + 0.3
-
-    def trained(agent):
-        state, seen = agent.init(jax.random.key(0)), []
-        update = jax.jit(lambda key, state: agent.update(key, state, Sources(lambda k: Row(batch), None))[0])
-        for i in range(3):
-            state = update(jax.random.key(i), state)
-            seen.append(state.actor.params)
-        return state, seen
-
-    (latest, _), (state, seen) = trained(plain), trained(averaged)
-    jax.tree.map(np.testing.assert_array_equal, latest.actor, state.actor)
-    np.testing.assert_array_equal(
-        plain.act(jax.random.key(9), latest, obs)[0], averaged.act(jax.random.key(9), state, obs)[0]
-    )
-    expected = averaged.init(jax.random.key(0)).actor.params
-    for params in seen:
-        expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, expected, params)
-    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-6), state.average.params, expected)
-    mode = plain.mode(latest._replace(actor=latest.actor._replace(params=expected)), obs)
-    np.testing.assert_allclose(averaged.mode(state, obs), mode, atol=1e-6)
-    assert abs(float(mode[0] - plain.mode(latest, obs)[0])) > 1e-5
-    stats = Stats(*jnp.full((4, 1), 2.0))
-    assert averaged.renew(state, stats).average.params.mean == 2.0
-    exported = averaged.layers(state).layers[-1].bias - plain.layers(latest).layers[-1].bias
-    moved = jax.tree.map(jnp.subtract, expected.net["layer_1"], latest.actor.params.net["layer_1"])["bias"]
-    np.testing.assert_allclose(exported, moved, atol=1e-6)
-    assert np.abs(moved).max() > 1e-5
 
 
 @pytest.mark.slow

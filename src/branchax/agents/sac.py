@@ -16,10 +16,6 @@ With `through_model`, the actor's gradient goes through the model (Amos et al. 2
     J_pi    = -E [ sum_{i < H} gamma^i (r_i - alpha log pi(a_i | s_i)) + gamma^H V(s_H) ],   differentiated through it
 
 With `critic.expand` "fresh", critics and actor share one rollout: `double_horizon`.
-
-With `actor_tau`, the mode acts by the Polyak average of the actor, theta' <- theta' + actor_tau (theta - theta') after
-each update (Polyak and Juditsky 1992; for policies Lillicrap et al. 2016, whose target actor it is). It follows the
-latest actor by about 1 / actor_tau updates and leaves out its lapses. What learns and collects is the latest actor.
 """
 
 from __future__ import annotations
@@ -67,7 +63,7 @@ def make_sac(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork = nn.ml
         return distribution.sample(key, policy.apply(agent.actor.params, obs))[0], ()
 
     def mode(agent: SAC, obs: jax.Array) -> jax.Array:
-        return distribution.mode(policy.apply(agent.steady, obs))
+        return distribution.mode(policy.apply(agent.actor.params, obs))
 
     def renew(agent: SAC, stats: Stats) -> SAC:
         agent = renew_statistics(agent, stats) if config.normalise_obs else agent
@@ -79,7 +75,7 @@ def make_sac(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork = nn.ml
 
     def layers(agent: SAC) -> Layers:
         assert policy.layers is not None
-        stack = policy.layers(agent.steady)
+        stack = policy.layers(agent.actor.params)
         if spec.discrete:
             return Layers(stack, config.activation, "argmax")
         return Layers(stack, config.activation, "tanh", slice(spec.action_size))  # the other outputs are deviations

@@ -40,13 +40,6 @@ class Knobs(NamedTuple):
     target_entropy: jax.Array
 
 
-class Average(NamedTuple):
-    """The Polyak average of the actor's parameters."""
-
-    params: Params
-    tau: jax.Array  # [] step size
-
-
 class SAC(NamedTuple):
     """The state of the agent; the critics' leaves have a leading axis [C]."""
 
@@ -56,12 +49,6 @@ class SAC(NamedTuple):
     log_alpha: Learner  # of []
     knobs: Knobs
     range: ValueRange | tuple[()] = ()  # the range of values; (): values are not scaled
-    average: Average | tuple[()] = ()  # of the actor; (): the latest acts everywhere
-
-    @property
-    def steady(self) -> Params:
-        """The actor's parameters for evaluations: their average if there is one, else the latest."""
-        return self.average.params if isinstance(self.average, Average) else self.actor.params
 
     @property
     def alpha(self) -> jax.Array:
@@ -142,11 +129,10 @@ def init(pieces: Pieces, key: Key) -> SAC:
     log_alpha = optimizer.init(jnp.log(jnp.float32(config.init_temperature)))
     entropy = pieces.target_entropy if config.target_entropy is None else config.target_entropy
     knobs = fill_knobs(Knobs, config, target_entropy=entropy)
-    # Copies: the epoch's buffers are donated, and no array may be donated twice.
+    # A copy: the epoch's buffers are donated, and no array may be donated twice.
     targets = jax.tree.map(jnp.copy, critics)
-    average = () if config.actor_tau is None else Average(jax.tree.map(jnp.copy, actor), jnp.float32(config.actor_tau))
     range_ = init_range() if config.critic.scale != "none" else ()
-    return SAC(optimizer.init(actor), optimizer.init(critics), targets, log_alpha, knobs, range_, average)
+    return SAC(optimizer.init(actor), optimizer.init(critics), targets, log_alpha, knobs, range_)
 
 
 def soft_act(pieces: Pieces, actor: Params, weight: jax.Array | float) -> Act:
@@ -204,11 +190,8 @@ def step_actor(
     """One step of the actor and the temperature; `told` is the critics' outcome and counts all model steps."""
     knobs, step = agent.knobs, pieces.optimizer.step
     actor, log_alpha = step(agent.actor, gradient, knobs.learning_rate), agent.log_alpha
-    average = agent.average
-    if isinstance(average, Average):
-        average = average._replace(params=optax.incremental_update(actor.params, average.params, average.tau))
     if pieces.config.learn_temperature:  # d J_alpha / d log_alpha
         log_alpha = step(log_alpha, entropy - knobs.target_entropy, knobs.learning_rate)
     metrics = {"policy/entropy": entropy, "policy/alpha": agent.alpha, "policy/skipped_steps": skipped(actor)}
     outcome = told._replace(losses=told.losses | {"policy/loss": j_pi}, metrics=told.metrics | metrics)
-    return agent._replace(actor=actor, average=average, log_alpha=log_alpha), outcome
+    return agent._replace(actor=actor, log_alpha=log_alpha), outcome

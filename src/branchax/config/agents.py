@@ -24,9 +24,6 @@ class SACConfig:
     """Gamma."""
     tau: Annotated[float, Range(0, 1, above=True)] = 0.005
     """Step size of the target critics' Polyak average."""
-    actor_tau: Annotated[float | None, Range(0, 1, above=True)] = None
-    """Step size of the actor's Polyak average, which acts in evaluations and is exported; the latest actor collects.
-    Default: no average; the latest actor acts everywhere."""
     target_entropy: Annotated[float | None, Range(-1e9, 1e9)] = None
     """Nats. Default: `entropy_per_action` times the number of action entries (discrete actions: half the maximum)."""
     entropy_per_action: Annotated[float, Range(-5, 5)] = -0.5

@@ -284,7 +284,6 @@ PRESETS["dhmbpo_tiny"] = replace(
         learning_rate=1e-3,
         discount=0.99,
         tau=0.02,
-        actor_tau=0.002,
         value_before_end=True,
         reset_optimizer=False,
         critic_warmup=0,
