@@ -170,7 +170,8 @@ def draw(data: dict[str, Any], path: Path) -> None:
             for name, r in found.items():
                 line(panel, r["env_steps"], r["score"], METHODS[name], list(METHODS).index(name), *LOOKS[name])
             panel.axhline(1, color="0.6", linewidth=0.8, linestyle=":")
-            panel.set(title=world, ylabel="score (1: solved)", xlabel="real steps", ylim=(-0.4, 1.2))
+            panel.set(title=world, ylabel="score (1: solved)", xlabel="real steps")
+            panel.set_ylim(-0.4 if world == PENDULUM else -0.1, 1.2)
         legend(axes[0], "mean, 95 % band", 2)
         for i, (name, r) in enumerate(worlds[PENDULUM].items()):
             count = r["model_steps_per_real"]
