@@ -1,7 +1,7 @@
 """Builds the documentation into FOLDER/site, and checks that it is whole: `python .ci/build_docs.py FOLDER`.
 
-In a copy, so that what the builder keeps and clears away is never the checkout's. The copy has `results/` beside the
-pages, as they link to it.
+In a copy, so that what the builder keeps and clears away is never the checkout's. A site cannot link to what is above
+its root, as the pages do in the repository. So the copy has `results/` in the root, and one step less in these links.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 ROOT = Path(__file__).resolve().parents[1]
-# Beside the pages, from outside docs/: what they link to or show.
+# From outside docs/: what pages link to or show.
 SHOWN = (
     "results/*.png",
     "results/*.gif",
@@ -32,6 +32,8 @@ def copy(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     for name in ("docs", "src", "examples"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for page in (folder / "docs").rglob("*.md"):
+        page.write_text(re.sub(r"\]\(\.\./((\.\./)*results/)", r"](\1", page.read_text()))
     for name in ("mkdocs.yml", ".ci/equations.py"):
         shutil.copy(ROOT / name, folder)
     for pattern in (*SHOWN, *LINKED):

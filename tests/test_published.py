@@ -266,7 +266,7 @@ def test_pages_are_filled_in_and_the_rest_of_them_stays(tmp_path):
     here = table.write({"Hopper": "| a \\1 |\n"}, tmp_path, page)
     text = page.read_text()
     assert text.startswith("before") and text.endswith("after\n") and "old" not in text
-    assert "![Hopper](results/published/Hopper.png)" in text and "| a \\1 |" in text
+    assert "![Hopper](../results/published/Hopper.png)" in text and "| a \\1 |" in text
     assert "![Hopper](Hopper.png)" in here.read_text()
     table.write({}, tmp_path, page)
     assert "Nothing has been run yet" in page.read_text()

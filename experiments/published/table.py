@@ -103,7 +103,7 @@ def write(tables: dict[str, str], pictures: Path = RESULTS, page: Path = PAGE) -
     here.write_text(HEADER + _sections(tables, "", "##"), encoding="utf-8")
     if page.exists():
         text = page.read_text(encoding="utf-8")
-        filled = f"{BEGIN}\n\n{_sections(tables, 'results/published/', '###')}\n{END}"
+        filled = f"{BEGIN}\n\n{_sections(tables, '../results/published/', '###')}\n{END}"
         text = re.sub(f"{re.escape(BEGIN)}.*{re.escape(END)}", lambda _: filled, text, flags=re.DOTALL)
         page.write_text(text, encoding="utf-8")
     return here
