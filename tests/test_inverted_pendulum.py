@@ -26,10 +26,10 @@ def test_a_seed_that_has_not_learned_counts_with_all_steps():
     found = experiment.summarise({"100": learned, "101": never})
     assert (found["learned"], found["keeps"], found["lapses"]) == (1, 1, 0)
     assert found["learned_at_mean"] == (50 + experiment.STEPS) / 2 and found["learned_at_last"] == experiment.STEPS
-    assert "1,025 ± 1,379 (2,000)" in experiment.as_table({"mbpo": found})
+    assert "525 ± 672 (1,000)" in experiment.as_table({"mbpo": found})
 
 
 def test_unknown_arguments_run_nothing(monkeypatch):
     monkeypatch.setattr(experiment, "train", None)
-    with pytest.raises(SystemExit, match="allowed: nothing, --done, or dhmbpo_tiny 300"):
+    with pytest.raises(SystemExit, match="allowed: nothing, --done, or dhmbpo_tiny 340"):
         experiment.main(["--don"])
