@@ -1,5 +1,5 @@
-"""Claim: `dhmbpo_tiny` and `mbpo` learn Brax's inverted pendulum in a few hundred real steps on each of 20 seeds; and how
-many of these lose it again.
+"""Claim: `dhmbpo_tiny` and `mbpo` learn Brax's inverted pendulum in a few hundred real steps on each of 20 seeds; and
+how many of these lose it again.
 
 The seeds are 340 to 359, on which nothing else was run (presets were chosen on 20 to 29), five side by side in a run,
 evaluated every 50 real steps. A seed has learned the task at the first of three evaluations in a row that reach 950 of
