@@ -51,6 +51,7 @@ VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
     "xqc": {"agent.critic.batch_norm": True, "agent.critic.pre_norm": False, "agent.critic.atoms": 101},
     "in_range": {"model.bound_margin": 0.0},
     "unclipped": {"model.bound_margin": 1e6},
+    "walls": {"model.beyond": "clip"},
     # What is suspected of MBPO's fallen seeds (docs/reproduction.md); with `long_fits`, `possible` and `quiet`.
     "layer_norm": {"agent.critic.layer_norm": True},
     "entropy": {"agent.target_entropy": -3.0},

@@ -57,12 +57,22 @@ def start(key, rows, after):
     return WorldState((), rows.transition.obs, jnp.zeros(rows.transition.reward.shape, jnp.int32))
 
 
-def in_members(key, act, starts):
+def left(member):
+    """The line, where it ends by leaving what the data cover."""
+
+    def step(*arguments):
+        state, t = line(member).step(*arguments)
+        return state, t._replace(terminated=t.truncated, truncated=t.terminated)
+
+    return World(SPEC, None, step)
+
+
+def in_members(key, act, starts, world_of=line):
     """Group i in member i at even steps, in the other one at odd steps."""
 
     def one(key, first, start):
         members = (first + jnp.arange(STEPS)) % ELITES
-        return rollout(key, line, act, start, STEPS, context=members.astype(jnp.float32))[1]
+        return rollout(key, world_of, act, start, STEPS, context=members.astype(jnp.float32))[1]
 
     return jax.vmap(one)(jax.random.split(key, ELITES), jnp.arange(ELITES), starts)
 
@@ -78,8 +88,10 @@ def batch(seed=0):
 SOURCES = Sources(lambda key: batch(), None, ahead=Ahead(ELITES, start, None, in_members))
 
 
-def run(agent, config=CONFIG):
-    return jax.jit(lambda p: make_sac(SPEC, config).update(jax.random.key(5), p, SOURCES))(agent)
+def run(agent, config=CONFIG, world_of=line):
+    mixed = functools.partial(in_members, world_of=world_of)
+    sources = SOURCES._replace(ahead=SOURCES.ahead._replace(mixed=mixed))
+    return jax.jit(lambda p: make_sac(SPEC, config).update(jax.random.key(5), p, sources))(agent)
 
 
 def made(config=CONFIG):
@@ -115,12 +127,15 @@ def noise_of(keys):
     return np.asarray(jax.vmap(lambda k: jax.random.normal(k, (1,)))(keys), np.float64)
 
 
-@pytest.mark.parametrize(("before_end", "clips"), [(False, False), (True, False), (True, True)])
-def test_the_first_update_equals_a_loop(before_end, clips):
+@pytest.mark.parametrize(
+    ("before_end", "clips", "world_of"),
+    [(False, False, line), (True, False, line), (True, True, line), (False, False, left), (True, False, left)],
+)
+def test_the_first_update_equals_a_loop(before_end, clips, world_of):
     critic = dataclasses.replace(CONFIG.critic, clip_actor=clips)
     config = dataclasses.replace(CONFIG, value_before_end=before_end, critic=critic)
     agent = made(config)
-    after, told = run(agent, config)
+    after, told = run(agent, config, world_of)
     key = jax.random.split(jax.random.key(5), 3)[1]
     key_rollout, key_subset, _ = jax.random.split(key, 3)
     key_ahead, key_last = jax.random.split(key_rollout)
@@ -172,8 +187,11 @@ def test_the_first_update_equals_a_loop(before_end, clips):
             j[b] += gamma**t * alive[t + before_end, b] * soft[t, b]
         y[b] += gamma**STEPS * alive[-1, b] * tail[b]
         j[b] += gamma**STEPS * alive[-1, b] * tail_actor[b]
+        n = alive[:, b].sum() - 1  # the step that ends the rollout
+        if world_of is left and not alive[-1, b]:  # what follows is worth the least
+            y[b] += gamma ** (n + 1) * q01
+            j[b] += 0.0 if before_end else gamma ** (n + 1) * q01
         if before_end and not alive[-1, b]:
-            n = alive[:, b].sum() - 1  # the step that terminates
             at_end = seen_q(seen[n, b : b + 1], done[n, b : b + 1])[0]
             j[b] += gamma**n * (at_end - alpha * logp[n, b])
     loss = 0.5 * ((q(agent.critics.params, obs0.reshape(BATCH, 2), first) - y) ** 2).sum() / BATCH

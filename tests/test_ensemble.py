@@ -15,7 +15,7 @@ from branchax.dynamics.base import assign_members
 from branchax.dynamics.ensemble import Ensemble, Prediction, Scales
 from branchax.rollout import rollout
 from branchax.types import Transition
-from branchax.worlds.base import WorldSpec, make_world
+from branchax.worlds.base import WorldSpec, make_world, never
 
 SPEC = WorldSpec("mock", obs_size=2, action_size=1, episode_length=10)
 MEMBERS, STD = 4, 0.05
@@ -136,6 +136,19 @@ def test_each_step_evaluates_only_the_member_assigned():
 def test_predictions_stay_in_the_widened_range_of_the_data():
     t = imagine(jnp.array([3, 3, 3]), mock_model(size=5.0), config=ModelConfig(bound_margin=0.1)).transition
     assert float(t.next_obs.max()) == pytest.approx(6.0)  # 5 + 10 % of the width 10
+
+
+@pytest.mark.parametrize(("beyond", "ends"), [("clip", False), ("end", True)])
+def test_a_rollout_that_leaves_the_range_ends_where_it_should(beyond, ends):
+    config = ModelConfig(bound_margin=0.1, beyond=beyond)
+    out = imagine(jnp.array([3, 3, 3]), mock_model(size=5.0), config=config)  # by 4 a step, to 6 at most
+    assert not out.transition.truncated[0].any() and (out.transition.truncated[1] == ends).all()
+    assert out.valid[:2].all() and (out.valid[2] != ends).all()
+    fell = lambda obs, action, next_obs: next_obs[0] > 5.0  # noqa: E731
+    endless = imagine(jnp.array([3, 3, 3]), mock_model(size=5.0), config=config, termination=never)
+    assert not endless.transition.truncated.any() and endless.valid.all()  # where nothing ever ends
+    both = imagine(jnp.array([3, 3, 3]), mock_model(size=5.0), config=config, termination=fell).transition
+    assert both.terminated[1].all() and not both.truncated[1].any()  # an end that is known is no doubt
 
 
 def test_termination_known_learned_and_stored_up_to_the_end():

@@ -53,13 +53,13 @@ def test_termination_and_truncation_exclude_each_other():
     assert out.transition.terminated[-1].all() and not out.transition.truncated.any()
 
 
-def test_imagining_is_not_valid_past_a_termination():
-    world = counter(ends_at=3.0)
+@pytest.mark.parametrize(("world", "way"), [(counter(ends_at=3.0), "terminated"), (counter(limit=3), "truncated")])
+def test_imagining_is_not_valid_past_an_end(world, way):
     _, out = rollout(jax.random.key(1), world, still, starts(world, 5), 6)
-    terminated, valid = np.asarray(out.transition.terminated), np.asarray(out.valid)
+    over, valid = np.asarray(getattr(out.transition, way)), np.asarray(out.valid)
     assert valid[0].all() and not valid[-1].any()
     for b in range(5):
-        first = terminated[:, b].argmax()
+        first = over[:, b].argmax()
         assert valid[: first + 1, b].all() and not valid[first + 1 :, b].any()
 
 

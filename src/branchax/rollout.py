@@ -41,7 +41,7 @@ def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by de
       context: pytree of [H, ...] shared by the batch.
       horizon: [] int, number of steps to compute; later ones cost nothing and are not valid. Default: all.
       restart: after the end of an episode, continue from a new reset (collecting). Otherwise a rollout
-        stays in the state before its termination, and its further steps are not valid (imagining): what lies beyond
+        stays in the state before its end, and its further steps are not valid (imagining): what lies beyond
         may be anything, and zero times an infinite derivative is not zero.
       window: gradients stop at the states whose time is a multiple of it. Default: no stops.
       actions: the actions of the first h <= H steps, instead of the policy's, [h, B, A].
@@ -79,7 +79,7 @@ def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by de
             fresh = jax.vmap(here.reset)(jax.random.split(key_reset, batch))
             after, carried = _where(over, (fresh, at_first), (after, carried))
         else:
-            alive = alive & ~transition.terminated
+            alive = alive & ~transition.terminated & ~transition.truncated
             after = _where(alive, after, state)
         return (after, alive, carried), record
 

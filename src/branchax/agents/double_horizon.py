@@ -12,7 +12,10 @@ see. With `value_before_end` (not in the paper)
 
     J_pi = -E [ sum_{t < n} gamma^t (r_t - alpha log pi_t) + gamma^n (Q(s_n, a_n) - alpha log pi_n) ]
 
-where n is the step that terminates, or H: Q has learned of the end, and is smooth.
+where n is the step that ends the rollout, or H: Q has learned of the end, and is smooth.
+
+A model with `model.beyond` "end" truncates rollouts that leave what the data cover. They get the lowest value of the
+critics' range in place of Qbar: the worst of all returns (Kidambi et al. 2020, MOReL, arXiv:2005.05951, definition 3).
 
 The rollout is computed once: forward, then one step of the critics, then backward with the new critics. This needs
 `critic.expand` "fresh". With `critic.batch_norm` the joined rows are (s_0, a_0) and, where the rollout goes on,
@@ -39,7 +42,7 @@ from branchax.agents.soft import (
     values_for_actor,
     values_of,
 )
-from branchax.agents.value_range import clip_to_range
+from branchax.agents.value_range import ValueRange, clip_to_range
 from branchax.returns import bootstrapped
 from branchax.types import Key, Params, Row, Trajectory
 
@@ -69,10 +72,15 @@ def roll_out(pieces: Pieces, key: Key, actor: Params, row: Row, sources: Sources
 
 
 def before_end(trajectory: Trajectory, each: jax.Array, last: jax.Array) -> jax.Array:
-    """The row of `each` [H, B, ...] at the step that terminates, or `last` [B, ...] where none does."""
-    ends = trajectory.valid & trajectory.transition.terminated
+    """The row of `each` [H, B, ...] at the step that ends the rollout, or `last` [B, ...] where none does."""
+    ends = trajectory.valid & over(trajectory)
     ended = ends.any(0).reshape(-1, *[1] * (last.ndim - 1))
     return jnp.where(ended, each[ends.argmax(0), jnp.arange(last.shape[0])], last)
+
+
+def over(trajectory: Trajectory) -> jax.Array:
+    """Which steps [H, B] end their rollout: by a termination, or by leaving what the data cover."""
+    return trajectory.transition.terminated | trajectory.transition.truncated
 
 
 def taken(trajectory: Trajectory) -> jax.Array:
@@ -84,12 +92,14 @@ def sum_soft_return(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.
     """The soft return [B] of a rollout, without the entropy of its first action; `last` [B] values the last action."""
     t = trajectory._replace(transition=trajectory.transition._replace(reward=ahead.reward))
     tail = jnp.broadcast_to(last - agent.alpha * ahead.last_log_prob, ahead.reward.shape)
+    if isinstance(agent.range, ValueRange):
+        tail = jnp.where(t.transition.truncated, agent.range.low, tail)
     return bootstrapped(t, tail, -agent.alpha * ahead.log_prob, agent.knobs.discount)[0]
 
 
 def sum_before_end(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
     """The soft return [B] of the steps before a rollout's end, valued there by `last` [B]: -J_pi, row by row."""
-    survived = trajectory.valid & ~trajectory.transition.terminated
+    survived = trajectory.valid & ~over(trajectory)
     powers = agent.knobs.discount ** jnp.arange(survived.shape[0])[:, None]
     soft = jnp.where(survived, ahead.reward - agent.alpha * ahead.log_prob, 0.0)
     return (powers * soft).sum(0) + agent.knobs.discount ** survived.sum(0) * (last - agent.alpha * ahead.last_log_prob)
@@ -103,7 +113,7 @@ def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory:
     here, after = jax.lax.stop_gradient((t.obs[0], t.action[0])), (ahead.last_obs, ahead.last_action)
     if joins:  # what is computed after a termination is never reached, and has no part in the statistics
         last = taken(trajectory).sum() - 1
-        reached = (trajectory.valid[last] & ~t.terminated[last])[:, None]
+        reached = (trajectory.valid & ~over(trajectory))[last][:, None]
         after = jax.tree.map(lambda x, first: jnp.where(reached, x, first), after, here)
     each = values_of(pieces, agent, agent.targets, here if joins else None)(*after)
     value = clip_to_range(least(key, each, pieces.config.critic.subset), agent.range)

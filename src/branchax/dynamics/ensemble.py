@@ -21,7 +21,7 @@ from branchax.config import ModelConfig
 from branchax.dynamics.base import Member
 from branchax.dynamics.uncertainty import Measure
 from branchax.types import Key, Params, Transition
-from branchax.worlds.base import Predicate, World, WorldSpec, WorldState
+from branchax.worlds.base import Predicate, World, WorldSpec, WorldState, never
 
 LOG_VAR_BOUNDS = (-10.0, 0.5)  # initial values of the learned bounds (PETS), in standardised units
 BOUND_WEIGHT = 0.01  # weight of the loss that draws the bounds together (PETS)
@@ -58,6 +58,7 @@ class ModelStep(NamedTuple):
     next_obs: jax.Array  # [D]
     reward: jax.Array  # []
     terminated: jax.Array  # [] bool
+    beyond: jax.Array  # [] bool, whether the predicted state was outside the range that it is clipped to
 
 
 def network(spec: WorldSpec, config: ModelConfig, make: nn.MakeNetwork = nn.mlp) -> nn.Network:
@@ -199,10 +200,10 @@ def sample(
         z = one.mean + jnp.exp(0.5 * one.log_var) * jax.random.normal(key_noise, one.mean.shape, one.mean.dtype)
         ends = jax.random.bernoulli(key_end, jax.nn.sigmoid(one.logit))
     y = normalize.clip(model.scales.targets, normalize.invert(model.scales.targets, z), config.bound_margin)
-    next_obs = obs + y[:-1] if config.target == "delta" else y[:-1]
-    next_obs = normalize.clip(model.scales.obs, next_obs, config.bound_margin)
+    predicted = obs + y[:-1] if config.target == "delta" else y[:-1]
+    next_obs = normalize.clip(model.scales.obs, predicted, config.bound_margin)
     terminated = ends if termination is None else termination(obs, action, next_obs)
-    return ModelStep(next_obs, y[-1], terminated)
+    return ModelStep(next_obs, y[-1], terminated, (predicted != next_obs).any())
 
 
 def as_world(
@@ -213,17 +214,22 @@ def as_world(
     real: World,
     termination: Predicate | None,
 ) -> World:
-    """The imagined world of one member (or of the elites' mean). It starts like the real one and never truncates.
+    """The imagined world of one member (or of the elites' mean). It starts like the real one, and has no clock.
 
-    It is differentiable even if the real one is not.
+    With `config.beyond` "end" it truncates an episode that leaves the range of the data (Kidambi et al. 2020, MOReL,
+    arXiv:2005.05951: what the data do not cover is a state of its own, and the worst). In a world that never terminates
+    it does not: there a policy may have to leave the range to get anywhere, and loses nothing by it. The imagined world
+    is differentiable even if the real one is not.
     """
+    can_leave = config.beyond == "end" and termination is not never
 
     def reset(key: Key) -> WorldState:
         return branch(real.reset(key).obs)
 
     def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
         out = sample(key, model, net, config, termination, state.obs, action, member)
-        transition = Transition(state.obs, action, out.reward, out.next_obs, out.terminated, jnp.zeros((), bool))
+        left = out.beyond & ~out.terminated if can_leave else jnp.zeros((), bool)
+        transition = Transition(state.obs, action, out.reward, out.next_obs, out.terminated, left)
         return WorldState((), out.next_obs, state.time + 1), transition
 
     return World(real.spec._replace(differentiable=True), reset, step)

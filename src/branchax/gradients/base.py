@@ -20,7 +20,7 @@ import jax.numpy as jnp
 from branchax.policies import Policy
 from branchax.returns import goes_on
 from branchax.rollout import rollout
-from branchax.types import Key, Params, Trajectory, Transition
+from branchax.types import Key, Params, Trajectory
 from branchax.worlds.base import World, WorldState
 
 Estimator = Callable[[Key, Params], Params]
@@ -53,20 +53,7 @@ def sample(problem: Problem, key: Key, params: Params, samples: int, window: int
     """
     key_start, key_run = jax.random.split(key)
     start, act = problem.start(key_start, samples), problem.policy.act(params)
-    trajectory = rollout(key_run, _stop_at_time_limit(problem.world), act, start, problem.horizon, window=window)[1]
-    over = trajectory.transition.terminated | trajectory.transition.truncated
-    ended_before = jnp.cumsum(over, 0) - over > 0
-    return trajectory._replace(valid=trajectory.valid & ~ended_before)
-
-
-def _stop_at_time_limit(world: World) -> World:
-    """The world, kept in the state before the clock ends its episode, as `rollout` keeps it before a termination."""
-
-    def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
-        after, transition = world.step(key, state, action)
-        return jax.tree.map(lambda old, new: jnp.where(transition.truncated, old, new), state, after), transition
-
-    return world._replace(step=step)
+    return rollout(key_run, problem.world, act, start, problem.horizon, window=window)[1]
 
 
 def discounts(problem: Problem) -> jax.Array:

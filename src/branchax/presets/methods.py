@@ -258,7 +258,8 @@ PRESETS["svg5"] = replace(PRESETS["dhmbpo_small"], real_fraction=1.0, rollout=Ro
 PRESETS["mad_td"] = replace(_SMALL, real_fraction=0.95)
 # For worlds that are learned in hundreds of steps: it explores and refits as `mbpo` does, and values follow as fast.
 # Noise depends on the state, because it does in small worlds: an entry that is 0 but for a few collisions would have
-# the noise of these everywhere. Predictions stay near the data: in a model, a cart would leave its rail.
+# the noise of these everywhere. Predictions stay near the data: in a model, a cart would leave its rail. Where episodes
+# can end, rollouts that leave the data end too: a clipped cart would stand as if at a wall, which is not there.
 PRESETS["dhmbpo_tiny"] = replace(
     PRESETS["dhmbpo_small"],
     env_steps=2_000,
@@ -277,6 +278,7 @@ PRESETS["dhmbpo_tiny"] = replace(
         batch_size=256,
         max_rounds=10,
         bound_margin=0.1,
+        beyond="end",
     ),
     agent=replace(
         _DOUBLE,

@@ -25,7 +25,7 @@ from branchax.runs import rundir
 from branchax.runs.restoring import restore
 from branchax.sharding import of_seed
 from branchax.types import Key, Row, Stream, Trajectory, Transition, stream
-from branchax.worlds.base import World, WorldState
+from branchax.worlds.base import World, WorldState, endless
 
 
 class Kept(NamedTuple):
@@ -150,7 +150,8 @@ def episodes(
         key_reset, key_run = jax.random.split(key)
         starts = jax.vmap(player.world.reset)(jax.random.split(key_reset, count))
         act = policy(player, agent, greedy)
-        trajectory = rollout(key_run, player.world, act, starts, length, memory=memory_of(player, agent, count))[1]
+        memory, world = memory_of(player, agent, count), endless(player.world)
+        trajectory = rollout(key_run, world, act, starts, length, memory=memory)[1]
         return trajectory._replace(state=jax.vmap(jax.vmap(keep))(trajectory.state)), starts
 
     compiled = jax.jit(run)
