@@ -71,6 +71,7 @@ ARMS = {
     "last_layer": "critics' last layer not zero at first",
     "warmup": "250 updates of the critics alone after each fit",
     "reset": "Adam's moments reset at each fit",
+    "walls": "rollouts go on at the edge of the data (on the pendulum they do so anyway)",
     "past_end": "rollouts that end count with 0 in the actor's objective (no episode of the pendulum ends)",
 }
 Figures = dict[str, dict[str, float | None]]  # "area" and "solved_at", by seed

@@ -176,7 +176,7 @@ def draw(data: dict[str, Any], path: Path) -> None:
         distance.legend(loc="lower left", bbox_to_anchor=(0, 1), title="95 % intervals over seeds")
         for i, (name, found) in enumerate(data["return"].items()):
             whiskers(returns, [i], [found], name, name.startswith("ppo"), "o")
-        names = [f"PPO, {n[4:]} nat" if n[:3] == "ppo" else f"SAC, {n[4:]} update{'s' * (n[4:] != '1')}" for n in data["return"]]
+        names = [f"PPO, {n[4:]} nat" if n[:3] == "ppo" else f"SAC, updates: {n[4:]}" for n in data["return"]]
         labels = [name.replace("None nat", "no budget") for name in names]
         returns.set_xticks(range(len(names)), labels, rotation=35, ha="right")
         returns.set(ylabel="return\n(second half)")

@@ -95,8 +95,18 @@ def clip(stats: Stats, x: jax.Array, margin: float) -> jax.Array:
 
     Its derivative is 1 everywhere, so that clipping does not silently stop gradients through the model.
     """
+    return _bound(x, *_limits(stats, margin))
+
+
+def is_outside(stats: Stats, x: jax.Array, margin: float) -> jax.Array:
+    """Whether an entry of x [..., F] is outside the range that `clip` keeps to, or NaN: [...] bool."""
+    low, high = _limits(stats, margin)
+    return ~((x >= low) & (x <= high)).all(-1)
+
+
+def _limits(stats: Stats, margin: float) -> tuple[jax.Array, jax.Array]:
     width = margin * (stats.high - stats.low)
-    return _bound(x, stats.low - width, stats.high + width)
+    return stats.low - width, stats.high + width
 
 
 @jax.custom_jvp

@@ -1,7 +1,7 @@
 """Returns and advantages of trajectories, time first. After a termination the value is zero, after a truncation not.
 
 Every recursion runs backwards over `[H, ...]` arrays and stops at the last step of each episode (`goes_on`), so that
-neither a reset within the trajectory nor the blank rows after a termination affect earlier steps.
+neither a reset within the trajectory nor the blank rows after an end affect earlier steps.
 """
 
 from __future__ import annotations

@@ -27,8 +27,9 @@ class Transition(NamedTuple):
     """One step of any world (environment), real or imagined. All leaves share their leading axes.
 
     `next_obs` is always the observation *before* any reset, so `next_obs == f(obs, action)` holds for every row, also
-    for the last of an episode. `terminated`: the episode ended, and the value after it is zero. `truncated`: only the
-    time limit was reached, so targets must bootstrap from the next value.
+    for the last of an episode. `terminated`: the episode ended, and the value after it is zero. `truncated`: in a real
+    world, only the time limit was reached, so targets must bootstrap from the next value; in an imagined one, which has
+    no time limit, the rollout left what the model knows.
     """
 
     obs: jax.Array  # [..., D]
@@ -50,7 +51,7 @@ class Trajectory(NamedTuple):
     """The steps of a rollout, time first."""
 
     transition: Transition  # [H, B, ...]
-    valid: jax.Array  # [H, B] bool; False after a termination, and after a shortened horizon
+    valid: jax.Array  # [H, B] bool; False after an end, and after a shortened horizon
     state: Any  # [H, B, ...] the world's state before each step (free if unused: the compiler drops it)
     extras: Any  # [H, B, ...] the second output of the policy's `act`
 

@@ -5,7 +5,8 @@
 
 V(s') is the minimum of the target critics' values V_c(s'), over all of them (clipped double Q: Fujimoto et al. 2018,
 arXiv:1802.09477) or over a random subset (REDQ: Chen et al. 2021, arXiv:2101.05982). Truncated transitions bootstrap
-like any other: only `terminated` ends the value. With a model, y can look ahead before it bootstraps:
+like any other: only `terminated` ends the value (but see `double_horizon`). With a model, y can look ahead before it
+bootstraps:
 
     mve     y = r + gamma (1 - terminated) [sum_{i < H} gamma^i r_i + gamma^H V(s_H)], one elite per row. The critics
             also learn on the imagined states, with the remaining horizon (TD-k)

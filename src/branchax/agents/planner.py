@@ -14,8 +14,7 @@ Plans a^n = (a^n_1 ... a^n_H), n = 1 ... N, are drawn and tried in the model; th
 
 MPPI averages the clipped actions and omits the control cost term. iCEM's kept elites are among the N plans. Each elite
 member predicts its own rollouts to their end (TS-infinity). Within an iteration all plans use the same noise, so that
-only the actions make their returns differ (PEGASUS, Ng and Jordan 2000). Rewards after a termination do not count;
-imagined episodes are never truncated.
+only the actions make their returns differ (PEGASUS, Ng and Jordan 2000). Rewards after a termination do not count.
 """
 
 from __future__ import annotations

@@ -179,6 +179,13 @@ def _check_model(config: Config, need: Need) -> None:
     if config.rollout.penalty > 0:
         stored = getattr(config.agent.traits.critic, "expand", "none") != "fresh"
         need(stored, "rollout.penalty", "0: this agent's critics do not learn on the rewards of stored rollouts")
+    critic = config.agent.traits.critic
+    least = critic is not None and critic.expand == "fresh" and critic.scale == "possible"
+    need(
+        config.model.beyond == "clip" or least,
+        "model.beyond",
+        "clip: only with agent.critic.expand = fresh and agent.critic.scale = possible is the lowest return known",
+    )
     if config.rollout.weigh:
         replayed = config.stores_imagined and getattr(config.agent.traits.critic, "expand", "fresh") != "fresh"
         need(replayed, "rollout.weigh", "false: this agent's critics do not learn on imagined rows of a buffer")

@@ -37,8 +37,8 @@ class SACConfig:
     through_model: bool = False
     """The actor's gradient goes through `rollout.look_ahead` model steps, then through the critic (SVG)."""
     value_before_end: bool = False
-    """With `critic.expand fresh`: a rollout that terminates has the critics' value of its last action in the actor's
-    objective. A termination has no derivative: otherwise the gradient follows only the rollouts that go on."""
+    """With `critic.expand fresh`: a rollout that ends has the critics' value of its last action in the actor's
+    objective. An end has no derivative: otherwise the gradient follows only the rollouts that go on."""
     activation: Literal["relu", "silu", "tanh"] = "relu"
     """Activation of actor and critics."""
     normalise_obs: bool = False

@@ -63,9 +63,9 @@ class ModelConfig:
     bound_margin: NonNegative = 0.1
     """Predictions are clipped to the range of the real data, widened at both ends by this fraction of its width."""
     beyond: Literal["clip", "end"] = "clip"
-    """What happens to a rollout that leaves that range. `clip`: it goes on from the clipped state. `end`: in an
-    environment that can terminate, it ends there; with `critic.expand fresh` and `critic.scale` the lowest possible
-    return follows (MOReL's HALT state)."""
+    """What happens to a rollout that leaves that range. `clip`: it goes on from the clipped state. `end`: it ends, and
+    the lowest possible return follows (MOReL's HALT state), unless the environment is known never to terminate. For
+    tasks where an end is a failure: a goal outside the data would be avoided."""
     uncertainty: Literal["disagreement", "jensen_shannon", "one_vs_rest", "max_std"] = "jensen_shannon"
     """Measure of uncertainty for gates and penalties, in standardised units: the spread of the elites' means, their
     geometric Jensen-Shannon divergence (MACURA), the largest divergence of one elite from the others (M2AC), or the

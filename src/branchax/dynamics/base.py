@@ -35,7 +35,8 @@ class Dynamics(NamedTuple):
     init: Callable[[Key], Any]  # -> M
     fit: Callable[[Key, Any, Ring], tuple[Any, FitReport]]  # (key, M, ring of `Row`s) -> M, report
     elites: Callable[[Any], jax.Array]  # M -> [n] int32, the members to imagine with
-    world: Callable[[Any, Member], World]  # the imagined world of one member
+    # the imagined world of one member; without a clock: `truncated` says that a rollout left what the model knows
+    world: Callable[[Any, Member], World]
     branch: Callable[[Row], WorldState]  # the state of that world at a stored row (unbatched)
     after: Callable[[Key, Row], WorldState]  # its state after that row, at `row.transition.next_obs`
     doubt: Callable[[Any, jax.Array, jax.Array], jax.Array]  # (M, obs [D], action [A]) -> uncertainty []; 0: certain

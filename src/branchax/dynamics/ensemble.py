@@ -58,7 +58,7 @@ class ModelStep(NamedTuple):
     next_obs: jax.Array  # [D]
     reward: jax.Array  # []
     terminated: jax.Array  # [] bool
-    beyond: jax.Array  # [] bool, whether the predicted state was outside the range that it is clipped to
+    beyond: jax.Array  # [] bool, whether the predicted state was NaN or outside the range that it is clipped to
 
 
 def network(spec: WorldSpec, config: ModelConfig, make: nn.MakeNetwork = nn.mlp) -> nn.Network:
@@ -203,7 +203,8 @@ def sample(
     predicted = obs + y[:-1] if config.target == "delta" else y[:-1]
     next_obs = normalize.clip(model.scales.obs, predicted, config.bound_margin)
     terminated = ends if termination is None else termination(obs, action, next_obs)
-    return ModelStep(next_obs, y[-1], terminated, (predicted != next_obs).any())
+    beyond = normalize.is_outside(model.scales.obs, predicted, config.bound_margin)
+    return ModelStep(next_obs, y[-1], terminated, beyond)
 
 
 def as_world(

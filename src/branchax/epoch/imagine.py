@@ -113,6 +113,7 @@ def imagine(parts: Parts, state: TrainState, horizon: jax.Array, key: Key | None
         "imagine/length_mean": steps / sizes.rollouts,
         "imagine/reward_mean": jnp.where(valid, rows.reward, 0.0).sum() / share,
         "imagine/terminated": (valid & rows.terminated).sum() / share,
+        "imagine/left": (valid & rows.truncated).sum() / share,
         "imagine/obs_max": jnp.where(valid[:, None], jnp.abs(rows.next_obs), 0.0).max(),
     }
     # The epochs before this one, as long as rollouts are now; older rows come from older policies and models.

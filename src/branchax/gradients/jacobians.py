@@ -46,7 +46,7 @@ def singular_values(key: Key, world: World, act: Act, start: WorldState, horizon
     float32) are noise. `lyapunov` resolves them.
 
     Args:
-      key: consumed. The states and the noise are those of `rollout(key, world, act, start, H + 1)`.
+      key: consumed. The states and the noise are those of `rollout(key, world, act, start, H + 1)` up to an end.
       world: any; terminations and clocks do not stop it.
       act: the policy.
       start: [B, ...]; the product starts one step later (see above).

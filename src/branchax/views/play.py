@@ -206,7 +206,7 @@ def imagine(player: Player, obs: np.ndarray, length: int, members: int | None = 
     """Rollouts [n, H, B, ...] of the policy's mode in the model, starting at obs [B, D], for each of n elites.
 
     The elites are the first `members`, by default all. Each predicts its rollouts from start to end (TS-infinity). A
-    predicted termination ends a rollout.
+    predicted termination ends a rollout, and with `model.beyond` "end" so does leaving the range of the data.
     """
     return imagination(player, length, members)(obs)
 
@@ -257,7 +257,7 @@ def open_loop(player: Player, obs: np.ndarray, actions: np.ndarray) -> tuple[np.
         starts = jax.vmap(lambda x: dynamics.branch(row_at(player, x)))(obs)
 
         def one(key: Key, member: jax.Array | None) -> jax.Array:
-            world = dynamics.world(model, member)
+            world = endless(dynamics.world(model, member))
             return rollout(key, world, None, starts, len(actions), actions=actions)[1].transition.next_obs
 
         elites = dynamics.elites(model)
