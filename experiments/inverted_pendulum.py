@@ -94,7 +94,7 @@ def as_table(summaries: dict[str, dict[str, Any]]) -> str:
     )
     for name, s in summaries.items():
         at = f"{s['learned_at_mean']:,.0f} ± {s['learned_at_sd']:,.0f} ({s['learned_at_last']:,.0f})"
-        lapses = f"{s['lapses']} of {s['evaluations_after']}, on {s['seeds_that_lapse']} seeds"
+        lapses = f"{s['lapses']} of {s['evaluations_after']} (seeds that lapse: {s['seeds_that_lapse']})"
         text += f"| `{name}` | {s['seeds']} | {at} | {lapses} | {s['keeps']} |\n"
     return text
 
