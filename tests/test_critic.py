@@ -11,9 +11,11 @@ from branchax.agents.base import Sources
 from branchax.agents.critic import Backup, least, make_targets, steve
 from branchax.agents.sac import make_sac
 from branchax.agents.td3 import make_td3
+from branchax.agents.value_range import ValueRange
 from branchax.config import CriticConfig, SACConfig, TD3Config
 from branchax.returns import bootstrapped
-from branchax.types import Trajectory, Transition
+from branchax.rollout import rollout
+from branchax.types import Row, Trajectory, Transition
 from branchax.worlds.probes import PROBES
 
 DISCOUNT = jnp.float32(0.8)
@@ -120,6 +122,17 @@ def test_a_time_limit_is_bootstrapped_through_whatever_the_horizon():
     np.testing.assert_allclose(goal.y, (0.8 ** np.arange(4)).sum(), rtol=1e-5)
 
 
+@pytest.mark.parametrize(("range_", "left"), [((), 5.0), (ValueRange(jnp.float32(-7), jnp.float32(9), True), -7.0)])
+def test_the_lowest_value_follows_where_a_rollout_has_left_the_data(range_, left):
+    """V = 5: a row that goes on, one that terminates, one that has left."""
+    obs, at = jnp.zeros((3, 1)), jnp.arange(3)
+    row = Row(Transition(obs, obs, jnp.ones(3), obs, at == 1, at == 2))
+    value = lambda key, obs: jnp.full((2, *obs.shape[:-1]), 5.0)  # noqa: E731
+    backup = Backup(lambda key, obs: (obs, jnp.zeros(())), value, range=range_)
+    goal = make_targets(jax.random.key(0), row, Sources(None, None), backup, CriticConfig(), DISCOUNT)  # type: ignore[arg-type]
+    np.testing.assert_allclose(goal.y, [1 + 0.8 * 5, 1.0, 1 + 0.8 * left], rtol=1e-6)
+
+
 def test_rows_take_turns_over_the_elites():
     """Seven rows, three elites: each row's rollout starts from its own state, in one elite."""
     row = jax.tree.map(lambda x: x[:7], experience(PROBES["observation"].world()))
@@ -155,6 +168,34 @@ def test_the_gradient_through_the_model_is_that_of_the_return():
 
     after = train()
     assert float(agent.mode(after, row.transition.obs[0])[0]) == pytest.approx(0.5, abs=0.1)
+
+
+def test_the_objective_through_the_model_takes_the_lowest_value_where_it_leaves_the_data():
+    """The first imagined step leaves the data: what is left of the objective is r_0 = 0 and gamma times the lowest."""
+    world = PROBES["discounting"].world()
+    row = experience(world)
+    first = jax.tree.map(lambda x: x[np.asarray(row.transition.obs[:, 0] < 0.5)], row)
+
+    def leaving(key, state, action):
+        after, t = world.step(key, state, action)
+        return after, t._replace(truncated=~t.terminated)
+
+    def run(key, act, starts):
+        one = lambda key, start: rollout(key, world._replace(step=leaving), act, start, 3)[1]  # noqa: E731
+        return jax.vmap(one)(jax.random.split(key, 1), starts)
+
+    sources = Sources(lambda key: first, None, ahead=ahead_of(world, 3)._replace(rollout=run))  # type: ignore[arg-type]
+    critic = CriticConfig(scale="possible", scale_rate=0.0)
+    config = SACConfig(hidden=(8,), discount=0.8, through_model=True, init_temperature=1e-9, critic=critic)
+    agent = make_sac(world.spec, config)
+
+    @jax.jit
+    def update():
+        params = agent.init(jax.random.key(0))
+        params = params._replace(range=ValueRange(jnp.float32(-3), jnp.float32(5), jnp.ones((), bool)))
+        return agent.update(jax.random.key(1), params, sources)[1]
+
+    assert float(update().losses["policy/loss"]) == pytest.approx(0.8 * 3, abs=1e-5)
 
 
 @pytest.mark.slow

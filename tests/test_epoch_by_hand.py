@@ -36,7 +36,7 @@ TINY = Config(
 REAL, IMAGINED = 1.0, 2.0  # rewards
 
 
-def counting(fault_at=None):
+def counting(fault_at=None, limit=100):
     """A world whose obs are a number of its own and the steps since its reset; its reward is NaN at step `fault_at`."""
 
     def reset(key):
@@ -48,7 +48,7 @@ def counting(fault_at=None):
         reward = REAL if fault_at is None else jnp.where(inner[1] == fault_at, jnp.nan, REAL)
         return after, after, jnp.float32(reward), jnp.zeros((), bool)
 
-    return make_world(WorldSpec("counting", 2, 1, 100), reset, step)
+    return make_world(WorldSpec("counting", 2, 1, limit), reset, step)
 
 
 def endless_members():
@@ -72,6 +72,34 @@ def test_batches_hold_exact_shares_of_real_and_imagined_rows():
 
     state = after_an_epoch(TINY, counting(), by_hand.watcher(watch, jnp.zeros(2, jnp.int32)))
     assert state.agent.tolist() == [8, 24]
+
+
+@pytest.mark.parametrize(("real_fraction", "spoilt", "left"), [(0.25, False, 24), (0.25, True, 0), (1.0, False, 0)])
+def test_no_time_limit_is_in_a_batch_but_what_has_left_the_data_is(real_fraction, spoilt, left):
+    """A real episode ends by its limit after two steps; each imagined step leaves the data. Spoilt steps are not kept,
+    and real rows fill their place."""
+
+    def watch(key, sources):
+        t = sources.replay(key).transition
+        return jnp.stack([(t.truncated & (t.reward == kind)).sum() for kind in (REAL, IMAGINED)])
+
+    def leaving(model, member):
+        world = endless_members().world(model, member)
+
+        def step(key, state, action):
+            after, t = world.step(key, state, action)
+            reward = jnp.where(spoilt, jnp.nan, t.reward)
+            return after, t._replace(truncated=jnp.ones((), bool), reward=reward)
+
+        return world._replace(step=step)
+
+    agent = SACConfig(hidden=(4,), critic=CriticConfig(expand="none" if real_fraction < 1 else "mve"))
+    config = dataclasses.replace(TINY, real_fraction=real_fraction, agent=agent)
+    members = endless_members()._replace(world=leaving)
+    program = make_program(config, counting(limit=2), members, by_hand.watcher(watch, jnp.zeros(2, jnp.int32)))
+    state = jax.jit(program.epoch)(jax.jit(program.init)(jax.random.key(0)), jnp.int32(3))[0]
+    assert state.agent.tolist() == [0, left]
+    assert state.real.data.transition.truncated.any()  # they are still there, for whoever asks where episodes began
 
 
 def test_imagined_rows_count_less_where_the_model_is_unsure():

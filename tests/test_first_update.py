@@ -176,6 +176,28 @@ def test_sac(name, monkeypatch):
     same(after.targets, followed(before.targets, after.critics.params), 1e-6)
 
 
+def test_sac_in_a_range_of_values():
+    """Values in units of [-3, 5]: Q = 1 + 4 net, and V is clipped to it. After a row that has left the data, -3."""
+    critic = CriticConfig(scale="possible", scale_rate=0.0)
+    agent = make_sac(SPEC, SACConfig(init_temperature=ALPHA, critic=critic, **SHARED))
+    now = value_range.ValueRange(jnp.float32(-3), jnp.float32(5), jnp.ones((), bool))
+    before, (rows, t) = begun(agent)._replace(range=now), by_hand.batch()
+    after, told = by_hand.update(agent, before, by_hand.off_batch(rows))
+    actor, critics, targets = as_numpy((before.actor.params, before.critics.params, before.targets))
+
+    def scaled(critics, obs, action):
+        return 1 + 4 * q_of(critics, obs, action)
+
+    goal = []
+    for b in range(BATCH):
+        action, log_prob = gaussian(actor, t.next_obs[b])
+        later = np.clip(scaled(targets, t.next_obs[b], action) - ALPHA * log_prob, -3, 5).min()
+        later = 0.0 if t.terminated[b] else -3.0 if t.truncated[b] else later
+        goal.append((t.obs[b], t.action[b], t.reward[b] + DISCOUNT * later, 1.0))
+    assert told["critic/loss"] == pytest.approx(regression(critics, goal, scaled), rel=1e-4)
+    same(by_hand.gradient(after.critics), slope(lambda c: regression(c, goal, scaled), critics))
+
+
 @pytest.mark.parametrize("expand", ["none", "mve"])
 def test_critics_learn_by_the_weights_of_their_rows(expand):
     agent = make_sac(SPEC, SACConfig(init_temperature=ALPHA, critic=CriticConfig(expand=expand), **SHARED))

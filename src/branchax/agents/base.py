@@ -27,7 +27,8 @@ class Ahead(NamedTuple):
 class Sources(NamedTuple):
     """The data that an update may use. A closure that is not called costs nothing once compiled."""
 
-    replay: Callable[[Key], Row]  # -> [B, ...], real and imagined rows in exact proportions
+    # -> [B, ...], real and imagined rows in exact proportions; `truncated` only where a rollout has left the data
+    replay: Callable[[Key], Row]
     # (key, act, window) -> [H, B, ...]: fresh rollouts of `act` in the model, differentiable, cut every `window` steps
     # (`rollout`). Model-free: the steps just collected with the agent's own policy; the arguments are ignored.
     rollout: Callable[[Key, Act, int | None], Trajectory]

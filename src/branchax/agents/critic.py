@@ -5,8 +5,8 @@
 
 V(s') is the minimum of the target critics' values V_c(s'), over all of them (clipped double Q: Fujimoto et al. 2018,
 arXiv:1802.09477) or over a random subset (REDQ: Chen et al. 2021, arXiv:2101.05982). Truncated transitions bootstrap
-like any other: only `terminated` ends the value (but see `double_horizon`). With a model, y can look ahead before it
-bootstraps:
+like any other: only `terminated` ends the value. But after imagined ones, which have left the range of the data, the
+lowest possible value follows (`value_range.value_after`). With a model, y can look ahead before it bootstraps:
 
     mve     y = r + gamma (1 - terminated) [sum_{i < H} gamma^i r_i + gamma^H V(s_H)], one elite per row. The critics
             also learn on the imagined states, with the remaining horizon (TD-k)
@@ -34,7 +34,7 @@ from branchax import nn
 from branchax.agents import categorical
 from branchax.agents.base import Ahead, Outcome, Sources
 from branchax.agents.learner import Learner, Optimizer, skipped
-from branchax.agents.value_range import ValueRange, units
+from branchax.agents.value_range import ValueRange, units, value_after
 from branchax.config import CriticConfig
 from branchax.normalize import FLAT
 from branchax.returns import bootstrapped
@@ -63,6 +63,7 @@ class Backup(NamedTuple):
     value: Callable[[Key, jax.Array], jax.Array]  # (key, obs [..., D]) -> V_c [C, ...], by the target critics
     # (key, obs [B, D]) -> [B, A], the actions that `value` takes with this key; None: critics do not join them
     draw: Callable[[Key, jax.Array], jax.Array] | None = None
+    range: ValueRange | tuple[()] = ()  # the range of values, whose lowest follows where a rollout leaves the data
 
 
 class Targets(NamedTuple):
@@ -206,7 +207,7 @@ def make_targets(
         return least(key_subset, backup.value(key_value, obs), config.subset)
 
     def back(later: jax.Array) -> jax.Array:
-        return t.reward + discount * jnp.where(t.terminated, 0.0, later)
+        return t.reward + discount * jnp.where(t.terminated, 0.0, value_after(t.truncated, later, backup.range))
 
     if config.expand == "none":
         after = None if backup.draw is None else (t.next_obs, backup.draw(key_value, t.next_obs))

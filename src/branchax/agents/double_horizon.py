@@ -43,7 +43,7 @@ from branchax.agents.soft import (
     values_for_actor,
     values_of,
 )
-from branchax.agents.value_range import ValueRange, clip_to_range
+from branchax.agents.value_range import clip_to_range, value_after
 from branchax.returns import bootstrapped
 from branchax.types import Key, Params, Row, Trajectory
 
@@ -64,7 +64,7 @@ def roll_out(pieces: Pieces, key: Key, actor: Params, row: Row, sources: Sources
     key_ahead, key_last = jax.random.split(key)
     trajectory = in_mixed_elites(key_ahead, row, sources.ahead, soft_act(pieces, actor, -1.0))
     t = trajectory.transition
-    last = t.next_obs[taken(trajectory).sum() - 1]
+    last = t.next_obs[find_taken(trajectory).sum() - 1]
     action, log_prob = pieces.distribution.sample(key_last, pieces.policy.apply(actor, last))
     end = last, action, log_prob
     if pieces.config.value_before_end:
@@ -74,17 +74,17 @@ def roll_out(pieces: Pieces, key: Key, actor: Params, row: Row, sources: Sources
 
 def before_end(trajectory: Trajectory, each: jax.Array, last: jax.Array) -> jax.Array:
     """The row of `each` [H, B, ...] at the step that ends the rollout, or `last` [B, ...] where none does."""
-    ends = trajectory.valid & over(trajectory)
+    ends = trajectory.valid & find_ends(trajectory)
     ended = ends.any(0).reshape(-1, *[1] * (last.ndim - 1))
     return jnp.where(ended, each[ends.argmax(0), jnp.arange(last.shape[0])], last)
 
 
-def over(trajectory: Trajectory) -> jax.Array:
+def find_ends(trajectory: Trajectory) -> jax.Array:
     """Which steps [H, B] end their rollout: by a termination, or by leaving the range of the data."""
     return trajectory.transition.terminated | trajectory.transition.truncated
 
 
-def taken(trajectory: Trajectory) -> jax.Array:
+def find_taken(trajectory: Trajectory) -> jax.Array:
     """Which steps [H] any rollout took: a scheduled horizon may end before H, and the rows after it are blank."""
     return trajectory.valid.any(1)
 
@@ -93,14 +93,13 @@ def sum_soft_return(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.
     """The soft return [B] of a rollout, without the entropy of its first action; `last` [B] values the last action."""
     t = trajectory._replace(transition=trajectory.transition._replace(reward=ahead.reward))
     tail = jnp.broadcast_to(last - agent.alpha * ahead.last_log_prob, ahead.reward.shape)
-    if isinstance(agent.range, ValueRange):
-        tail = jnp.where(t.transition.truncated, agent.range.low, tail)
+    tail = value_after(t.transition.truncated, tail, agent.range)
     return bootstrapped(t, tail, -agent.alpha * ahead.log_prob, agent.knobs.discount)[0]
 
 
 def sum_before_end(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.Array) -> jax.Array:
     """The soft return [B] of the steps before a rollout's end, valued there by `last` [B]: -J_pi, row by row."""
-    survived = trajectory.valid & ~over(trajectory)
+    survived = trajectory.valid & ~find_ends(trajectory)
     powers = agent.knobs.discount ** jnp.arange(survived.shape[0])[:, None]
     soft = jnp.where(survived, ahead.reward - agent.alpha * ahead.log_prob, 0.0)
     return (powers * soft).sum(0) + agent.knobs.discount ** survived.sum(0) * (last - agent.alpha * ahead.last_log_prob)
@@ -113,8 +112,8 @@ def make_targets(pieces: Pieces, key: Key, agent: SAC, ahead: Ahead, trajectory:
     t, joins = trajectory.transition, pieces.config.critic.batch_norm
     here, after = jax.lax.stop_gradient((t.obs[0], t.action[0])), (ahead.last_obs, ahead.last_action)
     if joins:  # what is computed after a termination is never reached, and has no part in the statistics
-        last = taken(trajectory).sum() - 1
-        reached = (trajectory.valid & ~over(trajectory))[last][:, None]
+        last = find_taken(trajectory).sum() - 1
+        reached = (trajectory.valid & ~find_ends(trajectory))[last][:, None]
         after = jax.tree.map(lambda x, first: jnp.where(reached, x, first), after, here)
     each = values_of(pieces, agent, agent.targets, here if joins else None)(*after)
     value = clip_to_range(least(key, each, pieces.config.critic.subset), agent.range)

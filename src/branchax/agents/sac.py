@@ -43,7 +43,7 @@ from branchax.agents.soft import (
     values_for_actor,
     values_of,
 )
-from branchax.agents.value_range import ValueRange, clip_to_range
+from branchax.agents.value_range import ValueRange, clip_to_range, value_after
 from branchax.config import SACConfig
 from branchax.normalize import Stats
 from branchax.returns import bootstrapped
@@ -140,7 +140,7 @@ def replayed_targets(pieces: Pieces, key: Key, agent: SAC, row: Row, sources: So
     def draw(key: Key, obs: jax.Array) -> jax.Array:
         return pieces.distribution.sample(key, pieces.policy.apply(actor, obs))[0]
 
-    backup = Backup(soft_act(pieces, actor, alpha), value, draw if joins else None)
+    backup = Backup(soft_act(pieces, actor, alpha), value, draw if joins else None, agent.range)
     return make_targets(key, row, sources, backup, pieces.config.critic, agent.knobs.discount)
 
 
@@ -155,6 +155,8 @@ def estimate_objective(
     assert sources.ahead is not None, "a gradient through the model needs a model"
     act = soft_act(pieces, actor, agent.alpha)
     trajectory = in_one_elite(key_ahead, row, sources.ahead, act, after=False)
-    last, _ = pieces.value(key_last, actor, values, trajectory.transition.next_obs, agent.alpha)
-    q = bootstrapped(trajectory, pieces.combine(last), trajectory.extras, agent.knobs.discount)
+    t = trajectory.transition
+    last = pieces.combine(pieces.value(key_last, actor, values, t.next_obs, agent.alpha)[0])
+    last = value_after(t.truncated, last, agent.range)
+    q = bootstrapped(trajectory, last, trajectory.extras, agent.knobs.discount)
     return (trajectory.extras[0] + q[0]).mean(), entropy.mean(), trajectory.valid.sum().astype(jnp.float32)

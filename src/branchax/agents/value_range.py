@@ -49,6 +49,15 @@ def units(now: ValueRange | tuple[()]) -> tuple[jax.Array | float, jax.Array | f
     return (0.5 * (now.high + now.low), 0.5 * (now.high - now.low)) if isinstance(now, ValueRange) else (0.0, 1.0)
 
 
+def value_after(left: jax.Array, value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
+    """Values [...] of states, or the lowest return of the range where a rollout has `left` [...] the data to get there.
+
+    The worst of all returns, for what the data do not cover: the HALT state of MOReL's pessimistic MDP (Kidambi et al.
+    2020, arXiv:2005.05951). Without a range, the values as they are.
+    """
+    return jnp.where(left, now.low, value) if isinstance(now, ValueRange) else value
+
+
 def clip_to_range(value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
     """Values [...] clipped to the range of returns."""
     return jnp.clip(value, now.low, now.high) if isinstance(now, ValueRange) else value

@@ -180,11 +180,11 @@ def _check_model(config: Config, need: Need) -> None:
         stored = getattr(config.agent.traits.critic, "expand", "none") != "fresh"
         need(stored, "rollout.penalty", "0: this agent's critics do not learn on the rewards of stored rollouts")
     critic = config.agent.traits.critic
-    least = critic is not None and critic.expand == "fresh" and critic.scale == "possible"
+    least = critic is not None and critic.expand in ("none", "fresh") and critic.scale == "possible"
     need(
         config.model.beyond == "clip" or least,
         "model.beyond",
-        "clip: only with agent.critic.expand = fresh and agent.critic.scale = possible is the lowest return known",
+        "clip: the lowest return is known only with agent.critic.scale = possible, agent.critic.expand = none or fresh",
     )
     if config.rollout.weigh:
         replayed = config.stores_imagined and getattr(config.agent.traits.critic, "expand", "fresh") != "fresh"

@@ -91,6 +91,12 @@ def branch(
     return gate(trajectory, doubt, horizon, config)
 
 
+def lift_limits(rows: Row) -> Row:
+    """Real rows for updates: no time limit truncates them, as there only rollouts that have left the data are."""
+    t = rows.transition
+    return rows._replace(transition=t._replace(truncated=jnp.zeros_like(t.truncated)))
+
+
 def imagine(parts: Parts, state: TrainState, horizon: jax.Array, key: Key | None = None) -> tuple[TrainState, Metrics]:
     """Stores the valid steps of branched rollouts of the agent's policy, `horizon` [] long.
 
@@ -121,5 +127,5 @@ def imagine(parts: Parts, state: TrainState, horizon: jax.Array, key: Key | None
     counts = state.counts._replace(model_steps=state.counts.model_steps + steps.astype(jnp.uint32))
     added = replay.add(kept, rows, valid)
     # Where gates have ruled out every step, or none was finite, the batches' imagined share is real.
-    added = replay.fill_if_empty(added, replay.sample(key_else, state.real, sizes.batch_size).transition)
+    added = replay.fill_if_empty(added, lift_limits(replay.sample(key_else, state.real, sizes.batch_size)).transition)
     return state._replace(imagined=added._replace(data=over_batch(added.data)), counts=counts), metrics

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from branchax import replay
 from branchax.agents.base import Ahead, Sources
 from branchax.dynamics.base import assign_members
-from branchax.epoch.imagine import branch
+from branchax.epoch.imagine import branch, lift_limits
 from branchax.epoch.parts import Parts
 from branchax.epoch.state import TrainState
 from branchax.rollout import Act, rollout
@@ -23,14 +23,15 @@ from branchax.worlds.base import WorldState
 def make_sources(parts: Parts, state: TrainState, recent: Trajectory | None, horizon: jax.Array) -> Sources:
     """The sources of the updates from `state` on; `recent` is what was just collected."""
     sizes = parts.sizes
-    real = state.real._replace(data=state.real.data.transition)
+    real = state.real._replace(data=lift_limits(state.real.data))
+    transitions = real._replace(data=real.data.transition)
 
     def plain(key: Key) -> Row:
-        return over_batch(whole(replay.sample(key, state.real, sizes.batch_size)))
+        return over_batch(whole(replay.sample(key, real, sizes.batch_size)))
 
     def mixed(key: Key) -> Row:
         imagined: Any = state.imagined
-        rows = Row(replay.sample_mixed(key, real, imagined, sizes.real_rows, sizes.batch_size))
+        rows = Row(replay.sample_mixed(key, transitions, imagined, sizes.real_rows, sizes.batch_size))
         return over_batch(whole(rows))
 
     if parts.dynamics is None:
