@@ -68,7 +68,8 @@ def methods_of(world: str) -> list[str]:
 def config_of(method: str, world: str, first: int) -> Config:
     """A method's defaults, but for how long it explores, runs and is evaluated, and the updates after its `@`."""
     name, _, updates = method.partition("@")
-    task, config = WORLDS[world], preset("mbpo" if name == "real" else name, world)
+    task = WORLDS[world]
+    config = replace(preset("mbpo"), world=world) if name == "real" else preset(name, world)
     if updates:
         config = replace(config, updates_per_step=float(updates))
     if name == "sac":

@@ -58,6 +58,15 @@ def test_a_task_s_settings_serve_brax_and_gymnasium():
     assert presets.preset("dyna", "gym/Hopper-v5").agent == presets.PRESETS["dyna"].agent  # DQN has no target entropy
 
 
+def test_where_one_may_fall_rollouts_of_mbpo_end_at_the_edge_of_the_data():
+    for world in ("classic/cartpole", "classic/cartpole_discrete", "brax/inverted_pendulum", "gym/InvertedPendulum-v5"):
+        config = presets.preset("mbpo", world)
+        assert (config.model.beyond, config.model.bound_margin, config.rollout.horizon) == ("end", 0.1, 20)
+    for name, world in (("mbpo", "classic/acrobot"), ("macura", "classic/cartpole"), ("mbpo", "brax/hopper")):
+        config, own = presets.preset(name, world), presets.PRESETS[name]
+        assert (config.model.beyond, config.model.bound_margin) == ("clip", own.model.bound_margin)
+
+
 @pytest.mark.parametrize("name", ["dhmbpo", "dhmbpo_small", "dhmbpo_tiny", "svg5"])
 def test_mbpo_s_settings_of_a_world_are_not_those_of_another_paper(name):
     config = presets.preset(name, "gym/Hopper-v5")

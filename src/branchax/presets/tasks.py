@@ -1,4 +1,4 @@
-"""What MBPO's own configurations set for a task."""
+"""What a task brings to presets: MBPO's own settings for MuJoCo's bodies, and an end of rollouts where one may fall."""
 
 from __future__ import annotations
 
@@ -38,6 +38,11 @@ WORLD_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
+# Tasks that end by a fall, with the presets for which what is not known is as bad as one: no policy learns to lean on the
+# edge of the data, and rollouts may be long (docs/algorithms/mbpo.md).
+_FALLS: dict[str, Any] = {"model.beyond": "end", "model.bound_margin": 0.1, "rollout.horizon": 20}
+FALLS = {("mbpo", task): _FALLS for task in ("cartpole", "cartpole_discrete", "inverted_pendulum", "invertedpendulum")}
+
 # The presets that are MBPO, or vary its model or its agent: they take a task's epochs and rollouts ...
 BRANCHES = ("mbpo", "mbpo_paper", "oracle_mbpo", "mbpo_td3")
 # ... and those that learn from batches as it does, with other rollouts or none: they take its updates and its agent's
@@ -49,11 +54,14 @@ LEARNS = (
 
 
 def settings_of(name: str, world: str) -> dict[str, Any]:
-    """The settings, by their paths, that a world brings to the preset `name`, as far as that follows MBPO."""
+    """The settings, by their paths, that a world brings to the preset `name`."""
     family, _, task = world.lower().partition("/")
+    task = task.partition("-v")[0]
+    if (name, task) in FALLS:
+        return FALLS[name, task]
     if family not in ("brax", "gym") or name not in BRANCHES + LEARNS:
         return {}
     there = flat(to_dict(PRESETS[name]))  # TD3 has no target entropy
     own = () if name in BRANCHES else ("epoch_steps", "rollout")
-    found = WORLD_SETTINGS.get(task.partition("-v")[0], {})
+    found = WORLD_SETTINGS.get(task, {})
     return {path: value for path, value in found.items() if path in there and path.partition(".")[0] not in own}
