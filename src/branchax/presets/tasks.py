@@ -38,8 +38,8 @@ WORLD_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-# Tasks that end by a fall, with the presets for which what is not known is as bad as one: no policy learns to lean on the
-# edge of the data, and rollouts may be long (docs/algorithms/mbpo.md).
+# Tasks that end by a fall, with the presets for which what is not known is as bad as one. No policy learns to lean on
+# the edge of the data, and rollouts may be long (docs/algorithms/mbpo.md).
 _FALLS: dict[str, Any] = {"model.beyond": "end", "model.bound_margin": 0.1, "rollout.horizon": 20}
 FALLS = {("mbpo", task): _FALLS for task in ("cartpole", "cartpole_discrete", "inverted_pendulum", "invertedpendulum")}
 
