@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from branchax.config import Config
-from branchax.presets import preset
+from branchax.presets import PRESETS, preset
 from branchax.runs import plots, rundir
 from branchax.runs.statistics import bootstrap
 from branchax.runs.train import train
@@ -68,14 +68,14 @@ def methods_of(world: str) -> list[str]:
 def config_of(method: str, world: str, first: int) -> Config:
     """A method's defaults, but for how long it explores, runs and is evaluated, and the updates after its `@`."""
     name, _, updates = method.partition("@")
-    task = WORLDS[world]
-    config = replace(preset("mbpo"), world=world) if name == "real" else preset(name, world)
+    task, config = WORLDS[world], preset("mbpo" if name == "real" else name, world)
     if updates:
         config = replace(config, updates_per_step=float(updates))
     if name == "sac":
         config = replace(config, epoch_steps=task.every)
     if name == "real":
-        config = replace(config, rollout=replace(config.rollout, horizon=0), real_fraction=1.0)
+        rollout, model = replace(config.rollout, horizon=0), PRESETS["mbpo"].model  # a task's own is for rollouts
+        config = replace(config, rollout=rollout, model=model, real_fraction=1.0)
     return replace(
         config,
         seed=first,

@@ -79,7 +79,11 @@ REFUSED = [
     (PRESETS["dhmbpo_small"], {"rollout__weigh": True}, ["rollout.weigh: True", "imagined rows"]),
     (PRESETS["dhmbpo_small"], {"rollout__penalty": 1.0}, ["rollout.penalty: 1", "rewards of stored rollouts"]),
     (PRESETS["dhmbpo_small"], {"agent__hidden": ()}, ["agent.critic.dropout: 0.001", "no layers"]),
-    (PRESETS["mve"], {"model__beyond": "end"}, ["model.beyond: end", "agent.critic.expand = none or fresh"]),
+    *(
+        (PRESETS[name], {"model__beyond": "end", "agent__critic__scale": "possible"}, ["model.beyond: end", "or fresh"])
+        for name in ("mve", "steve")
+    ),
+    (PRESETS["v2.5"], {"model__beyond": "end"}, ["model.beyond: end is not possible; allowed: clip"]),
     (PRESETS["dhmbpo_tiny"], {"agent__critic__scale": "quantile"}, ["model.beyond: end", "agent.critic.scale"]),
     (PRESETS["svg"], {"agent__value_before_end": True}, ["agent.value_before_end: True", "agent.critic.expand fresh"]),
     (PRESETS["dhmbpo_small"], {"model__hidden": ()}, ["model.dropout: 0.005", "no hidden layers"]),

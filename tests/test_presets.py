@@ -58,11 +58,13 @@ def test_a_task_s_settings_serve_brax_and_gymnasium():
     assert presets.preset("dyna", "gym/Hopper-v5").agent == presets.PRESETS["dyna"].agent  # DQN has no target entropy
 
 
-def test_where_one_may_fall_rollouts_of_mbpo_end_at_the_edge_of_the_data():
-    for world in ("classic/cartpole", "classic/cartpole_discrete", "brax/inverted_pendulum", "gym/InvertedPendulum-v5"):
+def test_where_an_episode_ends_by_a_fall_rollouts_of_mbpo_end_at_the_edge_of_the_data():
+    for world in ("classic/cartpole", "gym/CartPole-v1", "brax/inverted_pendulum", "gym/InvertedPendulum-v5", None):
         config = presets.preset("mbpo", world)
         assert (config.model.beyond, config.model.bound_margin, config.rollout.horizon) == ("end", 0.1, 20)
-    for name, world in (("mbpo", "classic/acrobot"), ("macura", "classic/cartpole"), ("mbpo", "brax/hopper")):
+    assert presets.preset("oracle_mbpo", "classic/cartpole").rollout.horizon == 20  # the same but for the model
+    others = [(name, "classic/cartpole") for name in ("macura", "m2ac", "mbpo_td3", "mbpo_paper")]
+    for name, world in (("mbpo", "classic/acrobot"), ("mbpo", "brax/hopper"), *others):
         config, own = presets.preset(name, world), presets.PRESETS[name]
         assert (config.model.beyond, config.model.bound_margin) == ("clip", own.model.bound_margin)
 
@@ -87,7 +89,7 @@ def test_a_task_s_rollouts_are_for_those_that_roll_out_as_mbpo_does():
 def test_the_paper_s_sizes_are_the_defaults_and_leave_the_method_alone():
     assert presets.preset("mbpo_paper") == Config()
     large, small = presets.preset("mbpo", paper=True), presets.preset("mbpo")
-    assert (large.rollout.horizon, large.epoch_steps) == (small.rollout.horizon, small.epoch_steps) == (10, 25)
+    assert (large.rollout.horizon, large.epoch_steps) == (small.rollout.horizon, small.epoch_steps) == (20, 25)
     assert large.model.members == 7 and large.agent.hidden == (256, 256) and large.agent.critic == small.agent.critic
     gated, small = presets.preset("m2ac", paper=True), presets.preset("m2ac")
     assert gated.model.members == 7 and gated.rollouts == 400 * 25 and gated.agent.hidden == (256, 256)

@@ -25,7 +25,7 @@ from matplotlib.axes import Axes
 from branchax import replay, worlds
 from branchax.build import build_agent
 from branchax.config import Config, SACConfig
-from branchax.presets import preset
+from branchax.presets import PRESETS
 from branchax.rollout import rollout
 from branchax.runs.restoring import restore
 from branchax.types import Key
@@ -56,7 +56,7 @@ def hanging(episode_length: int = 200) -> World:
 
 def config_of(start: str, horizon: int, full: bool) -> Config:
     """`mbpo` with one length and start of rollouts."""
-    config = changed(preset("mbpo"), world=WORLD, seed=first_seed(full), seeds=10 if full else 2)
+    config = changed(PRESETS["mbpo"], world=WORLD, seed=first_seed(full), seeds=10 if full else 2)
     config = changed(config, env_steps=600 if full else 300, checkpoint_every=1_000)
     config = changed(config, explore_steps=100 if full else 200, eval_every=2)
     rollouts = {"start": start, "horizon": horizon, "per_step": MODEL_STEPS // horizon}

@@ -31,7 +31,7 @@ from branchax import replay, worlds
 from branchax.build import build_agent, build_dynamics
 from branchax.config import Config
 from branchax.epoch.state import TrainState
-from branchax.presets import preset
+from branchax.presets import PRESETS, preset
 from branchax.rollout import rollout
 from branchax.runs.restoring import restore
 from branchax.types import Key
@@ -63,7 +63,7 @@ def learning(kind: str, amount: float | None, full: bool) -> Config:
     if kind == "sac":
         return changed(config, updates_per_step=float(amount or 1))
     config = changed(
-        config, model=preset("mbpo").model, updates_per_step=20 / 50, agent__kl_budget=amount, agent__passes=5
+        config, model=PRESETS["mbpo"].model, updates_per_step=20 / 50, agent__kl_budget=amount, agent__passes=5
     )
     return changed(config, rollout__start="replay", rollout__horizon=50, rollout__per_update=24)
 

@@ -4,9 +4,10 @@
     Qbar <- (1 - tau) Qbar + tau Q
 
 V(s') is the minimum of the target critics' values V_c(s'), over all of them (clipped double Q: Fujimoto et al. 2018,
-arXiv:1802.09477) or over a random subset (REDQ: Chen et al. 2021, arXiv:2101.05982). Truncated transitions bootstrap
-like any other: only `terminated` ends the value. But after imagined ones, which have left the range of the data, the
-lowest possible value follows (`value_range.value_after`). With a model, y can look ahead before it bootstraps:
+arXiv:1802.09477) or over a random subset (REDQ: Chen et al. 2021, arXiv:2101.05982). Only `terminated` ends the value.
+A time limit does not: real rows come without its mark. A row marked `truncated` is an imagined one that has left the
+range of the data; the lowest possible value follows it (`value_range.value_after`). With a model, y can look ahead
+before it bootstraps:
 
     mve     y = r + gamma (1 - terminated) [sum_{i < H} gamma^i r_i + gamma^H V(s_H)], one elite per row. The critics
             also learn on the imagined states, with the remaining horizon (TD-k)
@@ -207,11 +208,12 @@ def make_targets(
         return least(key_subset, backup.value(key_value, obs), config.subset)
 
     def back(later: jax.Array) -> jax.Array:
-        return t.reward + discount * jnp.where(t.terminated, 0.0, value_after(t.truncated, later, backup.range))
+        return t.reward + discount * jnp.where(t.terminated, 0.0, later)
 
     if config.expand == "none":
         after = None if backup.draw is None else (t.next_obs, backup.draw(key_value, t.next_obs))
-        return Targets(t.obs, t.action, back(pessimist(t.next_obs)), weight, after=after)
+        later = value_after(t.truncated, pessimist(t.next_obs), backup.range)
+        return Targets(t.obs, t.action, back(later), weight, after=after)
     assert sources.ahead is not None, "targets that look ahead need a model"
     if config.expand == "steve":
         trajectory = in_every_elite(key_model, row, sources.ahead, backup.act)

@@ -15,8 +15,8 @@ see. With `value_before_end` (not in the paper)
 where n is the step that ends the rollout, or H: Q has learned of the end, and is smooth.
 
 A model with `model.beyond` "end" truncates rollouts that leave the range of the data. In y the lowest value of the
-critics' range follows, the worst of all returns (the HALT state of MOReL's pessimistic MDP, Kidambi et al. 2020,
-arXiv:2005.05951). In J_pi so it does, or with `value_before_end` Q(s_n, a_n) stands for it.
+critics' range follows (`value_range.value_after`). In J_pi so it does, or with `value_before_end` Q(s_n, a_n) stands
+for it.
 
 The rollout is computed once: forward, then one step of the critics, then backward with the new critics. This needs
 `critic.expand` "fresh". With `critic.batch_norm` the joined rows are (s_0, a_0) and, where the rollout goes on,

@@ -15,6 +15,8 @@ With `through_model`, the actor's gradient goes through the model (Amos et al. 2
 
     J_pi    = -E [ sum_{i < H} gamma^i (r_i - alpha log pi(a_i | s_i)) + gamma^H V(s_H) ],   differentiated through it
 
+A rollout that leaves the range of the data ends there, with the lowest possible value (`value_range.value_after`).
+
 With `critic.expand` "fresh", critics and actor share one rollout: `double_horizon`.
 """
 

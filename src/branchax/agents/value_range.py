@@ -50,10 +50,10 @@ def units(now: ValueRange | tuple[()]) -> tuple[jax.Array | float, jax.Array | f
 
 
 def value_after(left: jax.Array, value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
-    """Values [...] of states, or the lowest return of the range where a rollout has `left` [...] the data to get there.
+    """Values [...] of the states that follow; where a rollout has `left` [...] the data, the lowest return instead.
 
-    The worst of all returns, for what the data do not cover: the HALT state of MOReL's pessimistic MDP (Kidambi et al.
-    2020, arXiv:2005.05951). Without a range, the values as they are.
+    What the data do not cover is the worst of all: the HALT state of MOReL's pessimistic MDP (Kidambi et al. 2020,
+    arXiv:2005.05951). Without a range of returns, the values are as they were.
     """
     return jnp.where(left, now.low, value) if isinstance(now, ValueRange) else value
 

@@ -179,12 +179,14 @@ def _check_model(config: Config, need: Need) -> None:
     if config.rollout.penalty > 0:
         stored = getattr(config.agent.traits.critic, "expand", "none") != "fresh"
         need(stored, "rollout.penalty", "0: this agent's critics do not learn on the rewards of stored rollouts")
-    critic = config.agent.traits.critic
+    critic, own = config.agent.traits.critic, "agent.factory" in config.own_parts
     least = critic is not None and critic.expand in ("none", "fresh") and critic.scale == "possible"
     need(
-        config.model.beyond == "clip" or least,
+        config.model.beyond == "clip" or own or least,
         "model.beyond",
-        "clip: the lowest return is known only with agent.critic.scale = possible, agent.critic.expand = none or fresh",
+        "clip"
+        if critic is None
+        else "clip; end needs agent.critic.scale = possible, agent.critic.expand = none or fresh",
     )
     if config.rollout.weigh:
         replayed = config.stores_imagined and getattr(config.agent.traits.critic, "expand", "fresh") != "fresh"

@@ -65,7 +65,7 @@ class ModelConfig:
     beyond: Literal["clip", "end"] = "clip"
     """What happens to a rollout that leaves that range. `clip`: it goes on from the clipped state. `end`: it ends, and
     the lowest possible return follows (MOReL's HALT state), unless the environment is known never to terminate. For
-    tasks where an end is a failure: a goal outside the data would be avoided."""
+    tasks where an end is a failure: a goal outside the data would be avoided. Needs `agent.critic.scale possible`."""
     uncertainty: Literal["disagreement", "jensen_shannon", "one_vs_rest", "max_std"] = "jensen_shannon"
     """Measure of uncertainty for gates and penalties, in standardised units: the spread of the elites' means, their
     geometric Jensen-Shannon divergence (MACURA), the largest divergence of one elite from the others (M2AC), or the

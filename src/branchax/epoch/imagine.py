@@ -92,7 +92,8 @@ def branch(
 
 
 def lift_limits(rows: Row) -> Row:
-    """Real rows for updates: no time limit truncates them, as there only rollouts that have left the data are."""
+    """Real rows as updates see them: without the mark of a time limit. In a batch, `truncated` marks imagined rows that
+    have left the range of the data."""
     t = rows.transition
     return rows._replace(transition=t._replace(truncated=jnp.zeros_like(t.truncated)))
 
