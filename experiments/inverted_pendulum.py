@@ -124,8 +124,10 @@ def main(arguments: list[str]) -> None:
     summaries = {name: summarise(found) for name, found in scores.items()}
     for name, summary in summaries.items():
         print(name, summary)
-    if used:
-        plots.curve(used, RESULTS / "inverted_pendulum.png")
+    for name in PRESETS:  # a figure needs all seeds of a preset on this machine; without them it stays as it is
+        directories = [directory_of(name, first) for first in FIRSTS]
+        if set(directories) <= set(used):
+            plots.curve(directories, RESULTS / f"inverted_pendulum_{name}.png")
     (RESULTS / "inverted_pendulum.md").write_text(as_table(summaries), encoding="utf-8")
     configs = {name: config_of(name, FIRSTS[0]) for name in scores}
     data = {"steps": STEPS, "threshold": THRESHOLD, "summary": summaries, "scores": scores}

@@ -132,9 +132,9 @@ def test_configs_of_the_measurements_are_valid():
 def test_an_epoch_and_its_parts_can_be_measured(monkeypatch):
     def tiny(config):
         rollout = dataclasses.replace(config.rollout, per_step=4, groups=2)
-        model = dataclasses.replace(config.model, hidden=(8,))
+        model, agent = (dataclasses.replace(part, hidden=(8,)) for part in (config.model, config.agent))
         config = dataclasses.replace(config, world="classic/lqr", explore_steps=20, epoch_steps=10, rollout=rollout)
-        return built(dataclasses.replace(config, model=model, batch_size=4, agent=SACConfig(hidden=(8,))))
+        return built(dataclasses.replace(config, model=model, batch_size=4, agent=agent))
 
     monkeypatch.setattr(epoch, "built", tiny)
     parts = list(epoch.cases(full=False))
