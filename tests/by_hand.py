@@ -138,7 +138,7 @@ def adam_step(tree, gradient, learning_rate):
 
 
 def batch(seed=0, discrete=False):
-    """Rows [B] of which some end, some are cut by the clock and most go on; as the library and as NumPy have them."""
+    """Rows [B] of which some end, some are marked as cut off and most go on; as the library and as NumPy have them."""
     rng = np.random.default_rng(seed)
     f = lambda *shape: np.asarray(rng.normal(size=shape), np.float32)  # noqa: E731
     number = np.arange(BATCH)

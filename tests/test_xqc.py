@@ -242,7 +242,8 @@ def test_the_first_update_of_categorical_critics():
     for b in range(BATCH):
         action, log_prob = gaussian(actor, t.next_obs[b])
         later = np.clip(q_of(targets, t.next_obs[b], action) - ALPHA * log_prob, *RANGE).min()
-        goal.append(t.reward[b] + (0 if t.terminated[b] else SHARED["discount"] * later))
+        later = 0.0 if t.terminated[b] else RANGE[0] if t.truncated[b] else later  # truncated: it has left the data
+        goal.append(t.reward[b] + SHARED["discount"] * later)
 
     def loss(critics):
         total = 0.0
