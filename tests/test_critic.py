@@ -8,7 +8,7 @@ from test_off_policy import ahead_of, experience
 
 from branchax.agents import critic as critics
 from branchax.agents.base import Sources
-from branchax.agents.critic import Backup, least, make_targets, steve
+from branchax.agents.critic import Backup, least, lowest, make_targets, steve
 from branchax.agents.sac import make_sac
 from branchax.agents.td3 import make_td3
 from branchax.agents.value_range import ValueRange
@@ -92,6 +92,12 @@ def test_the_least_of_a_random_few():
     assert set(seen) == {0.0, 3.0, 6.0}  # the least of two is never the largest
     share = np.mean(seen == 0.0)
     assert share == pytest.approx(0.5, abs=0.1)  # the smallest is among two of four half the time
+
+
+def test_the_derivative_of_the_least_is_that_of_one_entry():
+    """Of equal ones, the first: `min` would share it between them."""
+    slope = jax.grad(lambda values: lowest(values).sum())(jnp.array([[2.0, 1.0], [2.0, 3.0]]))
+    np.testing.assert_array_equal(slope, [[1.0, 1.0], [0.0, 0.0]])
 
 
 @pytest.mark.parametrize("expand", ["mve", "steve"])
