@@ -287,7 +287,7 @@ def test_settings_that_an_agent_of_ones_own_cannot_have_are_refused_once_it_is_t
 
 def test_an_agent_of_ones_own_may_learn_where_rollouts_end_at_the_edge_of_the_data():
     """It sees by `truncated` which rows have left; the library's own agents need a range of values for it."""
-    config = build.with_parts(preset("mbpo", "classic/cartpole"), agent=make_agent)
+    config = build.with_parts(preset("mbpo", "classic/cartpole"), agent=mine["make_agent"])
     assert build.settle(config).model.beyond == "end"
 
 
