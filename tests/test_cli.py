@@ -209,7 +209,7 @@ def test_trains_resumes_and_evaluates(capsys, monkeypatch, tmp_path):
     monkeypatch.setattr("branchax.build.build", toy_program)
     assert cli.main([*TOY, "--run", "run"]) == 0
     refuse(capsys, ["resume", "run", "--seed", "3"], "other settings: seed 0 -> 3", "--force")
-    refuse(capsys, ["train", "mbpo", "--run", "run"], "rollout.horizon 0 -> 2")
+    refuse(capsys, ["train", "mbpo", "--run", "run"], "rollout.horizon 0 -> 20")
     assert cli.main([*TOY, "--run", "run"]) == 0  # the same command again: nothing is left to do
     assert "the run in run is done" in capsys.readouterr().out
     assert cli.main(["resume", "run", "--env-steps", "80", "--eval-episodes", "4"]) == 0

@@ -38,8 +38,8 @@ WORLD_SETTINGS: dict[str, dict[str, Any]] = {
 }
 
 
-# Tasks whose episodes end by a fall, as far as they were measured (docs/algorithms/mbpo.md). There the unknown counts
-# as a fall: rollouts end at the edge of the data, so that no policy learns to lean on it, and they may be longer.
+# Tasks whose episodes end by a fall (docs/algorithms/mbpo.md says which were measured). There the unknown counts as a
+# fall: rollouts end at the edge of the data, so that no policy learns to lean on it, and they may be longer.
 FALLS = ("cartpole", "cartpole_discrete", "inverted_pendulum", "invertedpendulum")
 FALL_SETTINGS: dict[str, Any] = {"model.beyond": "end", "model.bound_margin": 0.1, "rollout.horizon": 20}
 ENDS = ("mbpo", "oracle_mbpo")  # the presets that take them
