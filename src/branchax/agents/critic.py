@@ -6,7 +6,7 @@
 V(s') is the minimum of the target critics' values V_c(s'), over all of them (clipped double Q: Fujimoto et al. 2018,
 arXiv:1802.09477) or over a random subset (REDQ: Chen et al. 2021, arXiv:2101.05982). Only `terminated` ends the value.
 A time limit does not: real rows come without its mark. A row marked `truncated` is an imagined one that has left the
-range of the data; the lowest possible value follows it (`value_range.value_after`). With a model, y can look ahead
+range of the data; the lowest possible value follows it (`value_range.halt`). With a model, y can look ahead
 before it bootstraps:
 
     mve     y = r + gamma (1 - terminated) [sum_{i < H} gamma^i r_i + gamma^H V(s_H)], one elite per row. The critics
@@ -35,7 +35,7 @@ from branchax import nn
 from branchax.agents import categorical
 from branchax.agents.base import Ahead, Outcome, Sources
 from branchax.agents.learner import Learner, Optimizer, skipped
-from branchax.agents.value_range import ValueRange, units, value_after
+from branchax.agents.value_range import ValueRange, halt, units
 from branchax.config import CriticConfig
 from branchax.normalize import FLAT
 from branchax.returns import bootstrapped
@@ -212,7 +212,7 @@ def make_targets(
 
     if config.expand == "none":
         after = None if backup.draw is None else (t.next_obs, backup.draw(key_value, t.next_obs))
-        later = value_after(t.truncated, pessimist(t.next_obs), backup.range)
+        later = halt(t.truncated, pessimist(t.next_obs), backup.range)
         return Targets(t.obs, t.action, back(later), weight, after=after)
     assert sources.ahead is not None, "targets that look ahead need a model"
     if config.expand == "steve":

@@ -15,8 +15,7 @@ see. With `value_before_end` (not in the paper)
 where n is the step that ends the rollout, or H: Q has learned of the end, and is smooth.
 
 A model with `model.beyond` "end" truncates rollouts that leave the range of the data. In y the lowest value of the
-critics' range follows (`value_range.value_after`). In J_pi so it does, or with `value_before_end` Q(s_n, a_n) stands
-for it.
+critics' range follows (`value_range.halt`). In J_pi it does too, unless `value_before_end` puts Q(s_n, a_n) there.
 
 The rollout is computed once: forward, then one step of the critics, then backward with the new critics. This needs
 `critic.expand` "fresh". With `critic.batch_norm` the joined rows are (s_0, a_0) and, where the rollout goes on,
@@ -43,7 +42,7 @@ from branchax.agents.soft import (
     values_for_actor,
     values_of,
 )
-from branchax.agents.value_range import clip_to_range, value_after
+from branchax.agents.value_range import clip_to_range, halt
 from branchax.returns import bootstrapped
 from branchax.types import Key, Params, Row, Trajectory
 
@@ -93,7 +92,7 @@ def sum_soft_return(agent: SAC, ahead: Ahead, trajectory: Trajectory, last: jax.
     """The soft return [B] of a rollout, without the entropy of its first action; `last` [B] values the last action."""
     t = trajectory._replace(transition=trajectory.transition._replace(reward=ahead.reward))
     tail = jnp.broadcast_to(last - agent.alpha * ahead.last_log_prob, ahead.reward.shape)
-    tail = value_after(t.transition.truncated, tail, agent.range)
+    tail = halt(t.transition.truncated, tail, agent.range)
     return bootstrapped(t, tail, -agent.alpha * ahead.log_prob, agent.knobs.discount)[0]
 
 

@@ -15,7 +15,7 @@ With `through_model`, the actor's gradient goes through the model (Amos et al. 2
 
     J_pi    = -E [ sum_{i < H} gamma^i (r_i - alpha log pi(a_i | s_i)) + gamma^H V(s_H) ],   differentiated through it
 
-A rollout that leaves the range of the data ends there, with the lowest possible value (`value_range.value_after`).
+A rollout that leaves the range of the data ends there, with the lowest possible value (`value_range.halt`).
 
 With `critic.expand` "fresh", critics and actor share one rollout: `double_horizon`.
 """
@@ -45,7 +45,7 @@ from branchax.agents.soft import (
     values_for_actor,
     values_of,
 )
-from branchax.agents.value_range import ValueRange, clip_to_range, value_after
+from branchax.agents.value_range import ValueRange, clip_to_range, halt
 from branchax.config import SACConfig
 from branchax.normalize import Stats
 from branchax.returns import bootstrapped
@@ -159,6 +159,6 @@ def estimate_objective(
     trajectory = in_one_elite(key_ahead, row, sources.ahead, act, after=False)
     t = trajectory.transition
     last = pieces.combine(pieces.value(key_last, actor, values, t.next_obs, agent.alpha)[0])
-    last = value_after(t.truncated, last, agent.range)
+    last = halt(t.truncated, last, agent.range)
     q = bootstrapped(trajectory, last, trajectory.extras, agent.knobs.discount)
     return (trajectory.extras[0] + q[0]).mean(), entropy.mean(), trajectory.valid.sum().astype(jnp.float32)

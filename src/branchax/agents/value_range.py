@@ -49,7 +49,7 @@ def units(now: ValueRange | tuple[()]) -> tuple[jax.Array | float, jax.Array | f
     return (0.5 * (now.high + now.low), 0.5 * (now.high - now.low)) if isinstance(now, ValueRange) else (0.0, 1.0)
 
 
-def value_after(left: jax.Array, value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
+def halt(left: jax.Array, value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
     """Values [...] of the states that follow; where a rollout has `left` [...] the data, the lowest return instead.
 
     What the data do not cover is the worst of all: the HALT state of MOReL's pessimistic MDP (Kidambi et al. 2020,
