@@ -49,9 +49,10 @@ HEADER = f"""# The family on equal terms
 
 `python -m experiments.family`: return of the last evaluation (16 episodes) after {STEPS:,} real steps, as the
 interquartile mean of {SEEDS} seeds [95 % bootstrap interval], and the seconds of processor time that these took with
-compilation (*: by the clock, where processor time was not measured). Best first, by mean place. Updates are 10 for each
-real step off-policy and what a collection brings on-policy and for planners; `family.json` has every config, and the
-commit, versions and device of every run. Left out: `mbpo_paper` (its sizes), the tabular `dyna_q` and `q_learning`.
+compilation (*: by the clock, where processor time was not measured; †: the preset has changed since). Best first, by
+mean place. Updates are 10 for each real step off-policy and what a collection brings on-policy and for planners;
+`family.json` has every config, and the commit, versions and device of every run. Left out: `mbpo_paper` (its sizes),
+the tabular `dyna_q` and `q_learning`.
 
 """
 
@@ -98,7 +99,20 @@ def known(name: str, world: str, before: dict[str, Any]) -> dict[str, Any] | Non
         return None
     now, then = json.loads(json.dumps(decisive(config))), flat(old)
     same = all(now[key] == then.get(key, now[key]) for key in now if key not in ("seed", "seeds"))
-    return before["worlds"][world].get(name) if same else None
+    return find_published(name, world, before) if same else None
+
+
+def find_published(name: str, world: str, before: dict[str, Any]) -> dict[str, Any] | None:
+    """The score that was published, with whatever settings; None if there is none."""
+    return before.get("worlds", {}).get(world, {}).get(name)
+
+
+def find(name: str, world: str, before: dict[str, Any]) -> dict[str, Any] | None:
+    """The score of a run, or else the one that was published, which is `stale` if the preset has changed since."""
+    if (now := score(name, world) or known(name, world, before)) is not None:
+        return now | {"stale": False}
+    then = find_published(name, world, before)
+    return None if then is None else then | {"stale": True}
 
 
 def score(name: str, world: str) -> dict[str, Any] | None:
@@ -175,7 +189,7 @@ def as_table(found: dict[str, dict[str, Any]]) -> str:
                 continue
             low, high = s["interval"]
             seconds = f"{s['processor_s']:.0f} s" if "processor_s" in s else f"{s['seconds']:.0f} s*"
-            cells.append(f"{s['iqm']:.0f} [{low:.0f}, {high:.0f}], {seconds}")
+            cells.append(f"{s['iqm']:.0f} [{low:.0f}, {high:.0f}], {seconds}{' †' * s['stale']}")
         lines.append(f"| `{name}` | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
@@ -216,22 +230,24 @@ def main() -> None:
         run_all(arguments or list(WORLDS), before)
         if arguments:
             return
-    found = {
-        world: {n: s for n in PRESETS if (s := score(n, world) or known(n, world, before)) is not None}
-        for world in WORLDS
-    }
+    found = {w: {n: s for n in PRESETS if (s := find(n, w, before)) is not None} for w in WORLDS}
     missing = [
         f"{name} on {world}"
         for world in WORLDS
         for name in PRESETS
-        if name not in LEFT_OUT and name not in found[world] and config_of(name, world) is not None
+        if name not in LEFT_OUT
+        and found[world].get(name, {"stale": True})["stale"]
+        and config_of(name, world) is not None
     ]
     table = HEADER + summary(found) + as_table(found)
     (RESULTS / "family.md").write_text(table, encoding="utf-8")
     print(table)
     draw(found, RESULTS / "family.png")
-    each = {f"{world} {name}": config_of(name, world) for world in WORLDS for name in found[world]}
-    configs = {key: config for key, config in each.items() if config is not None}
+    configs: dict[str, Any] = {
+        f"{w} {n}": before["configs"][f"{w} {n}"] if s["stale"] else config_of(n, w)
+        for w in WORLDS
+        for n, s in found[w].items()
+    }
     directories = [RUNS / directory_of(n, w) for w in WORLDS for n in found[w] if score(n, w) is not None]
     fresh = {directory.name for directory in directories}
     earlier = {k: v for k, v in before.get("runs", {}).items() if k.rsplit("_s", 1)[0] not in fresh}

@@ -55,7 +55,12 @@ def by_callback(state, action, after, t):
     return after, t._replace(reward=t.reward + noise)
 
 
+def refuse(state, action, after, t):
+    assert isinstance(state, float)
+
+
 BREACHES = {
+    "an assertion without a word": (2, lambda: stepping(refuse)),
     "a reward of another shape": (1, lambda: stepping(lambda s, a, n, t: (n, t._replace(reward=t.reward[None])))),
     "an integer reward": (1, lambda: stepping(lambda s, a, n, t: (n, t._replace(reward=jnp.int32(1))))),
     "python control flow": (2, lambda: stepping(lambda s, a, n, t: (n, t) if t.reward > 0 else (s, t))),

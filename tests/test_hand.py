@@ -270,6 +270,7 @@ def test_play_serves_one_new_episode_after_the_other(held):
         assert later[1]["imagined"]["traces"][0][0] == starts[1]  # from the same start
         assert asked(f"{url}episode/x") == 404 and asked(f"{url}other") == 404
         assert asked(url, Host="elsewhere.example") == 403
+        assert asked(url, Host="localhost.elsewhere.example:80") == 403  # a name that points to this machine
     finally:
         server.shutdown()
         server.server_close()

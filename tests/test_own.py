@@ -18,6 +18,7 @@ from conftest import replace
 import branchax
 from branchax import build, cli, outside
 from branchax.agents.base import Outcome
+from branchax.config import OwnAgentConfig
 from branchax.epoch.program import STAGES
 from branchax.errors import ConfigError
 from branchax.own import try_out
@@ -285,6 +286,15 @@ def test_settings_that_an_agent_of_ones_own_cannot_have_are_refused_once_it_is_t
         build.settle(config)
 
 
+def test_settings_of_an_agent_of_ones_own_stay_when_it_is_given_in_python():
+    own = OwnAgentConfig(factory="somewhere:else", discount=0.5, looks_ahead=True, args=("a=1",))
+    found = build.with_parts(replace(tiny(), agent=own), agent=mine["make_agent"]).agent
+    assert (found.discount, found.looks_ahead, found.args) == (0.5, True, ("a=1",))
+    assert found.factory == outside.name_of(mine["make_agent"], "agent")
+    given = functools.partial(mine["make_agent"], noise=0.5)
+    assert build.with_parts(replace(tiny(), agent=own), agent=given).agent.args == ("noise=0.5",)
+
+
 def test_an_agent_of_ones_own_may_learn_where_rollouts_end_at_the_edge_of_the_data():
     """It sees by `truncated` which rows have left; the library's own agents need a range of values for it."""
     config = build.with_parts(preset("mbpo", "classic/cartpole"), agent=mine["make_agent"])
@@ -316,6 +326,15 @@ def test_a_policy_with_a_memory_acts_by_its_mode_or_by_what_it_draws(greedy, act
 def test_names_of_parts():
     assert outside.name_of(STAGES, "stages") == "branchax.epoch.program:STAGES"
     assert outside.find("branchax.epoch.program:STAGES", "stages") is STAGES
-    assert outside.arguments_of(["a=1", "b=x", "c=[1, 2]"], "args") == {"a": 1, "b": "x", "c": [1, 2]}
+    read = {
+        "a=1": 1,
+        "a=x": "x",
+        "a=[1, 2]": [1, 2],
+        "a=False": False,
+        "a=null": None,
+        'a="no"': "no",
+        "a=(1, 2)": (1, 2),
+    }
+    assert {text: outside.arguments_of([text], "args")["a"] for text in read} == read
     with pytest.raises(ConfigError, match=r"was passed in Python and has no name"):
         outside.find("test_own:<lambda>x", "agent")

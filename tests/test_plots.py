@@ -289,3 +289,5 @@ def test_the_interval_is_that_of_resampled_seeds_and_the_same_each_time():
 def test_seeds_of_one_group_are_never_drawn_for_those_of_another():
     low, high = statistics.bootstrap(lambda a, b: (b - a).mean(), np.zeros(3), np.array([1.0, 1.0, 2.0]))
     assert low == 1.0 and high == 2.0
+    with pytest.raises(ValueError, match=r"groups of \[3, 1\] units"):
+        statistics.bootstrap(lambda a, b: b.mean() - a.mean(), np.zeros(3), np.ones(1))

@@ -11,17 +11,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from conftest import replace
 from gymnasium import spaces
 
-from branchax import replay
+from branchax import build, outside, replay
 from branchax.checks import check
 from branchax.config import Config
 from branchax.epoch.imagine import first_rows
 from branchax.errors import ConfigError, WorldFault
+from branchax.presets import preset
 from branchax.types import Row, Transition
 from branchax.worlds import contract, environments, make, snapshots, terminations
 from branchax.worlds.base import never
-from branchax.worlds.gymnasium import read_argument
 from branchax.worlds.spaces import Unusable, make_actions, own_terms, read_observations
 
 NEVER_BUILT = {"Pusher-v4"}  # for MuJoCo 2 alone
@@ -244,7 +245,7 @@ def test_arguments_reach_the_environment():
         make("classic/pendulum", arguments=["x=1"])
     assert make("gym/strange_envs:NeedsArgument-v0", arguments=["goal=word"]).spec.obs_size == 2
     read = {"a=false": False, "a=TRUE": True, "a=none": None, "a='false'": "false", "a=-1e-3": -1e-3, "a=[1]": [1]}
-    assert {text: read_argument(text)[1] for text in read} == read
+    assert {text: outside.arguments_of([text], "world_args")["a"] for text in read} == read
 
 
 @pytest.mark.parametrize(
@@ -317,18 +318,47 @@ def test_unknown_ids_and_modules_are_refused(monkeypatch):
         make("gym/Hopper-v5")
 
 
-def test_rows_that_episodes_began_with_are_found():
-    """Two worlds side by side, episodes of 3 and 4 steps; the observation counts the steps of its episode."""
-    time = np.stack([np.arange(12) % 3, np.arange(12) % 4], 1).reshape(-1).astype(np.float32)
-    over = np.stack([np.arange(12) % 3 == 2, np.arange(12) % 4 == 3], 1).reshape(-1)
-    x = jnp.asarray(time)[:, None]
-    rows = Row(Transition(x, x, x[:, 0], x, jnp.zeros(24, bool), jnp.asarray(over)))
-    for capacity in (20, 30):  # one that has wrapped, one that is not full
-        ring = replay.init(jax.tree.map(lambda y: jax.ShapeDtypeStruct(y.shape[1:], y.dtype), rows), capacity)
-        for i in range(0, 24, 2):
-            ring = replay.add(ring, jax.tree.map(lambda y, i=i: y[i : i + 2], rows))
-        found = first_rows(jax.random.key(0), ring, 2, 200).transition.obs
-        assert found.shape == (200, 1) and (found == 0).all()
+def two_worlds(capacity, dropped=(), lengths=(3, 4)):
+    """A ring of 12 steps of two worlds side by side, with episodes of these lengths, without the rows `dropped`, each
+    of which ends its episode. An observation: the steps since its episode began, and a number of that episode alone."""
+    no = jnp.array([False])
+    ring = replay.init(Row(Transition(jnp.zeros(2), jnp.zeros(1), jnp.zeros(()), jnp.zeros(2), no[0], no[0])), capacity)
+    age, episode, number = [0, 0], [0, 1], 2
+    for t in range(24):
+        world = t % 2
+        over = age[world] == lengths[world] - 1
+        obs, after = ([age[world] + later, episode[world]] for later in (0, 1))
+        obs, after = (jnp.array([x], jnp.float32) for x in (obs, after))
+        row = Transition(obs, jnp.zeros((1, 1)), jnp.zeros(1), after, no, jnp.array([over]))
+        ring = replay.add(ring, Row(row), jnp.array([t not in dropped]))
+        age[world] = 0 if over or t in dropped else age[world] + 1
+        if age[world] == 0:
+            episode[world], number = number, number + 1
+    return ring
+
+
+@pytest.mark.parametrize("capacity", [20, 30])  # one that has wrapped, one that is not full
+@pytest.mark.parametrize("dropped", [(), (7,), (7, 12)])
+def test_rows_that_episodes_began_with_are_found(capacity, dropped):
+    ring = two_worlds(capacity, dropped)
+    found = np.asarray(first_rows(jax.random.key(0), ring, 2, 200).transition.obs)
+    size, obs = int(ring.size), np.asarray(ring.data.transition.obs)
+    stored = {tuple(row) for row in obs[:size] if row[0] == 0}
+    oldest = {tuple(obs[(int(ring.cursor) + i) % size]) for i in range(2)} if size == capacity else set()
+    assert stored - oldest <= {tuple(row) for row in found} <= stored
+
+
+def test_without_the_beginning_of_an_episode_the_oldest_row_is_one():
+    ring = two_worlds(10, lengths=(50, 50))
+    found = first_rows(jax.random.key(0), ring, 2, 20).transition.obs
+    np.testing.assert_array_equal(found, np.tile(ring.data.transition.obs[ring.cursor], (20, 1)))
+
+
+def test_a_buffer_that_may_hold_no_beginning_of_an_episode_is_refused():
+    config = replace(preset("v2.5", "gym/InvertedPendulum-v5"), replay_capacity=500)
+    with pytest.raises(ConfigError, match=r"replay_capacity: 500 .* allowed: >= 1001, or unset"):
+        build.build(config)
+    build.build(replace(config, replay_capacity=1_200))
 
 
 def test_unknown_ids_are_refused_before_jax():
@@ -357,7 +387,21 @@ def ends(name, steps):
     return sum(terminated)
 
 
-ENDING = [name for name, predicate in terminations.GYMNASIUM.items() if predicate is not never]
+GOALS = {"Acrobot-v1": 5, "MountainCar-v0": 1}  # the velocity along which a push gets there; random actions do not
+ENDING = [name for name, predicate in terminations.GYMNASIUM.items() if predicate is not never and name not in GOALS]
+
+
+@pytest.mark.parametrize("name", GOALS)
+def test_the_predicate_says_when_a_goal_is_reached(name):
+    env, reached = plain(name), 0
+    obs, _ = env.reset(seed=0)
+    for _ in range(2_000):
+        obs, _, over, _, _ = env.step(2 if obs[GOALS[name]] > 0 else 0)
+        assert bool(terminations.GYMNASIUM[name](None, None, jnp.float32(obs))) == over
+        reached += over
+        if over:
+            obs, _ = env.reset()
+    assert reached > 5
 
 
 @pytest.mark.parametrize("name", [name for name in ENDING if name[-2:] in ("v5", "v1")])
@@ -367,6 +411,6 @@ def test_the_predicate_agrees_on_2000_transitions(name):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*out of date:DeprecationWarning")
-@pytest.mark.parametrize("name", sorted(terminations.GYMNASIUM.keys() - NEVER_BUILT))
+@pytest.mark.parametrize("name", sorted(terminations.GYMNASIUM.keys() - NEVER_BUILT - GOALS.keys()))
 def test_the_predicate_agrees_on_20000_transitions(name):
     assert (ends(name, 20_000) > 100) == (name in ENDING)

@@ -21,7 +21,7 @@ from branchax.agents.q_learning import make_q_learning
 from branchax.agents.sac import make_sac
 from branchax.agents.td3 import make_td3
 from branchax.checks import check, check_actions, needs_table
-from branchax.config import Config, OwnAgentConfig, PlannerConfig
+from branchax.config import Config, OwnAgentConfig, PlannerConfig, with_own
 from branchax.dynamics.base import Dynamics
 from branchax.dynamics.fit import make_ensemble
 from branchax.dynamics.oracle import oracle
@@ -44,7 +44,7 @@ def build(config: Config, world: World | None = None) -> Program:
 
 
 def make_world(config: Config) -> World:
-    """The world that a config names; what it traces as it is built serves the program, whose precision it has."""
+    """The world that a config names, built under the config's precision, as the program reuses what it traces."""
     with jax.default_matmul_precision(config.precision):
         return worlds.make(config.world, config.backend, config.episode_length, config.world_args)
 
@@ -81,6 +81,13 @@ def build_dynamics(config: Config, world: World) -> Dynamics | None:
             f"model.kind: {config.model.kind} is not possible on {config.world}, which is stepped on the host and"
             " cannot be asked from every state; allowed: ensemble, or a world of JAX (brax/hopper)"
         )
+    starts_over = config.rollout.start == "initial" or config.rollout.validate_every is not None
+    least = config.parallel_worlds * (world.spec.episode_length + 1)
+    if world.host is not None and starts_over and config.replay_capacity is not None and config.real_capacity < least:
+        raise ConfigError(
+            f"replay_capacity: {config.replay_capacity} is not possible on {config.world}, which is stepped on the"
+            f" host: imagined episodes begin where stored ones did; allowed: >= {least}, or unset"
+        )
     return kinds[config.model.kind](world)
 
 
@@ -109,7 +116,7 @@ def build_agent(config: Config, world: World, dynamics: Dynamics | None = None) 
     if isinstance(config.agent, PlannerConfig):
         assert dynamics is not None, "a planner plans in a model"
 
-        def branch(obs: jax.Array) -> WorldState:  # it reads the observation alone, and the rest is of no account
+        def branch(obs: jax.Array) -> WorldState:  # a learned model reads the observation alone
             zero, no = jnp.zeros(()), jnp.zeros((), bool)
             return dynamics.branch(Row(Transition(obs, jnp.zeros(world.spec.action_size), zero, obs, no, no)))
 
@@ -131,7 +138,7 @@ def build_agent(config: Config, world: World, dynamics: Dynamics | None = None) 
 
 
 def settle(config: Config) -> Config:
-    """`config` with what only an agent of one's own can tell once it is built; checked, now that it is known."""
+    """`config` with the data that an agent of one's own learns from, which is known once it is built; checked again."""
     if config.agent.traits.learns_from is not None or not isinstance(config.agent, OwnAgentConfig):
         return config
     agent = build_agent(config, make_world(config))
@@ -150,16 +157,12 @@ def with_parts(
     """
     if world is not None:
         config = dataclasses.replace(config, world=outside.name_of(world, "world"))
-    if agent is not None:
-        given = agent.keywords if isinstance(agent, functools.partial) else {}
-        if isinstance(agent, functools.partial):
-            if agent.args:
-                raise ConfigError("agent: a partial with positional arguments is not possible; allowed: keywords")
-            agent = agent.func
-        args = tuple(f"{name}={json.dumps(value)}" for name, value in given.items())
-        own = OwnAgentConfig(factory=outside.name_of(agent, "agent"), args=args, discount=config.agent.discount)
-        config = dataclasses.replace(config, agent=own)
-    if dynamics is not None:
-        model = dataclasses.replace(config.model, kind="own", factory=outside.name_of(dynamics, "dynamics"))
-        config = dataclasses.replace(config, model=model)
+    args = None
+    if isinstance(agent, functools.partial):
+        if agent.args:
+            raise ConfigError("agent: a partial with positional arguments is not possible; allowed: keywords")
+        args = tuple(f"{name}={json.dumps(value)}" for name, value in agent.keywords.items())
+        agent = agent.func
+    named = None if agent is None else outside.name_of(agent, "agent")
+    config = with_own(config, named, None if dynamics is None else outside.name_of(dynamics, "dynamics"), args)
     return config if stages is None else dataclasses.replace(config, stages=outside.name_of(stages, "stages"))

@@ -6,6 +6,8 @@ again. Parts passed in Python are found by name in this process, even if they ca
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import functools
 import importlib
 import importlib.machinery
@@ -124,18 +126,30 @@ def name_of(part: Any, field: str) -> str:
     return full
 
 
+_WORDS = {"true": True, "false": False, "none": None, "null": None}  # however they are written; quoted, they are text
+
+
 def arguments_of(entries: Iterable[str], field: str) -> dict[str, Any]:
-    """`["noise=0.2"]` -> `{"noise": 0.2}`; values are parsed as JSON, or else kept as text."""
+    """`["noise=0.2"]` -> `{"noise": 0.2}`: values in JSON or as Python writes them, and text where they are neither.
+
+    Raises `ConfigError`, which names the `field`, for an entry that is not NAME=VALUE.
+    """
     found = {}
     for entry in entries:
         name, equals, value = entry.partition("=")
         if not equals or not name.isidentifier():
-            raise ConfigError(f"{field}: {entry!r} is not possible; allowed: NAME=VALUE")
-        try:
-            found[name] = json.loads(value)
-        except ValueError:
-            found[name] = value
+            raise ConfigError(f"{field}: {entry!r} is not possible; allowed: NAME=VALUE, such as noise=0.2")
+        found[name] = _read_value(value)
     return found
+
+
+def _read_value(text: str) -> Any:
+    if text.lower() in _WORDS:
+        return _WORDS[text.lower()]
+    for read in (json.loads, ast.literal_eval):
+        with contextlib.suppress(ValueError, SyntaxError):
+            return read(text)
+    return text
 
 
 def describe_error(error: BaseException, name: str = "") -> str:
@@ -146,7 +160,8 @@ def describe_error(error: BaseException, name: str = "") -> str:
     frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename in mine]
     where = f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if frames else ""
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}{'...' if len(text) > 300 else ''}{where}"
+    said = f": {text[:300]}{'...' if len(text) > 300 else ''}" if text else ""
+    return f"{type(error).__name__}{said}{where}"
 
 
 def _members(part: Any) -> list[Any]:

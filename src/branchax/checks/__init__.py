@@ -177,8 +177,11 @@ def _check_model(config: Config, need: Need) -> None:
         several = not learned or config.model.elites > 1 or config.model.uncertainty == "max_std"
         need(several, "model.elites", f">= 2, because {field} measures how far elites disagree")
     if config.rollout.penalty > 0:
-        stored = getattr(config.agent.traits.critic, "expand", "none") != "fresh"
-        need(stored, "rollout.penalty", "0: this agent's critics do not learn on the rewards of stored rollouts")
+        need(
+            not config.agent.traits.starts_fresh,
+            "rollout.penalty",
+            "0: this agent's critics do not learn on the rewards of stored rollouts",
+        )
     critic, own = config.agent.traits.critic, "agent.factory" in config.own_parts
     least = critic is not None and critic.expand in ("none", "fresh") and critic.scale == "possible"
     need(
@@ -189,7 +192,7 @@ def _check_model(config: Config, need: Need) -> None:
         else "clip; end needs agent.critic.scale = possible, agent.critic.expand = none or fresh",
     )
     if config.rollout.weigh:
-        replayed = config.stores_imagined and getattr(config.agent.traits.critic, "expand", "fresh") != "fresh"
+        replayed = config.stores_imagined and critic is not None and not config.agent.traits.starts_fresh
         need(replayed, "rollout.weigh", "false: this agent's critics do not learn on imagined rows of a buffer")
         several = learned and (config.model.elites > 1 or config.model.uncertainty == "max_std")
         need(several, "rollout.weigh", "false; true needs an ensemble with at least two elites")
@@ -206,7 +209,7 @@ def _check_horizons(config: Config, need: Need) -> None:
     if every is None:
         return
     need(config.stores_imagined, "rollout.every", "unset: nothing is imagined into a buffer")
-    at_once = getattr(config.agent, "policy_delay", 1)
+    at_once = config.agent.traits.updates_at_once
     need(
         updates % every == 0 and every % at_once == 0,
         "rollout.every",
@@ -254,15 +257,13 @@ def _check_agent(config: Config, need: Need) -> None:
         need(clips, "agent.critic.clip_actor", "false: without agent.critic.scale there is no range to clip to")
         ranged = critic.atoms is None or critic.scale != "none"
         need(ranged, "agent.critic.atoms", "None: without agent.critic.scale there is no range to put them on")
-        layered = critic.dropout == 0 or bool(getattr(agent, "hidden", True))
-        need(layered, "agent.critic.dropout", "0: agent.hidden = () has no layers to drop from")
         need(not steve or critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")
         need(
             critic.td_k or critic.expand == "mve",
             "agent.critic.td_k",
             "true without agent.critic.expand = mve",
         )
-    at_once = getattr(agent, "policy_delay", 1)  # updates in one call
+    at_once = agent.traits.updates_at_once
     whole = f"a number whose product with collect_steps = {config.collect_steps} is a multiple of {at_once}"
     need(config.updates_per_round % at_once == 0, "updates_per_step", f"{whole}, agent.policy_delay")
     once = not agent.traits.online or config.updates_per_round == 1
@@ -281,11 +282,10 @@ def _check_agent(config: Config, need: Need) -> None:
     if config.on_policy:
         horizon = config.collect_steps // config.parallel_worlds if config.model_free else config.rollout.longest()
         rows = horizon * (config.parallel_worlds if config.model_free else config.rollouts)
-        need(getattr(agent, "minibatches", 1) <= rows, "agent.minibatches", f"<= the {rows} steps of an update")
-        budget = getattr(agent, "kl_budget", None)
-        several = budget is None or not config.model_free
+        need(agent.traits.minibatches <= rows, "agent.minibatches", f"<= the {rows} steps of an update")
+        several = not agent.traits.has_budget or not config.model_free
         need(several, "agent.kl_budget", "unset: model-free, each collection has one update (agent.kl_stop bounds it)")
-        one_rule = budget is None or every is None
+        one_rule = not agent.traits.has_budget or every is None
         need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: only one of them can stop a round")
 
 

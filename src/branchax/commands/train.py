@@ -14,7 +14,7 @@ import tyro
 from branchax.checks import read, read_settings
 from branchax.commands.base import aside, check_found
 from branchax.commands.flags import Switch, parse, read_early, spelled_out
-from branchax.config import Config, OwnAgentConfig, flat, to_dict
+from branchax.config import Config, flat, to_dict, with_own
 from branchax.config.fields import check_ranges, with_fields
 from branchax.devices import distributed
 from branchax.devices.distributed import Processes
@@ -61,13 +61,7 @@ class Own:
 
     def within(self, config: Config) -> Config:
         """Settings whose agent and model are these, where they are named."""
-        if self.agent is not None:
-            own = OwnAgentConfig(factory=self.agent, discount=config.agent.discount)
-            config = dataclasses.replace(config, agent=own)
-        if self.model is not None:
-            model = dataclasses.replace(config.model, kind="own", factory=self.model)
-            config = dataclasses.replace(config, model=model)
-        return config
+        return with_own(config, self.agent, self.model)
 
 
 def run(arguments: list[str]) -> None:

@@ -36,7 +36,7 @@ from branchax.config.fields import (
 )
 from branchax.config.model import ModelConfig
 from branchax.config.rollout import RolloutConfig
-from branchax.config.run import MESH_AXES, Config, FaultConfig, Upkeep
+from branchax.config.run import MESH_AXES, Config, FaultConfig, Upkeep, with_own
 from branchax.errors import ConfigError, nearest
 
 __all__ = [
@@ -75,4 +75,5 @@ __all__ = [
     "to_dict",
     "value_at",
     "with_field",
+    "with_own",
 ]

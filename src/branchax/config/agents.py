@@ -55,13 +55,17 @@ class SACConfig:
         ahead = self.critic.expand != "none" or self.through_model
         discrete = False if self.through_model or self.critic.atoms else None
         fresh = not self.value_before_end or self.critic.expand == "fresh"
+        layered = self.critic.dropout == 0 or self.hidden != ()
         return Traits(
             discrete=discrete,
             critic=self.critic,
             scales=True,
             looks_ahead=ahead,
             through_model=self.through_model,
-            rules=((fresh, "value_before_end", "false: it needs agent.critic.expand fresh"),),
+            rules=(
+                (fresh, "value_before_end", "false: it needs agent.critic.expand fresh"),
+                (layered, "critic.dropout", "0: agent.hidden = () has no layers to drop from"),
+            ),
         )
 
 
@@ -92,7 +96,8 @@ class TD3Config:
     @property
     def traits(self) -> Traits:
         """The agent's properties."""
-        return Traits(discrete=False, critic=self.critic, looks_ahead=self.critic.expand != "none")
+        ahead = self.critic.expand != "none"
+        return Traits(discrete=False, critic=self.critic, looks_ahead=ahead, updates_at_once=self.policy_delay)
 
 
 @dataclass(frozen=True)
@@ -194,7 +199,12 @@ class PolicyGradientConfig:
     @property
     def traits(self) -> Traits:
         """The agent's properties."""
-        return Traits(learns_from="rollouts", rules=(_fits_squash(self.squash, self.init_std),))
+        return Traits(
+            learns_from="rollouts",
+            minibatches=self.minibatches,
+            has_budget=self.kl_budget is not None,
+            rules=(_fits_squash(self.squash, self.init_std),),
+        )
 
 
 @dataclass(frozen=True)

@@ -57,5 +57,13 @@ class Traits(NamedTuple):
     online: bool = False  # learns on each real step once, in order
     looks_ahead: bool = False  # its updates roll out the model from the states of their batch
     through_model: bool = False  # the policy's gradient goes through the model
+    updates_at_once: int = 1  # updates in one call
+    minibatches: int = 1  # gradient steps that share out the rows of one update
+    has_budget: bool = False  # bounds the divergence of its policy between two collections
     # Checks of its own fields: (the condition, the field, the allowed values).
     rules: tuple[tuple[bool, str, str], ...] = ()
+
+    @property
+    def starts_fresh(self) -> bool:
+        """Whether its critics learn on rollouts that start from the batch's states, not on the stored step."""
+        return self.critic is not None and self.critic.expand == "fresh"

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
-from branchax.config.agents import (
-    AgentConfig,
-    SACConfig,
-)
+from branchax.config.agents import AS_BUILT, AgentConfig, OwnAgentConfig, SACConfig
 from branchax.config.fields import LARGEST, Count, Fraction, Natural, OptionalCount, Positive, Range
 from branchax.config.model import ModelConfig
 from branchax.config.rollout import RolloutConfig
@@ -252,3 +249,20 @@ def _parse_mesh(text: str) -> tuple[int, int]:
             raise ConfigError(f"mesh: {part.strip()!r} is not possible; allowed: {name}=N with N >= 1")
         sizes[name] = int(size)
     return sizes["seed"], sizes["batch"]
+
+
+def with_own(
+    config: Config, agent: str | None = None, model: str | None = None, args: tuple[str, ...] | None = None
+) -> Config:
+    """`config` with an agent or a model of one's own, by their names `module:function`; None: as it is.
+
+    If the agent was one of one's own before, its other settings stay, and so do its arguments unless there are `args`.
+    """
+    if agent is not None:
+        before = config.agent
+        own = before if isinstance(before, OwnAgentConfig) else OwnAgentConfig(discount=before.discount)
+        given = own.args if args is None else args
+        config = replace(config, agent=replace(own, factory=agent, args=given, reads=AS_BUILT))
+    if model is not None:
+        config = replace(config, model=replace(config.model, kind="own", factory=model))
+    return config

@@ -40,13 +40,24 @@ def first_states(parts: Parts, key: Key, state: TrainState, count: int) -> World
 
 
 def first_rows(key: Key, ring: Ring, worlds: int, count: int) -> Row:
-    """`count` rows, drawn from the first rows of the stored episodes; `worlds` parallel worlds wrote in turn."""
+    """`count` rows, drawn from the first rows of the stored episodes; `worlds` parallel worlds wrote in turn.
+
+    A row goes on from one of the `worlds` rows before it if its observation is that row's next one, and that row is no
+    end. (If a row was dropped, its world's rows are less than `worlds` apart.) All others begin an episode, but for the
+    oldest ones of a full ring, whose earlier rows are gone. If no episode begins in the ring, its oldest row is taken.
+    """
     t, slots = ring.data.transition, replay.capacity(ring)
     age = (ring.cursor - 1 - jnp.arange(slots)) % slots  # 0: the latest
-    before = (jnp.arange(slots) - worlds) % slots  # the row of the same world, a step earlier
-    known = age < ring.size - worlds  # which is still there
-    begins = jnp.where(known, (t.terminated | t.truncated)[before], (ring.size < slots) & (age < ring.size))
-    place = jnp.cumsum(begins)
+
+    def mark(back: jax.Array, goes_on: jax.Array) -> jax.Array:
+        before = (jnp.arange(slots) - back) % slots
+        same = (t.next_obs[before] == t.obs).all(-1) & ~(t.terminated | t.truncated)[before]
+        return goes_on | (same & (age < ring.size - back))
+
+    goes_on = jax.lax.fori_loop(1, worlds + 1, mark, jnp.zeros(slots, bool))
+    known = (age < ring.size - worlds) | (ring.size < slots)
+    begins = ~goes_on & known & (age < ring.size)
+    place = jnp.cumsum(jnp.where(begins.any(), begins, age == ring.size - 1))
     wanted = jax.random.randint(key, (count,), 1, jnp.maximum(place[-1], 1) + 1)
     return replay.take(ring, jnp.minimum(jnp.searchsorted(place, wanted), slots - 1))
 

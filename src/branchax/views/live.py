@@ -89,7 +89,7 @@ def server(html: str, episode: Callable[[int], Found], port: int = 0) -> http.se
         def do_GET(self) -> None:
             """Sends the page, an episode, or an error."""
             head, _, number = self.path.lstrip("/").partition("/")
-            if not self.headers.get("Host", "").startswith((HOST, "localhost")):  # a page from elsewhere
+            if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):  # a page from elsewhere
                 self.send_error(HTTPStatus.FORBIDDEN)
             elif self.path == "/":
                 self._answer("text/html; charset=utf-8", html)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from branchax.outside import arguments_of
 from branchax.views.shapes import ACCENT, BODY, GROUND, Scene, Shape
-from branchax.worlds.gymnasium import read_argument
 
 TICKS = 0.5  # metres between two marks on the ground
 
@@ -56,7 +56,7 @@ def _body(world: str, arguments: tuple[str, ...]) -> tuple[Any, float]:
     """MuJoCo's model of a world, and the seconds of a step."""
     import gymnasium
 
-    env: Any = gymnasium.make(world.removeprefix("gym/"), **dict(map(read_argument, arguments)))
+    env: Any = gymnasium.make(world.removeprefix("gym/"), **arguments_of(arguments, "world_args"))
     try:
         return env.unwrapped.model, float(env.unwrapped.dt)
     finally:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from branchax import outside
 from branchax.distributions import one_hot
 from branchax.types import Key, Transition
 from branchax.worlds.base import World, WorldState
@@ -57,7 +58,7 @@ def check_world(world: World, steps: int = 400, batch: int = 8, seed: int = 0) -
     try:
         before, after, t = jax.tree.map(np.asarray, walk(key_run))
     except Exception as error:  # a user's functions may raise any error
-        return [Violation(2, f"{type(error).__name__}: {str(error).splitlines()[0]}")]
+        return [Violation(2, outside.describe_error(error))]
     found = [*_rows(world, before, after, t), *_resets(world, key_reset), *_repeated(world, key_run, batch)]
     return sorted(found)
 
@@ -118,7 +119,7 @@ def _shapes(world: World) -> Iterator[Violation]:
         actions = jax.ShapeDtypeStruct((3, *action.shape), action.dtype)
         jax.eval_shape(jax.vmap(world.step), keys, states, actions)
     except Exception as error:
-        yield Violation(2, f"{type(error).__name__}: {str(error).splitlines()[0]}")
+        yield Violation(2, outside.describe_error(error))
         return
     vector, scalar = (spec.obs_size,), ()
     wanted = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 from collections.abc import Sequence
 from functools import partial
@@ -10,6 +9,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from branchax import outside
 from branchax.errors import ConfigError, WorldFault
 from branchax.worlds import gymnasium_spec, terminations
 from branchax.worlds.base import HostWorld, World, WorldSpec
@@ -36,7 +36,7 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
     from branchax.worlds import environments, snapshots
     from branchax.worlds.spaces import Unusable, own_terms
 
-    given = dict(map(read_argument, arguments))
+    given = outside.arguments_of(arguments, "world_args")
     guard = partial(environments.make_guard, name, given, episode_length)
     try:
         with contextlib.closing(guard()) as first:
@@ -81,18 +81,3 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
         terms,
     )
     return World(spec, refuse, refuse, host)
-
-
-_WORDS = {"true": True, "false": False, "none": None, "null": None}  # however they are written; quoted, they are text
-
-
-def read_argument(text: str) -> tuple[str, Any]:
-    """`"name=value"` as a name and a value. Raises `ConfigError` for anything else."""
-    name, equals, value = text.partition("=")
-    if not equals or not name.isidentifier():
-        raise ConfigError(f"world_args: {text!r} is not possible; allowed: NAME=VALUE, such as render_fps=50")
-    if value.lower() in _WORDS:
-        return name, _WORDS[value.lower()]
-    with contextlib.suppress(ValueError, SyntaxError):
-        return name, ast.literal_eval(value)
-    return name, value

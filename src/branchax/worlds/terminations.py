@@ -13,6 +13,7 @@ import jax.numpy as jnp
 
 from branchax.worlds.base import Predicate, never
 from branchax.worlds.classic import cartpole_fell
+from branchax.worlds.discrete import acrobot_arrived, mountain_car_arrived
 
 
 def inverted_pendulum(obs: jax.Array, action: jax.Array, next_obs: jax.Array) -> jax.Array:
@@ -115,7 +116,8 @@ GYMNASIUM: dict[str, Predicate] = {
             },
         ),
         (("v0", "v1"), {"CartPole": cartpole_fell}),
-        (("v1",), {"Pendulum": never}),
+        (("v1",), {"Acrobot": acrobot_arrived, "Pendulum": never}),
+        (("v0",), {"MountainCar": mountain_car_arrived}),
     )
     for name, predicate in predicates.items()
     for version in versions
@@ -125,6 +127,7 @@ GYMNASIUM: dict[str, Predicate] = {
 CHANGED_BY = {
     "exclude_current_positions_from_observation",
     "frame_skip",
+    "goal_velocity",
     "healthy_angle_range",
     "healthy_state_range",
     "healthy_z_range",
