@@ -1,6 +1,7 @@
 """What an epoch hands its agent and keeps, by counting rows; what the model's loss is; what stops improving."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import by_hand
 import jax
@@ -14,10 +15,12 @@ from branchax.agents.base import Outcome
 from branchax.agents.critic import in_mixed_elites, in_one_elite
 from branchax.config import Config, CriticConfig, ModelConfig, RolloutConfig, SACConfig
 from branchax.dynamics import ensemble
+from branchax.dynamics.base import FitReport
 from branchax.dynamics.fit import make_ensemble
 from branchax.epoch.program import make_program
+from branchax.epoch.report import make_report
 from branchax.epoch.stopping import stop_early, while_models_agree
-from branchax.types import Row, Transition
+from branchax.types import Largest, Row, Total, Transition
 from branchax.worlds.base import WorldSpec, make_world
 
 TINY = Config(
@@ -178,7 +181,7 @@ def test_rows_are_stored_as_they_came_and_none_that_is_not_finite():
 def test_models_agree_with_the_last_time_and_not_with_the_first():
     """Returns rise, then fall, but not below where they began."""
     promised = jnp.array([0.0, 5.0, 3.0, 4.0])
-    rule = while_models_agree(lambda count: promised[count][None], 1.0)
+    rule = while_models_agree(lambda count: (promised[count][None], jnp.zeros(())), 1.0)
 
     def update(count, key):
         return count + 1, Outcome({}, {})
@@ -267,3 +270,17 @@ def test_a_member_says_its_mean_and_its_deviation():
     y = (out[:3] + np.exp(log_var / 2) * by_hand.noise(3)) * stats.targets.std + stats.targets.mean
     np.testing.assert_allclose(t.next_obs, obs + y[:2], rtol=1e-4)
     np.testing.assert_allclose(t.reward, y[2], rtol=1e-4)
+
+
+def test_metrics_of_an_epoch_are_those_of_its_updates_and_rollouts():
+    """Means over the updates that were made, the largest of all rollouts, the sum of all rollouts' steps."""
+    done = jnp.array([True, True, False])
+    loss, steps = jnp.array([1.0, jnp.nan, jnp.nan]), Total(jnp.array([10.0, 0.0, 0.0]))
+    largest = Largest(jnp.array([1.0, 5.0, 2.0]))
+    outcome = Outcome({"loss": loss}, {"mean": jnp.array([1.0, 2.0, 9.0]), "steps": steps, "most": largest}, done=done)
+    after = SimpleNamespace(agent=(), fault=SimpleNamespace(rows=jnp.int32(0)))
+    before = {"steps": Total(jnp.float32(7.0)), "most": Largest(jnp.float32(3.0)), "only": Total(jnp.float32(4.0))}
+    report = make_report(jnp.int32(0), after, FitReport({}), before, outcome)
+    told = {name: float(report.metrics[name]) for name in ("mean", "steps", "most", "only", "improve/done")}
+    assert told == {"mean": 1.5, "steps": 17.0, "most": 5.0, "only": 4.0, "improve/done": pytest.approx(2 / 3)}
+    assert int(report.health.losses["loss"]) == 1  # the other was never made

@@ -130,16 +130,20 @@ def test_improving_stops_once_fewer_models_agree_than_asked():
         return count + 1, Outcome({}, {"count": count.astype(jnp.float32)})
 
     def returns_of(count):
-        return jnp.stack([count, jnp.where(count <= 4, count, -count), jnp.where(count <= 4, count, -count)])
+        few = jnp.where(count <= 4, count, -count)
+        return jnp.stack([count, few, few]), jnp.float32(7.0)
 
     zero, twelve = jnp.int32(0), jax.random.split(jax.random.key(0), 12)
 
     def run(share):
-        return jax.jit(stop_early(update, while_models_agree(returns_of, share), returns_of(zero), every=2, undo=False))
+        return jax.jit(
+            stop_early(update, while_models_agree(returns_of, share), returns_of(zero)[0], every=2, undo=False)
+        )
 
-    count, told, done = run(0.5)(zero, twelve)
+    count, told = run(0.5)(zero, twelve)
     assert int(count) == 6  # the third look finds one in three; the three pairs of keys after it do nothing
-    np.testing.assert_array_equal(done, [1] * 6 + [0] * 6)
+    np.testing.assert_array_equal(told.done, [True] * 6 + [False] * 6)
+    np.testing.assert_array_equal(told.model_steps, [0, 7] * 3 + [0] * 6)  # those of the looks
     np.testing.assert_array_equal(told.metrics["count"], [0, 1, 2, 3, 4, 5] + [4, 5] * 3)
     assert int(run(0.3)(zero, twelve)[0]) == 12
 
@@ -151,6 +155,8 @@ def test_me_trpo_runs_and_says_what_share_of_its_updates_was_done():
     state, report = epoch(init(keys(0)), jnp.int32(3))
     agreed = float(report.metrics["improve/done"][0])
     assert agreed in (0.5, 1.0) and int(state.counts.updates[0]) == 4 * agreed
+    looks, rollouts = 1 + int(2 * agreed), 8 * 3  # one more at first; steps of an update, and of a look in each elite
+    assert int(state.counts.model_steps[0]) == rollouts * (4 * agreed + looks * TINY.model.elites)
 
 
 @pytest.mark.parametrize(

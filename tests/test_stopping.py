@@ -11,18 +11,19 @@ KEYS = jax.random.split(jax.random.key(0), 12)
 
 
 def count(params, key):
-    return params + 1.0, Outcome({}, {"at": params + 1.0})
+    return params + 1.0, Outcome({}, {"at": params + 1.0}, 3.0)
 
 
 def test_a_budget_holds_because_the_update_that_breaks_it_is_undone():
     run = stop_early(count, within_budget(lambda old, new: new - old, 4.5), jnp.float32(10.0), every=1, undo=True)
-    params, _, done = jax.jit(run)(jnp.float32(10.0), KEYS)
+    params, told = jax.jit(run)(jnp.float32(10.0), KEYS)
     assert float(params) == 14.0
-    np.testing.assert_array_equal(done, [1.0] * 4 + [0.0] * 8)
+    np.testing.assert_array_equal(told.done, [True] * 4 + [False] * 8)
+    np.testing.assert_array_equal(told.model_steps, [3.0] * 5 + [0.0] * 7)  # the fifth was made, then undone
 
 
 def test_a_budget_that_is_never_reached_changes_nothing():
     run = stop_early(count, within_budget(lambda old, new: new - old, 99.0), jnp.float32(0.0), every=1, undo=True)
-    params, told, done = jax.jit(run)(jnp.float32(0.0), KEYS)
-    assert float(params) == 12.0 and bool((done == 1.0).all())
+    params, told = jax.jit(run)(jnp.float32(0.0), KEYS)
+    assert float(params) == 12.0 and bool(told.done.all())
     np.testing.assert_array_equal(told.metrics["at"], np.arange(1.0, 13.0))

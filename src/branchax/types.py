@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 
 Key = jax.Array  # [] typed PRNG key (`jax.random.key`)
-Metrics = dict[str, Any]  # scalars [], or `Largest` ones; named "part/what"
+Metrics = dict[str, Any]  # scalars [], `Largest` or `Total` ones; named "part/what"
 Params = Any  # a pytree of arrays
 
 
@@ -57,7 +57,13 @@ class Trajectory(NamedTuple):
 
 
 class Largest(NamedTuple):
-    """A metric of updates that is reported as its maximum over an epoch; other metrics are averaged."""
+    """A metric that is reported as its maximum over an epoch; others are averaged, but for a `Total`."""
+
+    value: jax.Array  # []
+
+
+class Total(NamedTuple):
+    """A metric that is reported as its sum over an epoch."""
 
     value: jax.Array  # []
 

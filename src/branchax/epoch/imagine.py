@@ -16,7 +16,7 @@ from branchax.epoch.state import TrainState
 from branchax.replay import Ring
 from branchax.rollout import Act, rollout
 from branchax.sharding import over_batch, side_by_side
-from branchax.types import Key, Metrics, Row, Stream, Trajectory, finite, stream
+from branchax.types import Key, Largest, Metrics, Row, Stream, Total, Trajectory, finite, stream
 from branchax.worlds.base import World, WorldState
 
 
@@ -127,12 +127,12 @@ def imagine(parts: Parts, state: TrainState, horizon: jax.Array, key: Key | None
     steps = valid.sum()
     share = jnp.maximum(steps, 1)
     metrics = {
-        "imagine/steps": steps.astype(jnp.float32),
+        "imagine/steps": Total(steps.astype(jnp.float32)),
         "imagine/length_mean": steps / sizes.rollouts,
         "imagine/reward_mean": jnp.where(valid, rows.reward, 0.0).sum() / share,
         "imagine/terminated": (valid & rows.terminated).sum() / share,
         "imagine/left": (valid & rows.truncated).sum() / share,
-        "imagine/obs_max": jnp.where(valid[:, None], jnp.abs(rows.next_obs), 0.0).max(),
+        "imagine/obs_max": Largest(jnp.where(valid[:, None], jnp.abs(rows.next_obs), 0.0).max()),
     }
     # The epochs before this one, as long as rollouts are now; older rows come from older policies and models.
     kept = replay.keep_latest(state.imagined, (sizes.rollout.keep_epochs - 1) * sizes.rollouts * horizon)

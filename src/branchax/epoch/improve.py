@@ -17,7 +17,7 @@ from branchax.epoch.state import TrainState
 from branchax.epoch.stopping import stop_early, while_models_agree, within_budget
 from branchax.rollout import rollout
 from branchax.sharding import over_batch
-from branchax.types import Key, Stream, Trajectory, stream
+from branchax.types import Key, Stream, Total, Trajectory, stream
 
 
 def improve(
@@ -26,7 +26,8 @@ def improve(
     """The updates that follow a round of collecting, as a scan; their outcomes, [N].
 
     With `rollout.every` they come in blocks of so many, [N / every, every], each after rollouts of the latest policy.
-    In the first epoch the round's updates are made `first_repeats` times; the outcomes are those of the last time.
+    In the first epoch the round's updates are made `first_repeats` times; the outcomes are those of the last time, but
+    a loss that was not finite stays.
     """
     sizes, key = parts.sizes, stream(state.key, Stream.IMPROVE, state.counts.env_steps)
 
@@ -39,7 +40,12 @@ def improve(
         return once(key, state)
     times = jnp.where(state.counts.epochs == 0, sizes.first_repeats, 1)
     blank = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(once, key, state)[1])
-    again = lambda i, carry: once(jax.random.fold_in(key, i), carry[0])  # noqa: E731
+
+    def again(i: jax.Array, carry: tuple[TrainState, Outcome]) -> tuple[TrainState, Outcome]:
+        state, outcome = once(jax.random.fold_in(key, i), carry[0])
+        keep = lambda old, new: jnp.where(jnp.isfinite(old), new, old)  # noqa: E731
+        return state, outcome._replace(losses=jax.tree.map(keep, carry[1].losses, outcome.losses))
+
     return jax.lax.fori_loop(0, times, again, (state, blank))
 
 
@@ -52,10 +58,17 @@ def take_blocks(
         key_imagine, key_updates = jax.random.split(key)
         state, imagined = parts.stages.imagine(parts, state, horizon, key_imagine)
         state, outcome = take_updates(parts, key_updates, state, recent, horizon, every)
-        told = {name: jnp.broadcast_to(x, (every // parts.agent.counts,)) for name, x in imagined.items()}
+        told = {name: _spread(x, every // parts.agent.counts) for name, x in imagined.items()}
         return state, outcome._replace(metrics=outcome.metrics | told)
 
     return jax.lax.scan(block, state, jax.random.split(key, parts.sizes.updates_per_round // every))
+
+
+def _spread(metric: Any, count: int) -> Any:
+    """A metric [] of the rollouts before `count` updates as one of these updates, [count]."""
+    if isinstance(metric, Total):
+        return Total(jnp.zeros(count).at[0].set(metric.value))
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (count,)), metric)
 
 
 def warm_up(parts: Parts, state: TrainState, horizon: jax.Array) -> TrainState:
@@ -83,43 +96,45 @@ def take_updates(
     draws = make_sources(parts, state, recent, horizon)
     count = count // agent.counts
     update = jax.named_scope("update")(lambda params, k: agent.update(k, params, draws))
-    improve_all = lambda params, keys: (*jax.lax.scan(update, params, keys), None)  # noqa: E731
+    improve_all, looked = lambda params, keys: jax.lax.scan(update, params, keys), jnp.zeros(())
     if parts.dynamics is not None and sizes.rollout.validate_every is not None:
         key, key_look = jax.random.split(key)
         returns_of = functools.partial(member_returns, parts, key_look, state, horizon)
         look = while_models_agree(returns_of, sizes.rollout.validate_share)
-        improve_all = stop_early(update, look, returns_of(state.agent), sizes.rollout.validate_every, undo=False)
+        first, looked = returns_of(state.agent)
+        improve_all = stop_early(update, look, first, sizes.rollout.validate_every, undo=False)
     elif agent.divergence is not None and agent.budget is not None:
         key, key_look = jax.random.split(key)
         obs = replay.sample(key_look, state.real, sizes.batch_size).transition.obs
         moved = agent.divergence
         look = within_budget(lambda old, new: moved(old, new, obs), agent.budget)
         improve_all = stop_early(update, look, state.agent, every=1, undo=True)
-    params, outcome, done = improve_all(state.agent, jax.random.split(key, count))
-    if done is None:
-        done = jnp.ones(count)
-    else:
-        outcome = outcome._replace(metrics=outcome.metrics | {"improve/done": done})
-    counts = state.counts._replace(updates=state.counts.updates + agent.counts * done.sum().astype(jnp.int32))
+    params, outcome = improve_all(state.agent, jax.random.split(key, count))
+    done = count if outcome.done is None else outcome.done.sum(dtype=jnp.int32)
+    counts = state.counts._replace(updates=state.counts.updates + agent.counts * done)
     if parts.dynamics is not None:
-        steps = (done * outcome.model_steps).astype(jnp.uint32).sum()
+        steps = jnp.asarray(outcome.model_steps).astype(jnp.uint32).sum() + looked.astype(jnp.uint32)
         counts = counts._replace(model_steps=counts.model_steps + steps)
     return state._replace(agent=params, counts=counts), outcome
 
 
-def member_returns(parts: Parts, key: Key, state: TrainState, horizon: jax.Array, params: Any) -> jax.Array:
-    """The mean return of the policy's mode in each elite's model, from the same starts with the same noise: [n]."""
+def member_returns(
+    parts: Parts, key: Key, state: TrainState, horizon: jax.Array, params: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The mean return of the policy's mode in each elite's model, from the same starts with the same noise, [n]; and
+    the steps in the models that it took, []."""
     sizes, dynamics = parts.sizes, parts.model
     act = lambda k, obs: (parts.agent.mode(params, obs), ())  # noqa: E731
     key_start, key_run = jax.random.split(key)
 
-    def in_member(member: jax.Array) -> jax.Array:
+    def in_member(member: jax.Array) -> tuple[jax.Array, jax.Array]:
         model_world = dynamics.world(state.model, member)
         if parts.world.host is None:
             start = jax.vmap(model_world.reset)(jax.random.split(key_start, sizes.rollouts))
         else:
             start = first_states(parts, key_start, state, sizes.rollouts)
         t = rollout(key_run, model_world, act, over_batch(start), sizes.rollout.longest(), horizon=horizon)[1]
-        return jnp.where(t.valid, t.transition.reward, 0.0).sum(0).mean()
+        return jnp.where(t.valid, t.transition.reward, 0.0).sum(0).mean(), t.valid.sum()
 
-    return jax.lax.map(in_member, dynamics.elites(state.model))
+    found, steps = jax.lax.map(in_member, dynamics.elites(state.model))
+    return found, steps.sum()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from branchax.agents.base import Outcome
 from branchax.agents.learner import count_skipped
 from branchax.dynamics.base import FitReport, MemberFaults
 from branchax.epoch.state import TrainState
-from branchax.types import Largest, Metrics
+from branchax.types import Largest, Metrics, Total
 
 
 class Health(NamedTuple):
@@ -31,14 +31,25 @@ class Report(NamedTuple):
 
 def make_report(skipped: jax.Array, after: TrainState, fit: FitReport, imagined: Metrics, outcome: Outcome) -> Report:
     """The report of an epoch before which `skipped` gradients had been left out; its updates had an `outcome` [...]."""
-    losses = {name: (~jnp.isfinite(x)).sum(dtype=jnp.int32) for name, x in outcome.losses.items()}
+    done, told = outcome.done, outcome.losses | outcome.metrics
+    made = True if done is None else done
+    losses = {name: (~jnp.isfinite(x) & made).sum(dtype=jnp.int32) for name, x in outcome.losses.items()}
     gradients = count_skipped(after.agent) - skipped
     counted = {f"{name}_nonfinite": count for name, count in losses.items()}
-    updates = {name: reduce_metric(x) for name, x in (outcome.losses | outcome.metrics).items()}
-    metrics = fit.metrics | imagined | counted | {"collect/nonfinite_rows": after.fault.rows} | updates
+    counted |= {"collect/nonfinite_rows": after.fault.rows} | ({} if done is None else {"improve/done": done.mean()})
+    once = {name: reduce_metric(x) for name, x in imagined.items() if name not in told}
+    updates = {name: reduce_metric(x, imagined.get(name), done) for name, x in told.items()}
+    metrics = fit.metrics | once | counted | updates
     return Report(metrics, Health(losses, gradients, jax.tree.map(jnp.asarray, fit.faults)))
 
 
-def reduce_metric(x: jax.Array | Largest) -> jax.Array:
-    """A metric of many updates [...] as one number []."""
-    return x.value.max() if isinstance(x, Largest) else x.mean()
+def reduce_metric(x: Any, before: Any = None, done: jax.Array | None = None) -> jax.Array:
+    """A metric of many updates [...] as one number [], which for a mean are those `done` [...] alone.
+
+    `before` is the same metric of what came before the updates, which counts in a maximum and in a sum.
+    """
+    if isinstance(x, Largest):
+        return x.value.max() if before is None else jnp.maximum(x.value.max(), before.value)
+    if isinstance(x, Total):
+        return x.value.sum() if before is None else x.value.sum() + before.value
+    return x.mean() if done is None else jnp.where(done, x, 0.0).sum() / jnp.maximum(done.sum(), 1)
