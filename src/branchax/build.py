@@ -91,6 +91,17 @@ def build_dynamics(config: Config, world: World) -> Dynamics | None:
     return kinds[config.model.kind](world)
 
 
+def plan_in(dynamics: Dynamics | None, spec: WorldSpec, config: PlannerConfig) -> Agent:
+    """The planner that searches in a learned model, which needs the observation alone to branch off."""
+    assert dynamics is not None, "a planner plans in a model"
+
+    def branch(obs: jax.Array) -> WorldState:
+        zero, no = jnp.zeros(()), jnp.zeros((), bool)
+        return dynamics.branch(Row(Transition(obs, jnp.zeros(spec.action_size), zero, obs, no, no)))
+
+    return make_planner(spec, config, dynamics.init, dynamics.elites, dynamics.world, branch)
+
+
 AGENTS: dict[str, Callable[[WorldSpec, Any], Agent]] = {
     "sac": make_sac,
     "td3": make_td3,
@@ -113,16 +124,8 @@ def build_agent(config: Config, world: World, dynamics: Dynamics | None = None) 
             " ensemble, because the pathwise gradient goes back through the model, and this simulator's derivatives"
             " do not exist or mean nothing. Without them: presets ppo, v2.5, oracle_mbpo"
         )
-    if isinstance(config.agent, PlannerConfig):
-        assert dynamics is not None, "a planner plans in a model"
-
-        def branch(obs: jax.Array) -> WorldState:  # a learned model reads the observation alone
-            zero, no = jnp.zeros(()), jnp.zeros((), bool)
-            return dynamics.branch(Row(Transition(obs, jnp.zeros(world.spec.action_size), zero, obs, no, no)))
-
-        model = dynamics.init, dynamics.elites, dynamics.world, branch
-        return make_planner(world.spec, config.agent, *model)
-    agent = AGENTS[config.agent.kind](world.spec, config.agent)
+    makers: dict[str, Callable[[WorldSpec, Any], Agent]] = AGENTS | {"planner": functools.partial(plan_in, dynamics)}
+    agent = makers[config.agent.kind](world.spec, config.agent)
     if agent.memory is not None and agent.learns_from != "plans" and dynamics is not None:
         raise ConfigError(
             f"rollout.horizon: {config.rollout.horizon} is not possible for an agent with a memory, which rollouts in"

@@ -54,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else REFUSED
     except KeyboardInterrupt:
         print(
-            "\nbranchax: interrupted; what was saved is good: `branchax resume DIR` goes on with a run, and the same"
-            " command with a sweep",
+            "\nbranchax: interrupted. Checkpoints are intact: continue a run with `branchax resume DIR`, a sweep with"
+            " the same command",
             file=sys.stderr,
         )
         return INTERRUPTED

@@ -18,7 +18,7 @@ class RunError(RuntimeError):
 
 
 class WorldFault(RunError):
-    """What a world's simulator breaks, in a line."""
+    """A world's simulator failed or broke a rule. The message is one line."""
 
     state: Any = None  # of the run as far as it had come, for whoever saves it
 

@@ -73,12 +73,13 @@ def chosen(named: Sequence[Path], diagnose: bool, seed: int | None, command: str
 
 
 def aside(text: str) -> None:
-    """Says what goes on to those who watch, and not to what reads the output."""
+    """Prints a progress message to stderr, so that it does not mix with the output."""
     print(text, file=sys.stderr, flush=True)
 
 
 def place_for(runs: Sequence[Path]) -> Path:
-    """The folder for pictures of runs: that of the one run, or one where one works, hidden if that is among them."""
+    """The folder for pictures: `plots` in the directory of a single run. For several it is `plots` in the current
+    directory, or `.plots` if one of the runs lies there."""
     if len(runs) == 1:
         return runs[0] / "plots"
     here = Path.cwd()

@@ -23,7 +23,7 @@ class CheckWorldOptions:
     episode_length: int | None = None
     """Steps until an episode is cut."""
     world_args: tuple[str, ...] = ()
-    """What Gymnasium makes it with, NAME=VALUE ..."""
+    """Arguments of `gymnasium.make`, each as NAME=VALUE."""
 
 
 def run(arguments: list[str]) -> None:

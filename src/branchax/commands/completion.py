@@ -47,7 +47,7 @@ class CompletionOptions:
     eval "$(branchax completion bash)" into ~/.bashrc, or the same with zsh into ~/.zshrc."""
 
     shell: Annotated[Literal["bash", "zsh"], tyro.conf.Positional]
-    """Whose."""
+    """The shell."""
 
 
 def run(arguments: list[str]) -> None:

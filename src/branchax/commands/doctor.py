@@ -41,4 +41,4 @@ def run(arguments: list[str]) -> None:
         findings.append(doctor.replay(options.run, say=lambda text: print(f"      {text}", flush=True)))
         print(f"  {'ok ' if findings[-1].good else 'BAD'} {findings[-1].about:<11} {findings[-1].said}")
     if bad := sum(not finding.good for finding in findings):
-        raise RunError(f"{bad} of {len(findings)} things are not as they should be")
+        raise RunError(f"{bad} of {len(findings)} checks failed")

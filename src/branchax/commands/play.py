@@ -27,11 +27,11 @@ class PlayOptions:
     seed: int | None = None
     """By default the run's first."""
     steps: int | None = None
-    """At most so many to an episode; by default the whole one."""
+    """Maximum number of steps per episode. Default: the whole episode."""
     sample: Switch = False
-    """With the noise that the policy explores with, not its mode."""
+    """Sample actions with exploration noise instead of taking the policy's mode."""
     port: int = 0
-    """Of the page on this machine; by default a free one."""
+    """Port of the page. Default: a free port."""
     browser: bool = True
     """Open a browser, where there is a screen."""
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.html")] = None

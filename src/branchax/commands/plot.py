@@ -22,7 +22,7 @@ class PlotOptions:
     out: Path | None = None
     """Folder for the curves (DIR/plots; of several runs: plots)."""
     diagnose: Switch = False
-    """Also what needs the checkpoints, which takes minutes."""
+    """Also run the diagnostics, which read the checkpoints and take minutes."""
     seed: int | None = None
     """Whose model to diagnose; by default the run's first."""
 

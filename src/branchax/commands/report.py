@@ -19,7 +19,7 @@ class ReportOptions:
     out: Path | None = None
     """The file to write (DIR/report.html; of several: plots/report.html)."""
     diagnose: Switch = False
-    """Also what needs the checkpoints, which takes minutes."""
+    """Also run the diagnostics, which read the checkpoints and take minutes."""
     seed: int | None = None
     """Whose model to diagnose; by default each run's first."""
 

@@ -28,8 +28,8 @@ from branchax.sweeps import launch, search, sweep
 @dataclass(frozen=True)
 class SweepOptions:
     """Trains PRESET once for each point of a grid, into a directory each, and prints a table of the last evaluations.
-    Any setting of `branchax train` can be in the grid, and those that are not are given as flags, as there. Points that
-    differ in floats alone are trained in one program; the others are processes. The same command again goes on where it
+    Any setting of `branchax train` can be in the grid; the others are flags, as there. Points that differ only in
+    floats share one program; other points run as separate processes. The same command again continues where it
     stopped."""
 
     grid: Annotated[tuple[tuple[str, ...], ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=A,B")] = ()
@@ -40,13 +40,13 @@ class SweepOptions:
     """In place of a grid: a setting and its range, FIELD=log:LOW..HIGH for one sampled by its logarithm, or choices
     FIELD=A,B. Optuna samples them (the extra `optuna`), and trials that fall behind are stopped."""
     trials: Annotated[int, tyro.conf.arg(metavar="N")] = 20
-    """Of a search."""
+    """Number of trials in a search."""
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of the sweep; a new one under runs/."""
     jobs: Annotated[int, tyro.conf.arg(metavar="N")] = 1
-    """Processes at once."""
+    """Number of processes that run in parallel."""
     launcher: Annotated[str, tyro.conf.arg(metavar="|".join(launch.LAUNCHERS))] = "local"
-    """Who runs them."""
+    """Where processes run: on this machine (`local`) or on a cluster (`submitit`)."""
     launch: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="KEY=VALUE")] = ()
     """Of submitit's executor, as in timeout_min=240."""
 

@@ -36,7 +36,7 @@ class TrainOptions:
     run: Annotated[Path | None, tyro.conf.arg(metavar="DIR")] = None
     """Directory of the run, by default a new one under runs/. When it holds a run of these settings, that goes on."""
     force: Switch = False
-    """Go on in --run even if its settings were others."""
+    """Continue the run in --run even if its settings differ."""
     processes: Annotated[Processes, tyro.conf.arg(name="")] = field(default_factory=Processes)
 
 

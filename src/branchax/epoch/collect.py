@@ -18,7 +18,8 @@ from branchax.worlds.base import WorldSpec, WorldState, blank_state
 
 
 def explore(parts: Parts, key: Key) -> TrainState:
-    """The state of a run at its beginning, after `explore_steps` uniformly random real steps, if compiled ones can."""
+    """The state of a run at its beginning, after `explore_steps` uniformly random real steps. In a
+    world on the host nothing is explored yet."""
     world, sizes = parts.world, parts.sizes
     worlds, row = empty_worlds(parts) if world.host is not None else start_worlds(parts, key)
     state = TrainState(
@@ -68,14 +69,16 @@ def collect(parts: Parts, state: TrainState) -> tuple[TrainState, Trajectory | N
 def take_steps(
     parts: Parts, key: Key, state: TrainState, act: Act, steps: int, memory: Any = None
 ) -> tuple[TrainState, Trajectory]:
-    """`steps` real steps over the parallel worlds, into the replay buffer; also as they came, [H, W, ...]."""
+    """Takes `steps` real steps over the parallel worlds and adds them to the replay buffer. Returns the state, and the
+    steps as they came, [H, W, ...]."""
     length = steps // parts.sizes.parallel_worlds
     worlds, trajectory = rollout(key, parts.world, act, state.world, length, restart=True, memory=memory)
     return add_steps(parts, state._replace(world=worlds), trajectory)
 
 
 def add_steps(parts: Parts, state: TrainState, trajectory: Trajectory) -> tuple[TrainState, Trajectory]:
-    """Real steps [H, W, ...] into the replay buffer, but for those that are not finite; also without these."""
+    """Adds the finite ones of real steps [H, W, ...] to the replay buffer. Returns the state, and the steps with the
+    others blanked."""
     steps = trajectory.valid.size
     rows = Row(trajectory.transition, trajectory.state if parts.keeps_state else None)
     rows = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)  # [H, W, ...] -> [H W, ...], oldest first
@@ -89,7 +92,7 @@ def add_steps(parts: Parts, state: TrainState, trajectory: Trajectory) -> tuple[
 
 
 def uniform(spec: WorldSpec) -> Callable[[Key, jax.Array], tuple[jax.Array, Any]]:
-    """The exploring policy: every action entry uniform in [-1, 1], or each of the discrete actions as likely."""
+    """The exploring policy: every action entry uniform in [-1, 1], or all discrete actions with equal probability."""
     if spec.discrete:
         count = spec.action_size
         return lambda key, obs: (one_hot(jax.random.randint(key, (), 0, count), count), ())

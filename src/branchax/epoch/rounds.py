@@ -17,7 +17,7 @@ from branchax.epoch.report import Report, make_report
 from branchax.epoch.state import TrainState, no_fault
 from branchax.types import Metrics, Trajectory
 
-Prepared = tuple[FitReport, Metrics]  # what the fit and the imagining tell
+Prepared = tuple[FitReport, Metrics]  # what the fit and the rollouts report
 
 
 def begin(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, jax.Array, Prepared | None]:
@@ -39,7 +39,8 @@ def begin(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainSta
 def learn(
     parts: Parts, state: TrainState, recent: Trajectory | None, horizon: jax.Array
 ) -> tuple[TrainState, Prepared | None, Outcome]:
-    """A round from the steps on that it has collected [H, W, ...]: the state, what was prepared, the outcomes."""
+    """The rest of a round after its steps [H, W, ...] are collected. Returns the state, what was prepared, and the
+    outcomes."""
     if parts.agent.learns_from == "plans":
         return _count_planning(state, recent)
     prepared = None
@@ -56,7 +57,7 @@ def finish(state: TrainState, skipped: jax.Array, prepared: Prepared, outcome: O
 
 
 def prepare(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainState, Prepared]:
-    """Fits the model, fills the buffer of rollouts, and warms the critics up; also what fit and rollouts tell."""
+    """Fits the model, fills the buffer of rollouts, and warms the critics up; also returns their metrics."""
     state, fitted = parts.stages.fit(parts, state)
     imagined: Metrics = {}
     if parts.sizes.imagined_capacity:
@@ -69,7 +70,7 @@ def _prepares_first(parts: Parts) -> bool:
 
 
 def _count_planning(state: TrainState, recent: Trajectory | None) -> tuple[TrainState, None, Outcome]:
-    """A planner's round: it learns nothing, and its real steps tell what planning took and found."""
+    """A planner's round: it learns nothing, and its real steps report what planning took and found."""
     if recent is None:  # offline
         return state, None, Outcome({}, {})
     outcome = recent.extras

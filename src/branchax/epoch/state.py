@@ -17,7 +17,7 @@ copy_state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
 class Counts(NamedTuple):
     """How much has been done; all []."""
 
-    env_steps: jax.Array  # int32; offline, the steps that the schedule has gone on by
+    env_steps: jax.Array  # int32; offline, the steps by which the schedule has advanced
     model_steps: jax.Array  # uint32: long rollouts by the thousand pass 2^31
     updates: jax.Array  # int32
     epochs: jax.Array  # int32

@@ -3,10 +3,11 @@
     J(theta) = E[ sum_{t < H} discount^t r_t  (+ discount^H V(s_H)) ],    a_t ~ pi(. | s_t; theta)
 
 An estimator is a function `(key, theta) -> gradient of J`, the mean over a number of samples fixed when it is made. The
-likelihood ratio, the pathwise gradient, finite differences and total propagation make the same trajectories of one key.
+likelihood ratio, the pathwise gradient, finite differences and total propagation produce the same trajectories for the
+same key.
 
-A trajectory ends with its episode: what a termination or the clock cuts off does not count, whatever the horizon.
-`value` stands for it where only the clock or the horizon ran out.
+A trajectory ends with its episode: rewards after a termination or a time limit do not count, whatever the horizon.
+Where the time limit or the horizon ended it, `value` replaces the missing return.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@
 (Spall 1992; Salimans et al. 2017, arXiv:1703.03864.) The second is the likelihood ratio of a Gaussian over parameters,
 as the likelihood ratio of a Gaussian over actions is the second in action space: with H = 1 and a = theta + std e they
 are the same numbers. Both smooth J over h or std, which is a bias on a curved J and a blessing on a jagged one. The two
-returns of a difference share their starts and noise. Costs: 2 P rollouts a sample, and 2.
+returns of a difference share their starts and noise. Per sample, finite differences need 2 P rollouts and evolution
+strategies need 2.
 """
 
 from __future__ import annotations

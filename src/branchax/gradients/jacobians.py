@@ -10,11 +10,11 @@ its step has these Jacobians although it has no reverse-mode derivative.
 
 **Coordinates.** A `WorldState` holds N floats, those of `inner` and of the observation that the policy reads. All are
 pushed forward, but directions are named and measured by the observation [D], which is what real and learned worlds have
-in common. As `inner` and its own observation cannot be moved one without the other, a step is taken first and not
-counted: what comes out of it is consistent, and the directions there that are orthonormal in the observation are what
-the product starts from. There are at most D; where the observation says the same thing twice (cosine and sine of one
-angle) there are fewer, and the rest is -inf. A direction that the observation does not show is not followed. The first
-step costs N tangents, the others D or fewer.
+in common. `inner` and the observation cannot be perturbed independently. So one uncounted step comes first, whose
+output is consistent; the product starts from directions there that are orthonormal in the observation. There are at
+most D; where the observation says the same thing twice (cosine and sine of one angle) there are fewer, and the rest is
+-inf. A direction that the observation does not show is not followed. The first step costs N tangents, the others D or
+fewer.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def singular_values(key: Key, world: World, act: Act, start: WorldState, horizon
     _, (logs, sizes) = jax.lax.scan(step, (state, tangents), jnp.arange(1, horizon + 1))
     # Summed here, pairwise, because a sum carried along would round a thousand times in the same direction.
     logs = logs + (jnp.cumsum(sizes, 0) - sizes)[..., None]
-    return jnp.where((tangents != 0).any(-1), logs, -jnp.inf)  # of a null direction the SVD makes rounding
+    return jnp.where((tangents != 0).any(-1), logs, -jnp.inf)  # the SVD returns rounding errors for null directions
 
 
 def lyapunov(key: Key, world: World, act: Act, start: WorldState, horizon: int, leading: int) -> jax.Array:

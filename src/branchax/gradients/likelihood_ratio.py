@@ -78,7 +78,7 @@ def likelihood_ratio(
 
 
 def per_sample(problem: Problem, key: Key, params: Params, samples: int) -> Params:
-    """The terms of which `likelihood_ratio` with the others' mean as its baseline is the mean: pytree of [B, ...].
+    """Per-sample gradients, a pytree of [B, ...]. Their mean is `likelihood_ratio` with the others' mean as baseline.
 
     The terms share their baselines, but the covariance of two of them is only g g' / (B - 1)^2, with g the gradient: so
     the estimate's variance is that of the terms over B, as good as exactly.

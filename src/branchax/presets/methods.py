@@ -31,8 +31,8 @@ _SMALL = Config(
     rollout=RolloutConfig(per_step=100, groups=6),
     agent=_AGENT,
 )
-# Chosen on seeds 20 to 24 of small worlds (docs/algorithms/mbpo.md). An update soon sees what was just collected, and
-# rollouts come to states that were not met yet, as far as a range's width outside the data. Critics see standardised
+# Chosen on seeds 20 to 24 of small worlds (docs/algorithms/mbpo.md). Short epochs bring new data into updates quickly.
+# Predictions may leave the data's range by its full width. Critics see standardised
 # observations; their values start in the middle of the possible range and are clipped to it.
 _BRANCHED = replace(
     _SMALL,
@@ -110,7 +110,7 @@ PRESETS: dict[str, Config] = {
     "mbpo_paper": Config(),
     # The model-free baseline: the same code with nothing imagined.
     "sac": replace(_SMALL, rollout=RolloutConfig(horizon=0), real_fraction=1.0),
-    # The simulator in place of the model: what is left of the error is not the model's.
+    # The simulator in place of the model: any remaining error is not due to the model.
     "oracle_mbpo": replace(_BRANCHED, model=_ORACLE),
     # Rollouts ruled out where the ensemble doubts: Pan et al. 2020, arXiv:2010.04893; Frauenknecht et al. 2024,
     # arXiv:2405.19014.
@@ -257,9 +257,9 @@ PRESETS["svg5"] = replace(PRESETS["dhmbpo_small"], real_fraction=1.0, rollout=Ro
 # A little imagined data keeps critics sound under many updates (Voelcker et al. 2025, arXiv:2410.08896).
 PRESETS["mad_td"] = replace(_SMALL, real_fraction=0.95)
 # For worlds that are learned in hundreds of steps: it explores and refits as `mbpo` does, and values follow as fast.
-# Noise depends on the state, because it does in small worlds: an entry that is 0 but for a few collisions would have
-# the noise of these everywhere. Predictions stay near the data: in a model, a cart would leave its rail. Where episodes
-# can end, rollouts that leave the data end too: a clipped cart would stand as if at a wall, which is not there.
+# Noise depends on the state: with constant noise, an entry that is nonzero only in collisions would be noisy
+# everywhere. Predictions stay near the data: in a model, a cart would leave its rail. Where episodes can end, rollouts
+# that leave the data end too: clipping would stop the cart at the edge as if there were a wall.
 PRESETS["dhmbpo_tiny"] = replace(
     PRESETS["dhmbpo_small"],
     env_steps=2_000,

@@ -32,8 +32,8 @@ class Actions(NamedTuple):
 
 
 def read_observations(space: Any) -> Observations:
-    """Of a Box: its numbers as they are. Of anything else that `gymnasium.spaces.flatten` flattens: what that gives,
-    such as one-hot vectors for Discrete, or a Dict's entries in the order of its keys."""
+    """How observations of a space become vectors. A Box is flattened without change. Other spaces go through
+    `gymnasium.spaces.flatten`: one-hot vectors for Discrete, a Dict's entries in the order of its keys."""
     _check(space, "observation_space")
     if not space.is_np_flattenable or not spaces.flatdim(space):
         raise Unusable(f"its observations are {space}; allowed: spaces that gymnasium.spaces.flatten makes a vector")
@@ -76,8 +76,8 @@ def make_actions(space: Any) -> Actions:
 
 
 def own_terms(actions: Actions) -> dict[str, Any]:
-    """What actions [A] are in the environment's own terms, JSON-ready: those at the entries -1 and 1, between which all
-    goes evenly, or the one that each entry of a discrete one stands for."""
+    """Actions [A] in the environment's own terms, ready for JSON. Continuous: its actions at -1 and at 1, linear in
+    between. Discrete: the action of each entry."""
     if actions.discrete:
         return {"actions": [_plain(actions.make(row)) for row in np.eye(actions.size, dtype=np.float32)]}
     ones = np.ones(actions.size, np.float32)
@@ -95,8 +95,7 @@ def _continuous(space: Any, parts: list[Any]) -> Actions:
     high = np.concatenate([np.ravel(part.high).astype(np.float64) for part in parts])
     middle, half = high / 2 + low / 2, high / 2 - low / 2
     whole = np.concatenate([np.full(part.low.size, part.dtype.kind in "iu") for part in parts])
-    # Beyond a thousandth of float32's range a bound is a way to say that there is none, as are integers that cannot be
-    # told apart.
+    # Beyond a thousandth of float32's range a bound means "unbounded". So do integer bounds too large to be exact.
     if not len(low) or not np.all(np.isfinite(half) & (half < np.where(whole, 2.0**53, 1e35))):
         raise Unusable(
             f"its actions are {space}; allowed: boxes with finite bounds (gymnasium.wrappers.RescaleAction gives one)"
@@ -119,9 +118,8 @@ def _check(space: Any, name: str) -> None:
 
 
 def _check_fits(space: Any, obs: Any) -> None:
-    """Raises `ValueError` for what `flatten` would take for another observation: parts of other shapes, which it puts
-    one after the other, and numbers beside those of a discrete part, which it counts from the end.
-    """
+    """Raises `ValueError` for observations that `flatten` would silently misread: parts of the wrong shape, and
+    discrete values out of range (negative ones count from the end)."""
     if isinstance(space, spaces.Dict):
         for name, part in space.spaces.items():
             _check_fits(part, obs[name])
