@@ -422,21 +422,24 @@ TINY = replace(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dropout", [0.0, 0.3])
-def test_an_epoch_makes_the_updates_and_rollouts_that_its_settings_ask_for(dropout):
-    config = replace(TINY, agent__critic__dropout=dropout)
+@pytest.mark.parametrize(("dropout", "warm_ups"), [(0.0, 5), (0.3, 5), (0.0, 0)])
+def test_an_epoch_makes_the_updates_and_rollouts_that_its_settings_ask_for(dropout, warm_ups):
+    config = replace(TINY, agent__critic__dropout=dropout, agent__critic_warmup=warm_ups)
     program = build(config)
     state = jit_soon(program.init)(jax.random.key(0))
     epoch = jit_soon(program.epoch)
     first, report = epoch(state, jnp.int32(3))
     assert int(first.counts.updates) == 36 and int(first.counts.env_steps) == 52
-    # Rollouts of 8 x 3 steps: one after the fit, one before each 4 of the 36 updates; batches of 8 look 2 steps ahead.
-    assert int(first.counts.model_steps) == 24 * (1 + 9) + 16 * (5 + 36)
+    # Rollouts of 8 x 3 steps: before the updates of critics alone, and before each 4 of the 36 updates; batches of 8
+    # look 2 steps ahead.
+    before = int(warm_ups > 0)
+    assert int(first.counts.model_steps) == 24 * (before + 9) + 16 * (warm_ups + 36)
+    assert int(report.metrics["imagine/steps"]) == 24 * (before + 3)  # of the first 36 updates the last 12 are told
     assert config.rollouts == 8 and config.imagined_capacity == 48 and int(first.imagined.size) == 48
     assert np.isfinite(float(report.metrics["critic/loss"]))
     second, _ = epoch(first, jnp.int32(3))
     assert int(second.counts.updates) == 48
-    assert int(second.counts.model_steps - first.counts.model_steps) == 24 * (1 + 3) + 16 * (5 + 12)
+    assert int(second.counts.model_steps - first.counts.model_steps) == 24 * (before + 3) + 16 * (warm_ups + 12)
     rows = first.real.data.transition.obs[: int(first.real.size)]
     np.testing.assert_allclose(first.agent.actor.params.mean, rows.mean(0), atol=1e-5)
     np.testing.assert_allclose(first.agent.targets.std[1, :3], np.asarray(rows).std(0), rtol=1e-4)

@@ -86,7 +86,8 @@ def test_first_update_equals_numpy():
         return np.tanh(u), density.sum(-1)
 
     obs, action, reward, next_obs = (np.asarray(x, np.float64) for x in batch[:4])
-    _, key_targets, key_actor = jax.random.split(key, 3)
+    _, key_targets, _, key_actor = jax.random.split(key, 4)
+    key_targets = jax.random.split(key_targets)[0]
     key_next, key_actor = jax.random.split(key_targets, 3)[0], jax.random.split(key_actor)[0]
     a, log_prob = pi(next_obs, key_next)
     y = reward + 0.9 * (1 - np.asarray(ended)) * (q(params.targets, next_obs, a).min(0) - 0.3 * log_prob)

@@ -100,9 +100,9 @@ def make_sac(spec: WorldSpec, config: SACConfig, network: nn.MakeNetwork = nn.ml
 
 def update(pieces: Pieces, key: Key, agent: SAC, sources: Sources) -> tuple[SAC, Outcome]:
     """One step of the critics and one of the actor, on a batch of replayed and imagined rows."""
-    key_batch, key_targets, key_actor = jax.random.split(key, 3)
+    key_batch, key_targets, key_critics, key_actor = jax.random.split(key, 4)
     row = sources.replay(key_batch)
-    agent, told = learn_critics(pieces, key_targets, key_actor, agent, row, sources)
+    agent, told = learn_critics(pieces, key_targets, key_critics, agent, row, sources)
     values = values_for_actor(pieces, agent)
 
     def actor_loss(actor: Params) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
@@ -123,9 +123,10 @@ def learn_critics(
     pieces: Pieces, key: Key, key_step: Key, agent: SAC, row: Row, sources: Sources
 ) -> tuple[SAC, Outcome]:
     """One step of the critics on a batch of rows [B]."""
+    key, key_range = jax.random.split(key)
     if isinstance(agent.range, ValueRange):
         act = soft_act(pieces, agent.actor.params, agent.alpha)
-        bonus = jax.vmap(act)(jax.random.split(key, row.transition.reward.shape[0]), row.transition.obs)[1]
+        bonus = jax.vmap(act)(jax.random.split(key_range, row.transition.reward.shape[0]), row.transition.obs)[1]
         agent = update_range(pieces, agent, row.transition.reward + bonus)
     return step_critics(pieces, key_step, agent, replayed_targets(pieces, key, agent, row, sources))
 

@@ -23,8 +23,8 @@ class RolloutConfig:
     per_step: Count = 400
     """Rollouts per env step of the epoch."""
     every: OptionalCount = None
-    """Imagine again after this many updates, with the current policy, and spread the epoch's rollouts evenly over these
-    times. Default: imagine once per epoch."""
+    """Imagine before every block of this many updates, with the current policy, and spread the epoch's rollouts evenly
+    over these blocks. Default: imagine once per epoch."""
     look_ahead: OptionalCount = None
     """Steps that updates look ahead (MVE, STEVE, SVG). Default: the scheduled `horizon`."""
     groups: Count = 10
