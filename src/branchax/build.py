@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from branchax import outside, worlds
 from branchax.agents.base import Agent
@@ -29,7 +28,7 @@ from branchax.dynamics.tabular import make_table
 from branchax.epoch.program import Program, make_program
 from branchax.errors import ConfigError
 from branchax.own import find_stages, make_own_agent, make_own_dynamics
-from branchax.types import Row, Transition
+from branchax.types import row_at
 from branchax.worlds.base import World, WorldSpec, WorldState
 
 
@@ -96,8 +95,7 @@ def plan_in(dynamics: Dynamics | None, spec: WorldSpec, config: PlannerConfig) -
     assert dynamics is not None, "a planner plans in a model"
 
     def branch(obs: jax.Array) -> WorldState:
-        zero, no = jnp.zeros(()), jnp.zeros((), bool)
-        return dynamics.branch(Row(Transition(obs, jnp.zeros(spec.action_size), zero, obs, no, no)))
+        return dynamics.branch(row_at(obs, spec.action_size))
 
     return make_planner(spec, config, dynamics.init, dynamics.elites, dynamics.world, branch)
 

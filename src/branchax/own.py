@@ -16,7 +16,7 @@ from branchax.dynamics.base import Dynamics
 from branchax.epoch.parts import Stages
 from branchax.epoch.program import STAGES, Program, trace_epoch
 from branchax.errors import ConfigError
-from branchax.types import Row, Transition
+from branchax.types import Transition, row_at
 from branchax.worlds.base import World, WorldSpec, blank_state
 
 
@@ -57,11 +57,9 @@ def make_own_dynamics(world: World, config: Config) -> Dynamics:
 
     def step(key: jax.Array) -> tuple[Any, Transition]:
         state = world.reset(key) if world.host is None else blank_state(spec)
-        zero, no = jax.numpy.zeros(()), jax.numpy.zeros((), bool)
-        action = jax.numpy.zeros(spec.action_size)
-        row = Row(Transition(state.obs, action, zero, state.obs, no, no), state if dynamics.needs_state else ())
+        row = row_at(state.obs, spec.action_size, state if dynamics.needs_state else None)
         model = dynamics.init(key)
-        return dynamics.world(model, dynamics.elites(model)[0]).step(key, dynamics.branch(row), action)
+        return dynamics.world(model, dynamics.elites(model)[0]).step(key, dynamics.branch(row), row.transition.action)
 
     _, t = _trace(name, field, "a step", step, jax.random.key(0))
     for what, x, shape, kind in (

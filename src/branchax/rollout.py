@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from branchax.types import Key, Trajectory, finite
+from branchax.types import Key, Trajectory, choose, finite
 from branchax.worlds.base import World, WorldState
 
 # (key, obs [D]) -> action [A], extras; with a memory: (key, obs [D], memory) -> action [A], extras, memory
@@ -77,10 +77,12 @@ def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by de
         if restart:
             over = transition.terminated | transition.truncated | ~finite(transition)
             fresh = jax.vmap(here.reset)(jax.random.split(key_reset, batch))
-            after, carried = _where(over, (fresh, at_first), (after, carried))
+            # A reset is computed at every step: of many worlds one ends at almost every step, and `vmap` would run
+            # both sides of a branch anyway.
+            after, carried = choose(over, (fresh, at_first), (after, carried))
         else:
             alive = alive & ~transition.terminated & ~transition.truncated
-            after = _where(alive, after, state)
+            after = choose(alive, after, state)
         return (after, alive, carried), record
 
     def skip(carry: tuple[WorldState, jax.Array, Any], x: tuple[jax.Array, Any, Any]) -> tuple[Any, Trajectory]:
@@ -101,15 +103,6 @@ def step_keys(key: Key, time: jax.Array, batch: int) -> tuple[Key, Key, Key]:
     """The keys of one rollout step: [B] for `act`, [B] for `step`, one for the resets."""
     key_act, key_step, key_reset = jax.random.split(jax.random.fold_in(key, time), 3)
     return jax.random.split(key_act, batch), jax.random.split(key_step, batch), key_reset
-
-
-def _where(over: jax.Array, new: Any, old: Any) -> Any:
-    """Rows of `new` where `over` [B] is true, else of `old`; pytrees of [B, ...].
-
-    A reset is therefore computed at every step: with many worlds, one of them ends at almost every step, and `vmap`
-    would run both sides of a branch anyway.
-    """
-    return jax.tree.map(lambda n, o: jnp.where(over.reshape(-1, *[1] * (o.ndim - 1)), n, o), new, old)
 
 
 def copies(memory: Any, count: int) -> Any:

@@ -56,6 +56,18 @@ class Trajectory(NamedTuple):
     extras: Any  # [H, B, ...] the second output of the policy's `act`
 
 
+def row_at(obs: jax.Array, action_size: int, state: Any = None) -> Row:
+    """A row that a model can branch off, at an observation [D] or a simulator's `state`; the rest of it is blank."""
+    zero, no = jnp.zeros(()), jnp.zeros((), bool)
+    return Row(Transition(obs, jnp.zeros(action_size), zero, obs, no, no), state)
+
+
+def choose(mask: jax.Array, new: Any, old: Any) -> Any:
+    """`new` where `mask` [...] is true, else `old`; pytrees of [..., *shape]."""
+    pick = lambda x, y: jnp.where(mask.reshape(*mask.shape, *[1] * (y.ndim - mask.ndim)), x, y)  # noqa: E731
+    return jax.tree.map(pick, new, old)
+
+
 class Largest(NamedTuple):
     """A metric that is reported as its maximum over an epoch; others are averaged, but for a `Total`."""
 

@@ -44,7 +44,7 @@ from branchax.agents.soft import (
 )
 from branchax.agents.value_range import clip_to_range, halt
 from branchax.returns import bootstrapped
-from branchax.types import Key, Params, Row, Trajectory
+from branchax.types import Key, Params, Row, Trajectory, choose
 
 
 class Ahead(NamedTuple):
@@ -74,8 +74,7 @@ def roll_out(pieces: Pieces, key: Key, actor: Params, row: Row, sources: Sources
 def before_end(trajectory: Trajectory, each: jax.Array, last: jax.Array) -> jax.Array:
     """The row of `each` [H, B, ...] at the step that ends the rollout, or `last` [B, ...] where none does."""
     ends = trajectory.valid & find_ends(trajectory)
-    ended = ends.any(0).reshape(-1, *[1] * (last.ndim - 1))
-    return jnp.where(ended, each[ends.argmax(0), jnp.arange(last.shape[0])], last)
+    return choose(ends.any(0), each[ends.argmax(0), jnp.arange(last.shape[0])], last)
 
 
 def find_ends(trajectory: Trajectory) -> jax.Array:

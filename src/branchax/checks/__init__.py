@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import math
 from pathlib import Path
 
 from branchax.checks.files import read_settings
 from branchax.checks.mesh import check_mesh
 from branchax.checks.world import Need, check_actions, check_world, needs_table
-from branchax.config.fields import LARGEST, check_ranges, from_dict
+from branchax.config.fields import LARGEST, check_ranges, from_dict, value_at
 from branchax.config.run import Config
 from branchax.errors import ConfigError
 
@@ -22,8 +21,7 @@ def check(config: Config) -> None:
 
     def need(holds: bool, path: str, allowed: str) -> None:
         if not holds:
-            value = functools.reduce(getattr, path.split("."), config)
-            raise ConfigError(f"{path}: {value} is not possible; allowed: {allowed}")
+            raise ConfigError(f"{path}: {value_at(config, path)} is not possible; allowed: {allowed}")
 
     check_world(config, need)
     _check_sizes(config, need)

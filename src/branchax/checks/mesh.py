@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
 from branchax.checks.world import Need
-from branchax.config.fields import with_field
+from branchax.config.fields import value_at, with_field
 from branchax.config.run import Config
 
 
@@ -29,7 +28,7 @@ def check_mesh(config: Config, need: Need) -> None:
 
     def divides(path: str, count: Callable[[Config], int]) -> None:
         """Checks that `count`, a size that follows from the field at `path`, is a multiple of the batch axis."""
-        value: Any = functools.reduce(getattr, path.split("."), config)
+        value: Any = value_at(config, path)
 
         def fits(candidate: int) -> bool:
             return candidate >= 1 and count(with_field(config, path, candidate)) % over_batch == 0

@@ -50,9 +50,7 @@ def check_run(directory: Path, seed: int | None = None) -> None:
     config = rundir.load_config(directory)
     rundir.find_modules(directory)
     check_found(config)
-    last = config.seed + config.seeds - 1
-    if seed is not None and not config.seed <= seed <= last:
-        raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
+    config.place_of(seed, directory)
 
 
 def chosen(named: Sequence[Path], diagnose: bool, seed: int | None, command: str) -> list[Path]:

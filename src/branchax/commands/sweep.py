@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 import shlex
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import tyro
 from branchax.commands.base import PREEMPTED, REFUSED, check_found, installed
 from branchax.commands.flags import check_flags, names_of, parse, read_early, spelled_out
 from branchax.commands.train import Early, Own, TrainOptions, base_of, flags, read_own
-from branchax.config import Config, flat, to_dict
+from branchax.config import Config, flat, to_dict, value_at
 from branchax.config.names import find_matches
 from branchax.devices.distributed import Processes
 from branchax.errors import ConfigError, RunError, nearest
@@ -202,7 +201,7 @@ def _config(name: str, rest: list[str], settings: dict[str, str]) -> Config:
     added = []
     for field, value in settings.items():
         try:
-            switch = isinstance(functools.reduce(getattr, field.split("."), base), bool)
+            switch = isinstance(value_at(base, field), bool)
         except AttributeError:
             switch = False  # tyro will say that it is unknown, and what is near
         if switch:

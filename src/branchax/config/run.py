@@ -123,6 +123,16 @@ class Config(Upkeep):
 
     # --- derived sizes ---
 
+    def place_of(self, seed: int | None, run: object) -> int:
+        """The place of a seed among those of a run, from 0 on; None is the first one.
+
+        Raises `ConfigError`, which names the `run`, for a seed that is not its own.
+        """
+        last = self.seed + self.seeds - 1
+        if seed is not None and not self.seed <= seed <= last:
+            raise ConfigError(f"seed: {seed} is not in {run}; allowed: {self.seed} to {last}")
+        return 0 if seed is None else seed - self.seed
+
     @property
     def model_free(self) -> bool:
         """Whether the run imagines nothing and builds no model."""

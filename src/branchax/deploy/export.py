@@ -59,9 +59,7 @@ def export(directory: str | os.PathLike[str], seed: int | None = None) -> Path:
 
 def check(config: Config, seed: int | None) -> None:
     """Raises `ConfigError` unless a run with these settings has a policy for this seed."""
-    last = config.seed + config.seeds - 1
-    if seed is not None and not config.seed <= seed <= last:
-        raise ConfigError(f"seed: {seed} is not in this run; allowed: {config.seed} to {last}")
+    config.place_of(seed, "this run")
     if config.plans:
         raise ConfigError(
             f"export: an agent of kind {config.agent.kind} has no policy to export: it searches in its model at every"

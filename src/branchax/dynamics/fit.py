@@ -25,7 +25,7 @@ from branchax.dynamics.base import Dynamics, FitReport, MemberFaults
 from branchax.dynamics.ensemble import Ensemble, Prediction, Scales
 from branchax.replay import Ring
 from branchax.sharding import over_batch, whole
-from branchax.types import Key, Metrics, Params, Transition, finite
+from branchax.types import Key, Metrics, Params, Transition, choose, finite
 from branchax.worlds.base import World, WorldSpec, never
 
 HOLDOUT_CHUNK = 500  # holdout rows evaluated at a time
@@ -312,12 +312,9 @@ def keep_best(progress: Progress, latest: Networks, error: jax.Array, config: Mo
     better = (error < progress.best_error) & active(progress, config)
     gained = better & (error < progress.mark * (1 - config.min_gain))
 
-    def choose(new: jax.Array, old: jax.Array) -> jax.Array:
-        return jnp.where(better.reshape(-1, *[1] * (new.ndim - 1)), new, old)
-
     return Progress(
         latest=latest,
-        best=jax.tree.map(choose, latest, progress.best),
+        best=choose(better, latest, progress.best),
         best_error=jnp.where(better, error, progress.best_error),
         mark=jnp.where(gained, error, progress.mark),
         stale=jnp.where(gained, 0, progress.stale + 1),

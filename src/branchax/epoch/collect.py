@@ -13,7 +13,7 @@ from branchax.distributions import one_hot
 from branchax.epoch.parts import Parts
 from branchax.epoch.state import TrainState, first_fault, no_counts, no_fault, without_faults
 from branchax.rollout import Act, copies, rollout
-from branchax.types import Key, Row, Stream, Trajectory, Transition, finite, stream
+from branchax.types import Key, Row, Stream, Trajectory, finite, row_at, stream
 from branchax.worlds.base import WorldSpec, WorldState, blank_state
 
 
@@ -48,9 +48,8 @@ def start_worlds(parts: Parts, key: Key) -> tuple[WorldState, Row]:
 def empty_worlds(parts: Parts) -> tuple[WorldState, Row]:
     """`start_worlds` where the simulators live on the host, which resets them."""
     spec = parts.world.spec
-    one, no = blank_state(spec), jnp.zeros((), bool)
-    row = Transition(one.obs, jnp.zeros(spec.action_size), jnp.zeros(()), one.obs, no, no)
-    return copies(one, parts.sizes.parallel_worlds), Row(row)
+    one = blank_state(spec)
+    return copies(one, parts.sizes.parallel_worlds), row_at(one.obs, spec.action_size)
 
 
 def collect(parts: Parts, state: TrainState) -> tuple[TrainState, Trajectory | None]:

@@ -22,7 +22,7 @@ from branchax.epoch.parts import Parts
 from branchax.epoch.report import Report
 from branchax.epoch.state import TrainState
 from branchax.rollout import copies
-from branchax.types import Key, Stream, Trajectory, Transition, stream
+from branchax.types import Key, Stream, Trajectory, Transition, choose, stream
 from branchax.worlds.base import HostWorld
 
 
@@ -134,5 +134,4 @@ def truncate_latest(parts: Parts, state: TrainState) -> TrainState:
 def _forget(at_first: Any, fresh: jax.Array, memory: Any) -> Any:
     if memory is None:  # none was carried yet
         return at_first
-    choose = lambda f, m: jnp.where(fresh.reshape(-1, *[1] * (m.ndim - 1)), f, m)  # noqa: E731
-    return jax.tree.map(choose, at_first, memory)
+    return choose(fresh, at_first, memory)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from branchax.replay import Ring
-from branchax.types import Key, Trajectory, Transition, finite
+from branchax.types import Key, Trajectory, Transition, choose, finite
 from branchax.worlds.base import WorldState
 
 copy_state = jax.jit(lambda state: jax.tree.map(jnp.copy, state))
@@ -81,11 +81,8 @@ def without_faults(trajectory: Trajectory, good: jax.Array) -> Trajectory:
     """
     t = trajectory.transition
 
-    def keep(x: jax.Array, blank: jax.Array) -> jax.Array:
-        return jnp.where(good.reshape(*good.shape, *[1] * (x.ndim - 2)), x, blank)
-
     blank = jax.tree.map(jnp.zeros_like, t)
-    obs = keep(t.obs, blank.obs)
+    obs = choose(good, t.obs, blank.obs)
     blank = blank._replace(obs=obs, next_obs=obs, truncated=jnp.ones_like(good))
-    transition = jax.tree.map(keep, t, blank)
+    transition = choose(good, t, blank)
     return trajectory._replace(transition=transition, valid=trajectory.valid & good)

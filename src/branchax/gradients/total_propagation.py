@@ -33,7 +33,7 @@ from branchax.gradients.likelihood_ratio import check_density, others_mean, per_
 from branchax.gradients.pathwise import check_differentiable, pathwise
 from branchax.returns import goes_on, rewards_to_go
 from branchax.rollout import step_keys
-from branchax.types import Key, Params, Trajectory, Transition
+from branchax.types import Key, Params, Trajectory, Transition, choose
 from branchax.worlds.base import WorldState
 
 
@@ -120,12 +120,9 @@ def total_propagation(problem: Problem, samples: int) -> Estimator:
                 out: tuple[WorldState, Transition] = jax.vmap(world.step)(keys_step, _merge(floats, state), action)
                 return _floats(out[0]), out[1].reward
 
-            def mask(keep: jax.Array, x: jax.Array) -> jax.Array:
-                return jnp.where(keep.reshape(-1, *[1] * (x.ndim - 1)), x, 0.0)
-
             action, to_zeta = jax.vjp(act, zeta)
             _, to_state = jax.vjp(step, _floats(state), action)
-            adjoint = jax.tree.map(lambda x: mask(on, x), adjoint)
+            adjoint = choose(on, adjoint, jax.tree.map(jnp.zeros_like, adjoint))
             by_state, by_action = to_state((adjoint, jnp.where(valid, power, 0.0)))
             (from_path,) = to_zeta(by_action)
             in_theta = jax.vmap(to_theta)

@@ -24,7 +24,7 @@ from branchax.rollout import Act, copies, rollout
 from branchax.runs import rundir
 from branchax.runs.restoring import restore
 from branchax.sharding import of_seed
-from branchax.types import Key, Row, Stream, Trajectory, Transition, stream
+from branchax.types import Key, Stream, Trajectory, Transition, row_at, stream
 from branchax.worlds.base import World, WorldState, endless
 
 
@@ -66,11 +66,7 @@ def load(directory: Path, seed: int | None = None) -> Player:
         return _load_exported(directory, seed)
     config, states = restore(directory)
     seed = config.seed if seed is None else seed
-    place = seed - config.seed
-    if not 0 <= place < config.seeds:
-        last = config.seed + config.seeds - 1
-        raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
-    state: TrainState = of_seed(states, place)
+    state: TrainState = of_seed(states, config.place_of(seed, directory))
     world = worlds.make(config.world, config.backend, config.episode_length, config.world_args)
     dynamics = build.build_dynamics(config, world)
     key = stream(jax.random.key(seed), Stream.EVALUATE, state.counts.env_steps)
@@ -218,7 +214,7 @@ def imagination(player: Player, length: int, members: int | None = None) -> Call
 
     def run(key: Key, model: Any, agent: Any, obs: jax.Array) -> Trajectory:
         act, carried = policy(player, agent, True), memory_of(player, agent, obs.shape[0])
-        starts = jax.vmap(lambda x: dynamics.branch(row_at(player, x)))(obs)
+        starts = jax.vmap(lambda x: dynamics.branch(row_at(x, player.world.spec.action_size)))(obs)
 
         def one(key: Key, member: jax.Array) -> Trajectory:
             trajectory = rollout(key, dynamics.world(model, member), act, starts, length, memory=carried)[1]
@@ -237,12 +233,6 @@ def imagination(player: Player, length: int, members: int | None = None) -> Call
     return imagined
 
 
-def row_at(player: Player, obs: jax.Array) -> Row:
-    """A row that a learned model can branch from. The model reads only the observation."""
-    zero, no = jnp.zeros(()), jnp.zeros((), bool)
-    return Row(Transition(obs, jnp.zeros(player.world.spec.action_size), zero, obs, no, no))
-
-
 def open_loop(player: Player, obs: np.ndarray, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The model's predictions (only `next_obs`) for recorded actions [H, B, A], starting at obs [B, D].
 
@@ -254,7 +244,7 @@ def open_loop(player: Player, obs: np.ndarray, actions: np.ndarray) -> tuple[np.
     assert dynamics is not None, "a model-free run imagines nothing"
 
     def run(key: Key, model: Any, obs: jax.Array, actions: jax.Array) -> tuple[jax.Array, jax.Array]:
-        starts = jax.vmap(lambda x: dynamics.branch(row_at(player, x)))(obs)
+        starts = jax.vmap(lambda x: dynamics.branch(row_at(x, player.world.spec.action_size)))(obs)
 
         def one(key: Key, member: jax.Array | None) -> jax.Array:
             world = endless(dynamics.world(model, member))
@@ -283,7 +273,7 @@ def one_step(player: Player, obs: np.ndarray, actions: np.ndarray, draws: int) -
 
         def draw(key: Key, member: jax.Array) -> tuple[jax.Array, jax.Array]:
             step = dynamics.world(model, member).step
-            starts = jax.vmap(lambda x: dynamics.branch(row_at(player, x)))(obs)
+            starts = jax.vmap(lambda x: dynamics.branch(row_at(x, player.world.spec.action_size)))(obs)
             t = jax.vmap(step)(jax.random.split(key, obs.shape[0]), starts, actions)[1]
             return t.next_obs, t.reward
 

@@ -26,7 +26,7 @@ from branchax.errors import ConfigError
 from branchax.runs import evaluate, rundir, runlog, train
 from branchax.runs.loop import Callback
 from branchax.runs.trackers import Logger
-from branchax.types import Key, Trajectory
+from branchax.types import Key, Trajectory, row_at
 from branchax.views import diagnose, play
 from branchax.worlds.base import World, WorldState
 
@@ -101,7 +101,7 @@ class Run:
 
         def start(obs: ArrayLike) -> WorldState:
             assert player.dynamics is not None
-            return player.dynamics.branch(play.row_at(player, jnp.asarray(_checked(obs, size)[0])))
+            return player.dynamics.branch(row_at(jnp.asarray(_checked(obs, size)[0]), player.world.spec.action_size))
 
         ahead = functools.cache(lambda steps: play.imagination(player, steps))  # each compiled once
 
@@ -175,9 +175,7 @@ def load(directory: str | os.PathLike[str], seed: int | None = None) -> Run:
     """
     directory = pretrained.locate(Path(directory))
     config = rundir.load_config(directory)
-    if seed is not None and not config.seed <= seed < config.seed + config.seeds:
-        last = config.seed + config.seeds - 1
-        raise ConfigError(f"seed: {seed} is not in {directory}; allowed: {config.seed} to {last}")
+    config.place_of(seed, directory)
     return Run(directory, seed)
 
 

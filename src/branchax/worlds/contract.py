@@ -14,7 +14,7 @@ import numpy as np
 
 from branchax import outside
 from branchax.distributions import one_hot
-from branchax.types import Key, Transition
+from branchax.types import Key, Transition, choose
 from branchax.worlds.base import World, WorldState
 
 CONTRACT = {
@@ -147,8 +147,7 @@ def _walk(key: Key, world: World, steps: int, batch: int) -> tuple[WorldState, W
         after, t = jax.vmap(world.step)(jax.random.split(key_step, batch), state, action)
         fresh = jax.vmap(world.reset)(jax.random.split(key_reset, batch))
         over = t.terminated | t.truncated
-        choose = lambda f, a: jnp.where(over.reshape(-1, *[1] * (a.ndim - 1)), f, a)  # noqa: E731
-        return jax.tree.map(choose, fresh, after), (state._replace(inner=()), after._replace(inner=()), t)
+        return choose(over, fresh, after), (state._replace(inner=()), after._replace(inner=()), t)
 
     start = jax.vmap(world.reset)(jax.random.split(jax.random.fold_in(key, steps), batch))
     return jax.lax.scan(advance, start, jnp.arange(steps))[1]
