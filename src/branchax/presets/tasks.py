@@ -1,4 +1,4 @@
-"""What a task brings to presets: MBPO's own settings for MuJoCo's bodies, and rollouts that end at the data's edge."""
+"""What a task brings to presets: MBPO's own settings for MuJoCo's bodies, and what was measured on small ones."""
 
 from __future__ import annotations
 
@@ -44,6 +44,11 @@ FALLS = ("cartpole", "cartpole_discrete", "inverted_pendulum", "invertedpendulum
 FALL_SETTINGS: dict[str, Any] = {"model.beyond": "end", "model.bound_margin": 0.1, "rollout.horizon": 20}
 ENDS = ("mbpo", "oracle_mbpo")  # the presets that take them
 
+# Tasks that presets which standardise observations learn in fewer real steps with observations as they are.
+RAW = ("inverteddoublependulum",)
+RAW_SETTINGS: dict[str, Any] = {"agent.normalise_obs": False}
+STANDARDISES = ("mbpo", "dhmbpo_tiny")  # the presets for which this was measured
+
 # The presets that are MBPO, or vary its model or its agent: they take a task's epochs and rollouts ...
 BRANCHES = ("mbpo", "mbpo_paper", "oracle_mbpo", "mbpo_td3")
 # ... and those that learn from batches as it does, with other rollouts or none: they take its updates and its agent's
@@ -60,6 +65,8 @@ def settings_of(name: str, world: str) -> dict[str, Any]:
     task = task.partition("-v")[0]
     if name in ENDS and task in FALLS:
         return FALL_SETTINGS
+    if name in STANDARDISES and task in RAW:
+        return RAW_SETTINGS
     if family not in ("brax", "gym") or name not in BRANCHES + LEARNS:
         return {}
     there = flat(to_dict(PRESETS[name]))  # TD3 has no target entropy
