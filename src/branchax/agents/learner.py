@@ -130,18 +130,24 @@ def rescale(value: Value, targets: jax.Array, weight: jax.Array, rate: float = 0
 
 def fit_value(
     net: nn.Network,
-    optimizer: Optimizer,
     value: Value,
     obs: jax.Array,
     targets: jax.Array,
     weight: jax.Array,
+    optimizer: Optimizer,
     learning_rate: jax.Array,
+    passes: int,
 ) -> tuple[Value, jax.Array]:
-    """One step on 1/2 mean ((V(s) - target) / std)^2 over rows [N] with weights [N]; returns value and loss []."""
+    """`passes` steps on 1/2 mean ((V(s) - target) / std)^2 over rows [N] with weights [N]; returns the value and the
+    loss [] before the last step."""
 
     def loss(params: Params) -> jax.Array:
         error = net.apply(params, obs)[..., 0] - (targets - value.mean) / value.std
         return 0.5 * (weight * error**2).sum() / jnp.maximum(weight.sum(), 1.0)
 
-    now, gradient = jax.value_and_grad(loss)(value.learner.params)
-    return value._replace(learner=optimizer.step(value.learner, gradient, learning_rate)), now
+    def step(learner: Learner, _: None) -> tuple[Learner, jax.Array]:
+        now, gradient = jax.value_and_grad(loss)(learner.params)
+        return optimizer.step(learner, gradient, learning_rate), now
+
+    learner, losses = jax.lax.scan(step, value.learner, length=passes)
+    return value._replace(learner=learner), losses[-1]

@@ -122,13 +122,11 @@ def make_pathwise(spec: WorldSpec, config: PathwiseConfig, network: nn.MakeNetwo
         weight = keep.astype(target.dtype)
         value = rescale(agent.value, target, weight)
 
-        def fit(value: Value, _: None) -> tuple[Value, jax.Array]:
-            return fit_value(net, value_optimizer, value, obs, target, weight, knobs.value_learning_rate)
-
-        value, losses = jax.lax.scan(fit, value, length=config.value_passes)
+        step = value_optimizer, knobs.value_learning_rate
+        value, value_loss = fit_value(net, value, obs, target, weight, *step, config.value_passes)
         followed = optax.incremental_update(value.learner.params, agent.target, knobs.tau)
         metrics |= {"value/mean": value.mean, "value/skipped_steps": skipped(value.learner)}
-        outcome = Outcome({"policy/loss": total, "value/loss": losses[-1]}, metrics, steps)
+        outcome = Outcome({"policy/loss": total, "value/loss": value_loss}, metrics, steps)
         return agent._replace(value=value, target=followed), outcome
 
     valuation = Valuation(lambda agent, obs, action: value_of(net, agent.value, obs)[None], False)
