@@ -8,6 +8,7 @@ from pathlib import Path
 from branchax.checks.files import read_settings
 from branchax.checks.mesh import check_mesh
 from branchax.checks.world import Need, check_actions, check_world, needs_table
+from branchax.config.critic import CriticConfig
 from branchax.config.fields import LARGEST, check_ranges, from_dict, value_at
 from branchax.config.run import Config
 from branchax.errors import ConfigError
@@ -114,7 +115,16 @@ def _check_model_free(config: Config, need: Need) -> None:
 
 
 def _check_model(config: Config, need: Need) -> None:
-    (low, high), learned = config.rollout.ramp, config.model.has_networks
+    _check_data(config, need)
+    _check_ramp(config, need)
+    _check_kind(config, need)
+    _check_edge(config, need)
+    _check_doubt(config, need)
+
+
+def _check_data(config: Config, need: Need) -> None:
+    """Checks what the model is fitted to, and that its rollouts are used."""
+    learned = config.model.has_networks
     need(config.model.elites <= config.model.members, "model.elites", f"<= model.members = {config.model.members}")
     together = config.model.stop == "members" or config.model.elites == config.model.members
     need(together, "model.elites", f"{config.model.members}, all members: model.stop = mixture judges them together")
@@ -133,6 +143,11 @@ def _check_model(config: Config, need: Need) -> None:
         enough = (config.replay_capacity or LARGEST) >= least
         need(enough, "dataset", f"a buffer of at least {least} transitions, for training and holdout rows")
         need(not config.model.exact, "dataset", "unset with the oracle: a file holds no simulator states")
+
+
+def _check_ramp(config: Config, need: Need) -> None:
+    """Checks the schedule of the horizon."""
+    low, high = config.rollout.ramp
     need(
         config.rollout.horizon_end is None or high > low,
         "rollout.ramp",
@@ -148,6 +163,11 @@ def _check_model(config: Config, need: Need) -> None:
         "rollout.horizon_end",
         f">= rollout.horizon = {config.rollout.horizon}",
     )
+
+
+def _check_kind(config: Config, need: Need) -> None:
+    """Checks what the kind of model can do."""
+    learned = config.model.has_networks
     need(bool(config.model.weight_decay), "model.weight_decay", "at least one value")
     drops = config.model.is_own or (learned and bool(config.model.hidden))
     need(config.model.dropout == 0 or drops, "model.dropout", "0: the model has no hidden layers to drop from")
@@ -166,6 +186,23 @@ def _check_model(config: Config, need: Need) -> None:
         "rollout.first_action",
         "policy; replayed needs rollouts from replayed states into a buffer",
     )
+
+
+def _check_edge(config: Config, need: Need) -> None:
+    """Checks what follows where a rollout leaves the range of the data."""
+    critic, own = config.agent.traits.critic, "agent.factory" in config.own_parts
+    least = critic is not None and critic.expand in ("none", "fresh") and critic.scale == "possible"
+    need(
+        config.model.beyond == "clip" or own or least,
+        "model.beyond",
+        "clip"
+        if critic is None
+        else "clip; end needs agent.critic.scale = possible, agent.critic.expand = none or fresh",
+    )
+
+
+def _check_doubt(config: Config, need: Need) -> None:
+    """Checks how rollouts and updates use the ensemble's uncertainty."""
     gated, learned = config.rollout.gate != "none", config.model.has_networks
     if gated or config.rollout.penalty > 0:
         field, off = ("rollout.gate", "none") if gated else ("rollout.penalty", "0")
@@ -180,17 +217,10 @@ def _check_model(config: Config, need: Need) -> None:
             "rollout.penalty",
             "0: this agent's critics do not learn on the rewards of stored rollouts",
         )
-    critic, own = config.agent.traits.critic, "agent.factory" in config.own_parts
-    least = critic is not None and critic.expand in ("none", "fresh") and critic.scale == "possible"
-    need(
-        config.model.beyond == "clip" or own or least,
-        "model.beyond",
-        "clip"
-        if critic is None
-        else "clip; end needs agent.critic.scale = possible, agent.critic.expand = none or fresh",
-    )
     if config.rollout.weigh:
-        replayed = config.stores_imagined and critic is not None and not config.agent.traits.starts_fresh
+        replayed = (
+            config.stores_imagined and config.agent.traits.critic is not None and not config.agent.traits.starts_fresh
+        )
         need(replayed, "rollout.weigh", "false: this agent's critics do not learn on imagined rows of a buffer")
         several = learned and (config.model.elites > 1 or config.model.uncertainty == "max_std")
         need(several, "rollout.weigh", "false; true needs an ensemble with at least two elites")
@@ -225,42 +255,8 @@ def _check_agent(config: Config, need: Need) -> None:
         if imagines
         else "unset: it needs an agent that learns on imagined rollouts of its own policy",
     )
-    if (critic := agent.traits.critic) is not None:
-        need(
-            (critic.subset or 1) <= critic.members, "agent.critic.subset", f"<= agent.critic.members = {critic.members}"
-        )
-        steve, fresh = critic.expand == "steve", critic.expand == "fresh"
-        need(
-            not fresh or config.through_model,
-            "agent.critic.expand",
-            "none, mve or steve; fresh needs SAC with agent.through_model",
-        )
-        in_units = critic.scale == "none" or agent.traits.scales
-        need(in_units, "agent.critic.scale", f"none: agent.kind = {agent.kind} does not scale its values")
-        bounded = critic.scale == "none" or agent.discount < 1
-        need(
-            bounded,
-            "agent.discount",
-            "< 1 with agent.critic.scale, which divides by 1 - agent.discount",
-        )
-        dropped = critic.dropout == 0 or agent.traits.scales
-        need(dropped, "agent.critic.dropout", f"0: agent.kind = {agent.kind} has no dropout")
-        joins = not critic.batch_norm or agent.traits.scales
-        need(joins, "agent.critic.batch_norm", f"false: agent.kind = {agent.kind} does not join its batches")
-        joined = not critic.batch_norm or critic.expand in ("none", "fresh")
-        need(joined, "agent.critic.expand", "none or fresh: agent.critic.batch_norm joins one next state to each state")
-        one_norm = not (critic.batch_norm and critic.layer_norm)
-        need(one_norm, "agent.critic.layer_norm", "false: agent.critic.batch_norm normalises the same layers")
-        clips = not critic.clip_actor or critic.scale != "none"
-        need(clips, "agent.critic.clip_actor", "false: without agent.critic.scale there is no range to clip to")
-        ranged = critic.atoms is None or critic.scale != "none"
-        need(ranged, "agent.critic.atoms", "None: without agent.critic.scale there is no range to put them on")
-        need(not steve or critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")
-        need(
-            critic.td_k or critic.expand == "mve",
-            "agent.critic.td_k",
-            "true without agent.critic.expand = mve",
-        )
+    if agent.traits.critic is not None:
+        _check_critic(config, agent.traits.critic, need)
     at_once = agent.traits.updates_at_once
     whole = f"a number whose product with collect_steps = {config.collect_steps} is a multiple of {at_once}"
     need(config.updates_per_round % at_once == 0, "updates_per_step", f"{whole}, agent.policy_delay")
@@ -285,6 +281,43 @@ def _check_agent(config: Config, need: Need) -> None:
         need(several, "agent.kl_budget", "unset: model-free, each collection has one update (agent.kl_stop bounds it)")
         one_rule = not agent.traits.has_budget or every is None
         need(one_rule, "agent.kl_budget", "unset with rollout.validate_every: only one of them can stop a round")
+
+
+def _check_critic(config: Config, critic: CriticConfig, need: Need) -> None:
+    agent = config.agent
+    need((critic.subset or 1) <= critic.members, "agent.critic.subset", f"<= agent.critic.members = {critic.members}")
+    steve, fresh = critic.expand == "steve", critic.expand == "fresh"
+    need(
+        not fresh or config.through_model,
+        "agent.critic.expand",
+        "none, mve or steve; fresh needs SAC with agent.through_model",
+    )
+    in_units = critic.scale == "none" or agent.traits.scales
+    need(in_units, "agent.critic.scale", f"none: agent.kind = {agent.kind} does not scale its values")
+    bounded = critic.scale == "none" or agent.discount < 1
+    need(
+        bounded,
+        "agent.discount",
+        "< 1 with agent.critic.scale, which divides by 1 - agent.discount",
+    )
+    dropped = critic.dropout == 0 or agent.traits.scales
+    need(dropped, "agent.critic.dropout", f"0: agent.kind = {agent.kind} has no dropout")
+    joins = not critic.batch_norm or agent.traits.scales
+    need(joins, "agent.critic.batch_norm", f"false: agent.kind = {agent.kind} does not join its batches")
+    joined = not critic.batch_norm or critic.expand in ("none", "fresh")
+    need(joined, "agent.critic.expand", "none or fresh: agent.critic.batch_norm joins one next state to each state")
+    one_norm = not (critic.batch_norm and critic.layer_norm)
+    need(one_norm, "agent.critic.layer_norm", "false: agent.critic.batch_norm normalises the same layers")
+    clips = not critic.clip_actor or critic.scale != "none"
+    need(clips, "agent.critic.clip_actor", "false: without agent.critic.scale there is no range to clip to")
+    ranged = critic.atoms is None or critic.scale != "none"
+    need(ranged, "agent.critic.atoms", "None: without agent.critic.scale there is no range to put them on")
+    need(not steve or critic.subset is None, "agent.critic.subset", "unset: STEVE averages over all critics")
+    need(
+        critic.td_k or critic.expand == "mve",
+        "agent.critic.td_k",
+        "true without agent.critic.expand = mve",
+    )
 
 
 def _check_rules(config: Config, need: Need) -> None:
