@@ -32,7 +32,7 @@ from branchax.errors import ConfigError
 from branchax.presets import PRESETS, preset
 from branchax.runs import rundir, runlog
 from branchax.runs.statistics import bootstrap, interquartile_mean
-from experiments.harness import RESULTS, RUNS, publish, run
+from experiments.harness import RESULTS, RUNS, made_with, publish, run
 
 SEEDS, STEPS = 5, 1_000
 PROCESSOR = "processor.json"
@@ -109,7 +109,9 @@ def find_published(name: str, world: str, before: dict[str, Any]) -> dict[str, A
 
 def find(name: str, world: str, before: dict[str, Any]) -> dict[str, Any] | None:
     """The score of a run, or else the one that was published, which is `stale` if the preset has changed since."""
-    if (now := score(name, world) or known(name, world, before)) is not None:
+    config, directory = config_of(name, world), RUNS / directory_of(name, world)
+    fresh = config is not None and directory.exists() and made_with(directory, config)
+    if (now := (score(name, world) if fresh else None) or known(name, world, before)) is not None:
         return now | {"stale": False}
     then = find_published(name, world, before)
     return None if then is None else then | {"stale": True}
@@ -199,7 +201,9 @@ def summary(found: dict[str, dict[str, Any]]) -> str:
 
     def cell(world: str, name: str) -> str:
         s = found[world].get(name)
-        return "" if s is None else "{:,.0f} [{:,.0f}, {:,.0f}]".format(s["iqm"], *s["interval"])
+        if s is None:
+            return ""
+        return "{:,.0f} [{:,.0f}, {:,.0f}]".format(s["iqm"], *s["interval"]) + " †" * s["stale"]
 
     lines = ["| world | pairs run | best three | `mbpo` | `sac` |", "|---|---|---|---|---|"]
     for world, scores in found.items():

@@ -18,7 +18,7 @@ from branchax.dynamics import ensemble
 from branchax.dynamics.base import FitReport
 from branchax.dynamics.fit import make_ensemble
 from branchax.epoch.program import make_program
-from branchax.epoch.report import make_report
+from branchax.epoch.report import make_report, reduce_metric
 from branchax.epoch.stopping import stop_early, while_models_agree
 from branchax.types import Largest, Row, Total, Transition
 from branchax.worlds.base import WorldSpec, make_world
@@ -273,14 +273,36 @@ def test_a_member_says_its_mean_and_its_deviation():
 
 
 def test_metrics_of_an_epoch_are_those_of_its_updates_and_rollouts():
-    """Means over the updates that were made, the largest of all rollouts, the sum of all rollouts' steps."""
-    done = jnp.array([True, True, False])
-    loss, steps = jnp.array([1.0, jnp.nan, jnp.nan]), Total(jnp.array([10.0, 0.0, 0.0]))
-    largest = Largest(jnp.array([1.0, 5.0, 2.0]))
-    outcome = Outcome({"loss": loss}, {"mean": jnp.array([1.0, 2.0, 9.0]), "steps": steps, "most": largest}, done=done)
+    """Means over the updates that were made, the largest of all rollouts, the sum of all rollouts' steps. The second
+    update was taken back, the third was not made."""
+    made, kept = jnp.array([True, True, False]), jnp.array([True, False, False])
+    loss, steps = jnp.array([1.0, jnp.nan, jnp.nan]), Total(jnp.array([10.0, 0.0, 90.0]))
+    metrics = {"mean": jnp.array([1.0, 2.0, 9.0]), "steps": steps, "most": Largest(jnp.array([-1.0, 5.0, 9.0]))}
+    outcome = Outcome({"loss": loss}, metrics | {"given": 0.5}, made=made, kept=kept)
     after = SimpleNamespace(agent=(), fault=SimpleNamespace(rows=jnp.int32(0)))
     before = {"steps": Total(jnp.float32(7.0)), "most": Largest(jnp.float32(3.0)), "only": Total(jnp.float32(4.0))}
     report = make_report(jnp.int32(0), after, FitReport({}), before, outcome)
-    told = {name: float(report.metrics[name]) for name in ("mean", "steps", "most", "only", "improve/done")}
-    assert told == {"mean": 1.5, "steps": 17.0, "most": 5.0, "only": 4.0, "improve/done": pytest.approx(2 / 3)}
+    told = {name: float(report.metrics[name]) for name in ("mean", "steps", "most", "only", "given", "improve/done")}
+    expected = {"mean": 1.5, "steps": 17.0, "most": 5.0, "only": 4.0, "given": 0.5, "improve/done": 1 / 3}
+    assert told == pytest.approx(expected)
     assert int(report.health.losses["loss"]) == 1  # the other was never made
+    negative = Largest(jnp.array([-3.0, -2.0]))
+    assert [float(reduce_metric(x)) for x in (negative, Total(jnp.ones(2)), 0.5)] == [-2.0, 2.0, 0.5]
+
+
+def test_what_the_first_epochs_repeats_report_is_added_up():
+    """Three times two updates; the loss of the first one is not finite, and the largest number comes first."""
+
+    def update(key, count, sources):
+        loss = jnp.where(count == 0, jnp.nan, 1.0)
+        metrics = {"most": Largest(10.0 - count), "sum": Total(jnp.float32(1.0)), "mean": count * 1.0}
+        return count + 1, Outcome({"loss": loss}, metrics)
+
+    agent = by_hand.watcher(None, jnp.int32(0))._replace(update=update)
+    config = dataclasses.replace(TINY, first_updates=6)
+    program = make_program(
+        config, counting(), by_hand.two_members(lambda xp, m, obs, a: (obs, obs[0], jnp.array(False))), agent
+    )
+    report = jax.jit(program.epoch)(jax.jit(program.init)(jax.random.key(0)), jnp.int32(3))[1]
+    told = {name: float(report.metrics[name]) for name in ("most", "sum", "mean")}
+    assert told == {"most": 10.0, "sum": 6.0, "mean": 4.5} and int(report.health.losses["loss"]) == 1

@@ -142,7 +142,8 @@ def test_improving_stops_once_fewer_models_agree_than_asked():
 
     count, told = run(0.5)(zero, twelve)
     assert int(count) == 6  # the third look finds one in three; the three pairs of keys after it do nothing
-    np.testing.assert_array_equal(told.done, [True] * 6 + [False] * 6)
+    np.testing.assert_array_equal(told.made, [True] * 6 + [False] * 6)
+    np.testing.assert_array_equal(told.kept, told.made)
     np.testing.assert_array_equal(told.model_steps, [0, 7] * 3 + [0] * 6)  # those of the looks
     np.testing.assert_array_equal(told.metrics["count"], [0, 1, 2, 3, 4, 5] + [4, 5] * 3)
     assert int(run(0.3)(zero, twelve)[0]) == 12

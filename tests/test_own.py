@@ -1,6 +1,7 @@
 """Parts of one's own, by command line and by Python, get the whole run; what is wrong with them is said by name."""
 
 import contextlib
+import dataclasses
 import functools
 import os
 import signal
@@ -287,12 +288,14 @@ def test_settings_that_an_agent_of_ones_own_cannot_have_are_refused_once_it_is_t
 
 
 def test_settings_of_an_agent_of_ones_own_stay_when_it_is_given_in_python():
-    own = OwnAgentConfig(factory="somewhere:else", discount=0.5, looks_ahead=True, args=("a=1",))
+    own = OwnAgentConfig(discount=0.5, looks_ahead=True, args=("a=1",))
     found = build.with_parts(replace(tiny(), agent=own), agent=mine["make_agent"]).agent
     assert (found.discount, found.looks_ahead, found.args) == (0.5, True, ("a=1",))
     assert found.factory == outside.name_of(mine["make_agent"], "agent")
     given = functools.partial(mine["make_agent"], noise=0.5)
     assert build.with_parts(replace(tiny(), agent=own), agent=given).agent.args == ("noise=0.5",)
+    other = dataclasses.replace(own, factory="somewhere:else")
+    assert build.with_parts(replace(tiny(), agent=other), agent=mine["make_agent"]).agent.args == ()
 
 
 def test_an_agent_of_ones_own_may_learn_where_rollouts_end_at_the_edge_of_the_data():

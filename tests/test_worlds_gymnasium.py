@@ -237,6 +237,7 @@ def test_the_clock_is_the_least_of_all_limits_or_the_given_one():
 def test_arguments_reach_the_environment():
     world = make("gym/Ant-v5", arguments=["include_cfrc_ext_in_observation=False"])
     assert world.spec.obs_size == 27 and world.spec.termination is not None
+    assert make("gym/MountainCar-v0", arguments=["goal_velocity=0.01"]).spec.termination is None
     moved = make("gym/Hopper-v5", arguments=["exclude_current_positions_from_observation=False"])
     assert moved.spec.obs_size == 12 and moved.spec.termination is None  # what decides is elsewhere: it is learned
     with pytest.raises(ConfigError, match=r"world_args: 'x' is not possible; allowed: NAME=VALUE"):
@@ -318,18 +319,21 @@ def test_unknown_ids_and_modules_are_refused(monkeypatch):
         make("gym/Hopper-v5")
 
 
-def two_worlds(capacity, dropped=(), lengths=(3, 4)):
+def two_worlds(capacity, dropped=(), lengths=(3, 4), alike=False):
     """A ring of 12 steps of two worlds side by side, with episodes of these lengths, without the rows `dropped`, each
-    of which ends its episode. An observation: the steps since its episode began, and a number of that episode alone."""
+    of which ends its episode. An observation: the steps since its episode began, and a number of that episode alone; or
+    always the same. The action is the number of the row, the reward 1 where its episode begins."""
     no = jnp.array([False])
     ring = replay.init(Row(Transition(jnp.zeros(2), jnp.zeros(1), jnp.zeros(()), jnp.zeros(2), no[0], no[0])), capacity)
-    age, episode, number = [0, 0], [0, 1], 2
+    age, episode, number = [0, 0], [1, 2], 3
     for t in range(24):
         world = t % 2
         over = age[world] == lengths[world] - 1
-        obs, after = ([age[world] + later, episode[world]] for later in (0, 1))
+        obs, after = ([0, 0] if alike else [age[world] + later, episode[world]] for later in (0, 1))
         obs, after = (jnp.array([x], jnp.float32) for x in (obs, after))
-        row = Transition(obs, jnp.zeros((1, 1)), jnp.zeros(1), after, no, jnp.array([over]))
+        row = Transition(
+            obs, jnp.full((1, 1), t, float), jnp.full(1, age[world] == 0, float), after, no, jnp.array([over])
+        )
         ring = replay.add(ring, Row(row), jnp.array([t not in dropped]))
         age[world] = 0 if over or t in dropped else age[world] + 1
         if age[world] == 0:
@@ -338,27 +342,35 @@ def two_worlds(capacity, dropped=(), lengths=(3, 4)):
 
 
 @pytest.mark.parametrize("capacity", [20, 30])  # one that has wrapped, one that is not full
-@pytest.mark.parametrize("dropped", [(), (7,), (7, 12)])
-def test_rows_that_episodes_began_with_are_found(capacity, dropped):
-    ring = two_worlds(capacity, dropped)
-    found = np.asarray(first_rows(jax.random.key(0), ring, 2, 200).transition.obs)
-    size, obs = int(ring.size), np.asarray(ring.data.transition.obs)
-    stored = {tuple(row) for row in obs[:size] if row[0] == 0}
-    oldest = {tuple(obs[(int(ring.cursor) + i) % size]) for i in range(2)} if size == capacity else set()
-    assert stored - oldest <= {tuple(row) for row in found} <= stored
+@pytest.mark.parametrize(("dropped", "alike"), [((), False), ((), True), ((7,), False), ((7, 12), False)])
+def test_rows_that_episodes_began_with_are_found(capacity, dropped, alike):
+    ring = two_worlds(capacity, dropped, alike=alike)
+    found = first_rows(jax.random.key(0), ring, 2, bool(dropped), 300).transition
+    rows, size = ring.data.transition, int(ring.size)
+    oldest = rows.action[(ring.cursor + jnp.arange(2)) % size, 0].tolist() if size == capacity else []
+    begun = {t for t, begins in zip(rows.action[:size, 0].tolist(), rows.reward[:size], strict=True) if begins}
+    assert begun - set(oldest) == set(found.action[:, 0].tolist())
 
 
 def test_without_the_beginning_of_an_episode_the_oldest_row_is_one():
     ring = two_worlds(10, lengths=(50, 50))
-    found = first_rows(jax.random.key(0), ring, 2, 20).transition.obs
+    found = first_rows(jax.random.key(0), ring, 2, False, 20).transition.obs
     np.testing.assert_array_equal(found, np.tile(ring.data.transition.obs[ring.cursor], (20, 1)))
 
 
 def test_a_buffer_that_may_hold_no_beginning_of_an_episode_is_refused():
     config = replace(preset("v2.5", "gym/InvertedPendulum-v5"), replay_capacity=500)
-    with pytest.raises(ConfigError, match=r"replay_capacity: 500 .* allowed: >= 1001, or unset"):
-        build.build(config)
-    build.build(replace(config, replay_capacity=1_200))
+    validated = replace(config, rollout__start="replay", rollout__validate_every=5)
+    for each in (config, validated):
+        with pytest.raises(ConfigError, match=r"replay_capacity: 500 .* allowed: >= 1001, or unset"):
+            build.check_buffer(each, build.build(each))
+    sound = [
+        replace(config, replay_capacity=1_200),
+        replace(config, rollout__start="replay"),
+        replace(config, dataset="x"),
+    ]
+    for each in sound:
+        build.check_buffer(each, build.build(each))
 
 
 def test_unknown_ids_are_refused_before_jax():

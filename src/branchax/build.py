@@ -65,6 +65,19 @@ def assemble(config: Config, world: World, wrapped: Callable[[Agent], Agent] = l
     return make_program(config, world, dynamics, agent, find_stages(config, world))
 
 
+def check_buffer(config: Config, program: Program) -> None:
+    """Raises `ConfigError` where imagined episodes begin at stored ones' beginnings, which the buffer may not hold."""
+    starts_over = config.rollout.start == "initial" or config.rollout.validate_every is not None
+    if config.model_free or program.host is None or not starts_over or config.dataset is not None:
+        return
+    least = config.parallel_worlds * (program.spec.episode_length + 1)
+    if config.replay_capacity is not None and config.real_capacity < least:
+        raise ConfigError(
+            f"replay_capacity: {config.replay_capacity} is not possible on {config.world}, which is stepped on the"
+            f" host: imagined episodes begin where stored ones did; allowed: >= {least}, or unset"
+        )
+
+
 def build_dynamics(config: Config, world: World) -> Dynamics | None:
     """The model to imagine in, or None when nothing is imagined."""
     if config.model_free:
@@ -79,13 +92,6 @@ def build_dynamics(config: Config, world: World) -> Dynamics | None:
         raise ConfigError(
             f"model.kind: {config.model.kind} is not possible on {config.world}, which is stepped on the host and"
             " cannot be asked from every state; allowed: ensemble, or a world of JAX (brax/hopper)"
-        )
-    starts_over = config.rollout.start == "initial" or config.rollout.validate_every is not None
-    least = config.parallel_worlds * (world.spec.episode_length + 1)
-    if world.host is not None and starts_over and config.replay_capacity is not None and config.real_capacity < least:
-        raise ConfigError(
-            f"replay_capacity: {config.replay_capacity} is not possible on {config.world}, which is stepped on the"
-            f" host: imagined episodes begin where stored ones did; allowed: >= {least}, or unset"
         )
     return kinds[config.model.kind](world)
 

@@ -82,8 +82,8 @@ class _MLP(linen.Module):
 def drop(key: Key, x: jax.Array, rate: float) -> jax.Array:
     """x [...] with entries set to 0 with probability `rate`, and the others divided by 1 - rate (inverted dropout).
 
-    One key gives two words, and MurmurHash3's finaliser mixes them with each entry's index. JAX's own
-    generator would take as long as the rest of a small network's step.
+    One key gives two words, and MurmurHash3's finaliser mixes them with each entry's index. JAX's own generator
+    would take as long as the rest of a small network's step.
     """
     first, second = jax.random.bits(key, (2,), jnp.uint32)
     h = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape) * jnp.uint32(0x9E3779B9) ^ first

@@ -44,9 +44,9 @@ class Outcome(NamedTuple):
     losses: Metrics  # [] each; a non-finite one is a fault of the agent (`FaultConfig.agent`)
     metrics: Metrics
     model_steps: jax.Array | float = 0.0  # [] steps that the update itself took in the model
-    done: jax.Array | None = (
-        None  # [] bool, set by the epoch where a rule may stop a round's updates; None: it was made
-    )
+    # [] bool each, set by the epoch where a rule may stop a round's updates; None: it was made, and kept
+    made: jax.Array | None = None
+    kept: jax.Array | None = None
 
 
 # The data that `update` reads: `sources.replay`, or `sources.rollout` (on-policy). An agent that "plans" takes

@@ -284,6 +284,7 @@ def _check_agent(config: Config, need: Need) -> None:
 
 
 def _check_critic(config: Config, critic: CriticConfig, need: Need) -> None:
+    """Checks the settings of an ensemble of Q-functions against each other and the agent's."""
     agent = config.agent
     need((critic.subset or 1) <= critic.members, "agent.critic.subset", f"<= agent.critic.members = {critic.members}")
     steve, fresh = critic.expand == "steve", critic.expand == "fresh"

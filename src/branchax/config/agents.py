@@ -311,7 +311,8 @@ class OwnAgentConfig:
     factory: str = ""
     """The function, as `module:function`. Its module is searched in the current directory, then in Python's path."""
     args: tuple[str, ...] = ()
-    """Further arguments of the function, each as `name=value`."""
+    """Further arguments of the function, each as `name=value`. A value is JSON, a Python literal or a plain word; true,
+    false and none, however they are written, are no words."""
     discount: Fraction = 0.99
     """Gamma of its critic, if it has one (only for diagnostics)."""
     looks_ahead: bool = False

@@ -266,12 +266,12 @@ def with_own(
 ) -> Config:
     """`config` with an agent or a model of one's own, by their names `module:function`; None: as it is.
 
-    If the agent was one of one's own before, its other settings stay, and so do its arguments unless there are `args`.
+    If the agent was one of one's own before, its other settings stay, and so do the arguments of the same function.
     """
     if agent is not None:
         before = config.agent
         own = before if isinstance(before, OwnAgentConfig) else OwnAgentConfig(discount=before.discount)
-        given = own.args if args is None else args
+        given = args or (own.args if own.factory in ("", agent) else ())  # those of another function are not its own
         config = replace(config, agent=replace(own, factory=agent, args=given, reads=AS_BUILT))
     if model is not None:
         config = replace(config, model=replace(config.model, kind="own", factory=model))

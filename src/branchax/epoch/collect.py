@@ -18,8 +18,8 @@ from branchax.worlds.base import WorldSpec, WorldState, blank_state
 
 
 def explore(parts: Parts, key: Key) -> TrainState:
-    """The state of a run at its beginning, after `explore_steps` uniformly random real steps. In a
-    world on the host nothing is explored yet."""
+    """The state of a run at its beginning, after `explore_steps` uniformly random real steps. In a world on the
+    host nothing is explored yet."""
     world, sizes = parts.world, parts.sizes
     worlds, row = empty_worlds(parts) if world.host is not None else start_worlds(parts, key)
     state = TrainState(

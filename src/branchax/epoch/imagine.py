@@ -35,26 +35,28 @@ def draw_starts(parts: Parts, key: Key, state: TrainState, count: int) -> Starts
 
 def first_states(parts: Parts, key: Key, state: TrainState, count: int) -> WorldState:
     """`count` states of the model's world that real episodes began in, where no program can reset the real one."""
-    rows = first_rows(key, state.real, parts.sizes.parallel_worlds, count)
+    worlds = 1 if parts.sizes.offline else parts.sizes.parallel_worlds  # a dataset has one episode after the other
+    rows = first_rows(key, state.real, worlds, parts.sizes.drops_rows, count)
     return jax.vmap(parts.model.branch)(rows)
 
 
-def first_rows(key: Key, ring: Ring, worlds: int, count: int) -> Row:
+def first_rows(key: Key, ring: Ring, worlds: int, dropped: bool, count: int) -> Row:
     """`count` rows, drawn from the first rows of the stored episodes; `worlds` parallel worlds wrote in turn.
 
-    A row goes on from one of the `worlds` rows before it if its observation is that row's next one, and that row is no
-    end. (If a row was dropped, its world's rows are less than `worlds` apart.) All others begin an episode, but for the
-    oldest ones of a full ring, whose earlier rows are gone. If no episode begins in the ring, its oldest row is taken.
+    A row goes on from the row `worlds` places before it, unless that one ended its episode. Where rows may have been
+    `dropped`, rows of a world may be nearer: then it is any of the `worlds` rows before, if its next observation is the
+    row's. All others begin an episode, but for the oldest ones of a full ring, whose earlier rows are gone. If no
+    episode begins in the ring, its oldest row is taken.
     """
     t, slots = ring.data.transition, replay.capacity(ring)
     age = (ring.cursor - 1 - jnp.arange(slots)) % slots  # 0: the latest
 
     def mark(back: jax.Array, goes_on: jax.Array) -> jax.Array:
         before = (jnp.arange(slots) - back) % slots
-        same = (t.next_obs[before] == t.obs).all(-1) & ~(t.terminated | t.truncated)[before]
-        return goes_on | (same & (age < ring.size - back))
+        same = ~(t.terminated | t.truncated)[before] & (age < ring.size - back)
+        return goes_on | (same & (t.next_obs[before] == t.obs).all(-1) if dropped else same)
 
-    goes_on = jax.lax.fori_loop(1, worlds + 1, mark, jnp.zeros(slots, bool))
+    goes_on = jax.lax.fori_loop(1 if dropped else worlds, worlds + 1, mark, jnp.zeros(slots, bool))
     known = (age < ring.size - worlds) | (ring.size < slots)
     begins = ~goes_on & known & (age < ring.size)
     place = jnp.cumsum(jnp.where(begins.any(), begins, age == ring.size - 1))

@@ -17,7 +17,7 @@ from branchax.epoch.state import TrainState
 from branchax.epoch.stopping import stop_early, while_models_agree, within_budget
 from branchax.rollout import rollout
 from branchax.sharding import over_batch
-from branchax.types import Key, Stream, Total, Trajectory, stream
+from branchax.types import Key, Largest, Stream, Total, Trajectory, stream
 
 
 def improve(
@@ -26,8 +26,8 @@ def improve(
     """The updates that follow a round of collecting, as a scan; their outcomes, [N].
 
     With `rollout.every` they come in blocks of so many, [N / every, every], each after rollouts of the latest policy.
-    In the first epoch the round's updates are made `first_repeats` times; the outcomes are those of the last time, but
-    a loss that was not finite stays.
+    In the first epoch the round's updates are made `first_repeats` times. The outcomes are those of the last time, but
+    sums, maxima and losses that are not finite are those of all times.
     """
     sizes, key = parts.sizes, stream(state.key, Stream.IMPROVE, state.counts.env_steps)
 
@@ -43,8 +43,11 @@ def improve(
 
     def again(i: jax.Array, carry: tuple[TrainState, Outcome]) -> tuple[TrainState, Outcome]:
         state, outcome = once(jax.random.fold_in(key, i), carry[0])
+        before = carry[1]
         keep = lambda old, new: jnp.where(jnp.isfinite(old), new, old)  # noqa: E731
-        return state, outcome._replace(losses=jax.tree.map(keep, carry[1].losses, outcome.losses))
+        losses = jax.tree.map(keep, before.losses, outcome.losses)
+        metrics = {name: _add_up(before.metrics[name], x, i == 0) for name, x in outcome.metrics.items()}
+        return state, outcome._replace(losses=losses, metrics=metrics)
 
     return jax.lax.fori_loop(0, times, again, (state, blank))
 
@@ -62,6 +65,16 @@ def take_blocks(
         return state, outcome._replace(metrics=outcome.metrics | told)
 
     return jax.lax.scan(block, state, jax.random.split(key, parts.sizes.updates_per_round // every))
+
+
+def _add_up(before: Any, metric: Any, first: jax.Array) -> Any:
+    """A metric of updates [N] together with that of the `before` ones, unless they are the `first`: its sum, its
+    maximum, or the later one."""
+    if isinstance(metric, Total):
+        return Total(before.value + metric.value)
+    if isinstance(metric, Largest):
+        return Largest(jnp.where(first, metric.value, jnp.maximum(before.value, metric.value)))
+    return metric
 
 
 def _spread(metric: Any, count: int) -> Any:
@@ -110,8 +123,8 @@ def take_updates(
         look = within_budget(lambda old, new: moved(old, new, obs), agent.budget)
         improve_all = stop_early(update, look, state.agent, every=1, undo=True)
     params, outcome = improve_all(state.agent, jax.random.split(key, count))
-    done = count if outcome.done is None else outcome.done.sum(dtype=jnp.int32)
-    counts = state.counts._replace(updates=state.counts.updates + agent.counts * done)
+    kept = count if outcome.kept is None else outcome.kept.sum(dtype=jnp.int32)
+    counts = state.counts._replace(updates=state.counts.updates + agent.counts * kept)
     if parts.dynamics is not None:
         steps = jnp.asarray(outcome.model_steps).astype(jnp.uint32).sum() + looked.astype(jnp.uint32)
         counts = counts._replace(model_steps=counts.model_steps + steps)

@@ -32,6 +32,7 @@ class Sizes(NamedTuple):
     rollout: RolloutConfig
     eval_episodes: int
     offline: bool  # nothing is collected
+    drops_rows: bool  # real rows that are not finite are left out of the buffer, and the run goes on
 
     @property
     def rounds(self) -> int:
@@ -49,7 +50,8 @@ class Starts(NamedTuple):
 class Stages(NamedTuple):
     """An epoch's stages as values. Pass another function for one to replace it; each is given the run's `Parts` first.
 
-    `starts` says where imagined rollouts begin; `imagine`, and what an agent's updates imagine, ask it.
+    `starts` says where imagined rollouts begin; `imagine`, and what an agent's updates imagine, ask it. With
+    `rollout.every` it is `improve` that calls `imagine`, before every block of updates.
     """
 
     # (parts, state) -> state, what a round collected; None offline
@@ -106,4 +108,5 @@ def sizes_of(config: Config, agent: Agent, dynamics: Dynamics | None) -> Sizes:
         rollout=config.rollout,
         eval_episodes=config.eval_episodes,
         offline=config.dataset is not None,
+        drops_rows=config.faults.world == "drop",
     )

@@ -31,25 +31,29 @@ class Report(NamedTuple):
 
 def make_report(skipped: jax.Array, after: TrainState, fit: FitReport, imagined: Metrics, outcome: Outcome) -> Report:
     """The report of an epoch before which `skipped` gradients had been left out; its updates had an `outcome` [...]."""
-    done, told = outcome.done, outcome.losses | outcome.metrics
-    made = True if done is None else done
-    losses = {name: (~jnp.isfinite(x) & made).sum(dtype=jnp.int32) for name, x in outcome.losses.items()}
+    made, told = outcome.made, outcome.losses | outcome.metrics
+    counting = True if made is None else made
+    losses = {name: (~jnp.isfinite(x) & counting).sum(dtype=jnp.int32) for name, x in outcome.losses.items()}
     gradients = count_skipped(after.agent) - skipped
     counted = {f"{name}_nonfinite": count for name, count in losses.items()}
-    counted |= {"collect/nonfinite_rows": after.fault.rows} | ({} if done is None else {"improve/done": done.mean()})
+    counted |= {"collect/nonfinite_rows": after.fault.rows}
+    counted |= {} if outcome.kept is None else {"improve/done": outcome.kept.mean()}
     once = {name: reduce_metric(x) for name, x in imagined.items() if name not in told}
-    updates = {name: reduce_metric(x, imagined.get(name), done) for name, x in told.items()}
+    updates = {name: reduce_metric(x, imagined.get(name), made) for name, x in told.items()}
     metrics = fit.metrics | once | counted | updates
     return Report(metrics, Health(losses, gradients, jax.tree.map(jnp.asarray, fit.faults)))
 
 
-def reduce_metric(x: Any, before: Any = None, done: jax.Array | None = None) -> jax.Array:
-    """A metric of many updates [...] as one number [], which for a mean are those `done` [...] alone.
+def reduce_metric(x: Any, before: Any = None, made: jax.Array | None = None) -> jax.Array:
+    """A metric of many updates [...] as one number [], of those alone that were `made` [...].
 
     `before` is the same metric of what came before the updates, which counts in a maximum and in a sum.
     """
+    among = jnp.ones((), bool) if made is None else made
     if isinstance(x, Largest):
-        return x.value.max() if before is None else jnp.maximum(x.value.max(), before.value)
+        largest = jnp.where(among, x.value, -jnp.inf).max()
+        return largest if before is None else jnp.maximum(largest, before.value)
     if isinstance(x, Total):
-        return x.value.sum() if before is None else x.value.sum() + before.value
-    return x.mean() if done is None else jnp.where(done, x, 0.0).sum() / jnp.maximum(done.sum(), 1)
+        total = jnp.where(among, x.value, 0.0).sum()
+        return total if before is None else total + before.value
+    return jnp.mean(x) if made is None else jnp.where(made, x, 0.0).sum() / made.sum()

@@ -21,8 +21,8 @@ def stop_early(
     """A scan of `update` over keys [N], N a multiple of `every`, that asks a `rule` after each `every` of them.
 
     Once it says stop, the rest of the keys do nothing; with `undo`, the updates since the last time are taken back too.
-    Returns the parameters and the outcomes of [N], with `Outcome.done`: those left out or taken back are not. Their
-    `model_steps` are those that were taken, with the rule's.
+    Returns the parameters and the outcomes of [N]: `Outcome.made` is false of those left out, `Outcome.kept` of those
+    taken back as well. Their `model_steps` are those that were taken, with the rule's.
     """
 
     def run(params: Any, keys: Key) -> tuple[Any, Outcome]:
@@ -39,9 +39,10 @@ def stop_early(
         def body(carry: tuple[Any, ...], keys: Key) -> tuple[Any, Outcome]:
             going = carry[2]
             carry = jax.lax.cond(going, advance, lambda carry, keys: carry, carry, keys)
-            done, outcome = going & carry[2] if undo else going, carry[3]
+            kept, outcome = going & carry[2] if undo else going, carry[3]
             steps = jnp.where(going, outcome.model_steps, 0.0)  # those left out repeat the last ones
-            return carry, outcome._replace(model_steps=steps, done=jnp.broadcast_to(done, (every,)))
+            made, kept = jnp.broadcast_to(going, (every,)), jnp.broadcast_to(kept, (every,))
+            return carry, outcome._replace(model_steps=steps, made=made, kept=kept)
 
         chunks = keys.reshape(-1, every)
         blank = jax.eval_shape(lambda: jax.lax.scan(update, params, chunks[0])[1])

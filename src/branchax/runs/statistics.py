@@ -62,7 +62,7 @@ def bootstrap(statistic: Callable[..., Any], *groups: np.ndarray) -> tuple[Any, 
         return statistic(*groups), statistic(*groups)
     if fewest < 2:
         raise ValueError(
-            f"groups of {[len(group) for group in groups]} units have no interval; allowed: two or more each"
+            f"groups of {[len(group) for group in groups]} units have no interval; allowed: one each, or two or more"
         )
     from scipy import stats
 

@@ -246,6 +246,8 @@ def _build(job: Job, fresh: bool) -> tuple[Callable[[Floats], Program], Transiti
     with warnings.catch_warnings(record=True) as caught:
         program = program_of(config, job.swept)
         try_out(config, program({}))
+        if fresh:
+            build.check_buffer(config, program({}))
         spec = program({}).spec
         reads = fresh and config.dataset is not None  # a saved state holds the rows already
         data = dataset.load(str(config.dataset), spec) if reads else None

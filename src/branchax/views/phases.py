@@ -97,7 +97,7 @@ def _parts(
     found: dict[str, Callable[[TrainState, Any], Any]] = {"collect": collect} if collects else {}
     if not config.model_free and not config.model.exact:
         found["fit"] = lambda state, recent: (parts.fit(state)[0], recent)
-    if config.stores_imagined:
+    if config.stores_imagined and (config.rollout.every is None or warms_up):  # else the updates imagine
         found["imagine"] = lambda state, recent: (parts.imagine(state, horizon)[0], recent)
     if warms_up:
         found["warm up"] = lambda state, recent: (parts.warm_up(state, horizon), recent)

@@ -25,8 +25,8 @@ def gymnasium_world(name: str, episode_length: int | None = None, arguments: Seq
       name: the id in Gymnasium's registry, such as `"Hopper-v5"`; `"module:Id-v0"` first imports a module that
         registers it.
       episode_length: steps until an episode is truncated, instead of the registered limit.
-      arguments: keyword arguments for the environment, each as `"name=value"`; the value is a Python literal or a plain
-        word.
+      arguments: keyword arguments for the environment, each as `"name=value"`; the value is JSON, a Python literal or a
+        plain word.
 
     Raises:
       ConfigError: Gymnasium is missing, the id is unknown, or the environment cannot be made, has no time limit, has
