@@ -58,12 +58,12 @@ def test_a_task_s_settings_serve_brax_and_gymnasium():
     assert presets.preset("dyna", "gym/Hopper-v5").agent == presets.PRESETS["dyna"].agent  # DQN has no target entropy
 
 
-def test_on_the_double_pendulum_observations_are_not_standardised():
-    world = "gym/InvertedDoublePendulum-v5"
-    for name in ("mbpo", "dhmbpo_tiny"):
+def test_with_two_links_observations_are_not_standardised():
+    for name, world in (("mbpo", "classic/acrobot"), ("mbpo", "gym/InvertedDoublePendulum-v5")):
         assert not presets.preset(name, world).agent.normalise_obs
-        assert presets.preset(name, "classic/pendulum").agent.normalise_obs
-    assert presets.preset("dhmbpo_small", world).agent.normalise_obs
+    assert not presets.preset("dhmbpo_tiny", "gym/InvertedDoublePendulum-v5").agent.normalise_obs
+    for name, world in (("mbpo", "classic/pendulum"), ("dhmbpo_small", "gym/InvertedDoublePendulum-v5")):
+        assert presets.preset(name, world).agent.normalise_obs
 
 
 def test_where_an_episode_ends_by_a_fall_rollouts_of_mbpo_end_at_the_edge_of_the_data():

@@ -45,7 +45,7 @@ FALL_SETTINGS: dict[str, Any] = {"model.beyond": "end", "model.bound_margin": 0.
 ENDS = ("mbpo", "oracle_mbpo")  # the presets that take them
 
 # Tasks that presets which standardise observations learn in fewer real steps with observations as they are.
-RAW = ("inverteddoublependulum",)
+RAW = ("acrobot", "inverteddoublependulum")
 RAW_SETTINGS: dict[str, Any] = {"agent.normalise_obs": False}
 STANDARDISES = ("mbpo", "dhmbpo_tiny")  # the presets for which this was measured
 
