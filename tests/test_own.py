@@ -334,6 +334,7 @@ def test_names_of_parts():
         "a=x": "x",
         "a=[1, 2]": [1, 2],
         "a=False": False,
+        "a=TRUE": True,
         "a=null": None,
         'a="no"': "no",
         "a=(1, 2)": (1, 2),
