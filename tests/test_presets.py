@@ -59,7 +59,11 @@ def test_a_task_s_settings_serve_brax_and_gymnasium():
 
 
 def test_with_two_links_observations_are_not_standardised():
-    for name, world in (("mbpo", "classic/acrobot"), ("mbpo", "gym/InvertedDoublePendulum-v5")):
+    for name, world in (
+        ("mbpo", "classic/acrobot"),
+        ("oracle_mbpo", "classic/acrobot"),
+        ("mbpo", "gym/InvertedDoublePendulum-v5"),
+    ):
         assert not presets.preset(name, world).agent.normalise_obs
     assert not presets.preset("dhmbpo_tiny", "gym/InvertedDoublePendulum-v5").agent.normalise_obs
     for name, world in (("mbpo", "classic/pendulum"), ("dhmbpo_small", "gym/InvertedDoublePendulum-v5")):

@@ -60,8 +60,9 @@ def prepare(parts: Parts, state: TrainState, horizon: jax.Array) -> tuple[TrainS
     """Fits the model, fills the buffer of rollouts, and warms the critics up; also returns their metrics."""
     state, fitted = parts.stages.fit(parts, state)
     imagined: Metrics = {}
-    begins = parts.sizes.rollout.every is None or parts.agent.warm_up is not None  # the updates' first block imagines
-    if parts.sizes.imagined_capacity and begins:
+    # With `every`, the first block of updates imagines for itself, and only the critics' warm-up needs rollouts now.
+    needed = parts.sizes.rollout.every is None or parts.agent.warm_up is not None
+    if parts.sizes.imagined_capacity and needed:
         state, imagined = parts.stages.imagine(parts, state, horizon)
     return parts.stages.warm_up(parts, state, horizon), (fitted, imagined)
 
