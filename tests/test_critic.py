@@ -128,7 +128,7 @@ def test_a_time_limit_is_bootstrapped_through_whatever_the_horizon():
     np.testing.assert_allclose(goal.y, (0.8 ** np.arange(4)).sum(), rtol=1e-5)
 
 
-@pytest.mark.parametrize(("range_", "left"), [((), 5.0), (ValueRange(jnp.float32(-7), jnp.float32(9), True), -7.0)])
+@pytest.mark.parametrize(("range_", "left"), [(None, 5.0), (ValueRange(jnp.float32(-7), jnp.float32(9), True), -7.0)])
 def test_the_lowest_value_follows_where_a_rollout_has_left_the_data(range_, left):
     """V = 5: a row that goes on, one that terminates, one that has left."""
     obs, at = jnp.zeros((3, 1)), jnp.arange(3)

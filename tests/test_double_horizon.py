@@ -13,12 +13,12 @@ from branchax import nn, normalize, replay
 from branchax.agents import soft
 from branchax.agents.base import Ahead, Sources
 from branchax.agents.critic import in_range
-from branchax.agents.learner import adam, count_skipped, renew_statistics, reset_optimizers
 from branchax.agents.sac import make_sac
 from branchax.agents.value_range import ValueRange, track_range
 from branchax.build import build
 from branchax.config import CriticConfig, SACConfig
 from branchax.dynamics.fit import make_ensemble
+from branchax.optimizer import adam, count_skipped, renew_statistics, reset_optimizers
 from branchax.presets import preset
 from branchax.rollout import rollout
 from branchax.types import Row, Transition
@@ -338,7 +338,9 @@ def test_the_range_follows_the_quantiles():
     assert float(then.low) == pytest.approx(low + 0.1 * 10, rel=1e-4)
     bad = track_range(now, jnp.array([jnp.nan, 1.0]), jnp.float32(0.9), 0.1)
     assert (float(bad.low), float(bad.high)) == (float(now.low), float(now.high))
-    assert in_range("critic", ()) == "critic"
+    hidden = track_range(now, jnp.array([jnp.nan, 1.0]), jnp.float32(0.9), 0.1, mask=jnp.array([False, True]))
+    assert float(hidden.low) == pytest.approx(float(now.low) + 0.1 * (10 - float(now.low)), rel=1e-4)
+    assert in_range("critic", None) == "critic"
 
 
 @pytest.mark.parametrize(("reward", "range_"), [(1.0, (0.0, 10.0)), (-2.0, (-20.0, 0.0))])

@@ -125,7 +125,7 @@ def test_each_step_evaluates_only_the_member_assigned():
     model = mock_model()._replace(params=params)
 
     def step(member, obs, action):
-        one = lambda k, o, a: ensemble.sample(k, model, net, config, None, o, a, member)  # noqa: E731
+        one = lambda k, o, a: ensemble.sample(k, model, net, config, SPEC, o, a, member)  # noqa: E731
         return jax.vmap(one)(jax.random.split(jax.random.key(0), 512), obs, action)
 
     compiled = jax.jit(step).lower(jnp.int32(0), jnp.zeros((512, 2)), jnp.zeros((512, 1))).compile()
@@ -168,7 +168,7 @@ def test_one_step_is_differentiable_in_state_and_action():
 
     @jax.jit
     def step(z):
-        return ensemble.sample(jax.random.key(1), model, net, config, None, z[:2], z[2:], jnp.int32(1)).next_obs
+        return ensemble.sample(jax.random.key(1), model, net, config, SPEC, z[:2], z[2:], jnp.int32(1)).next_obs
 
     z, eps = np.array([0.3, -0.2, 0.5], np.float32), np.float32(1e-2)
     numeric = np.stack([(step(z + e) - step(z - e)) / (2 * eps) for e in eps * np.eye(3, dtype=np.float32)], -1)

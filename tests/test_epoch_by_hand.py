@@ -234,9 +234,11 @@ def test_the_models_loss_is_that_of_the_formula(monkeypatch):
 
 
 def test_a_model_reads_actions_as_worlds_do():
-    """Clipped to [-1, 1]: beyond, it has seen nothing."""
-    read = ensemble.inputs(jnp.array([0.5, 3.0]), jnp.array([-4.0, 0.2]))
-    np.testing.assert_allclose(read, [0.5, 3.0, -1.0, 0.2])
+    """Clipped to [-1, 1], beyond which it has seen nothing; or as they are, in worlds that take them so."""
+    spec = WorldSpec("anything", 2, 2, 10)
+    for clips, first in ((True, -1.0), (False, -4.0)):
+        read = ensemble.inputs(spec._replace(clips=clips), jnp.array([0.5, 3.0]), jnp.array([-4.0, 0.2]))
+        np.testing.assert_allclose(read, [0.5, 3.0, first, 0.2])
 
 
 def test_a_bound_on_predictions_does_not_end_their_gradient():

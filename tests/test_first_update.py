@@ -13,7 +13,8 @@ from by_hand import BATCH, DISCOUNT, DISCRETE, SPEC, as_numpy, each_of, net, noi
 
 from branchax import nn
 from branchax.agents import critic as critics
-from branchax.agents import learner, value_range
+from branchax.agents import value as values
+from branchax.agents import value_range
 from branchax.agents.base import Sources
 from branchax.agents.critic import Critic, steve
 from branchax.agents.dqn import epsilon_greedy, make_dqn
@@ -31,6 +32,7 @@ from branchax.config import (
     SACConfig,
     TD3Config,
 )
+from branchax.optimizer import adam
 from branchax.rollout import rollout
 from branchax.types import Trajectory, Transition
 
@@ -611,25 +613,25 @@ def test_steve_weighs_what_agrees():
 
 def test_a_value_is_in_units_of_its_targets():
     net_ = nn.mlp(2, (4,), 1)
-    value = learner.init_value(jax.random.key(0), net_, learner.adam())
+    value = values.init_value(jax.random.key(0), net_, adam())
     value = value._replace(mean=jnp.float32(3.0), std=jnp.float32(2.0))
     obs = np.array([0.3, -0.5])
     expected = 3.0 + 2.0 * net(as_numpy(value.learner.params), obs)[0]
-    assert float(learner.value_of(net_, value, jnp.asarray(obs, jnp.float32))) == pytest.approx(expected, abs=1e-5)
+    assert float(values.value_of(net_, value, jnp.asarray(obs, jnp.float32))) == pytest.approx(expected, abs=1e-5)
 
 
 def test_units_follow_targets_at_first_at_once_and_then_by_a_tenth():
-    value = learner.init_value(jax.random.key(0), nn.mlp(2, (4,), 1), learner.adam())
-    first = learner.rescale(value, jnp.array([1.0, 5.0, 99.0]), jnp.array([1.0, 1.0, 0.0]))
+    value = values.init_value(jax.random.key(0), nn.mlp(2, (4,), 1), adam())
+    first = values.rescale(value, jnp.array([1.0, 5.0, 99.0]), jnp.array([1.0, 1.0, 0.0]))
     assert (float(first.mean), float(first.std)) == pytest.approx((3.0, 2.0), rel=1e-3)
-    tiny = learner.rescale(value, 1e-9 * jnp.array([1.0, 5.0]), jnp.ones(2))  # in any unit
+    tiny = values.rescale(value, 1e-9 * jnp.array([1.0, 5.0]), jnp.ones(2))  # in any unit
     assert (float(tiny.mean), float(tiny.std)) == pytest.approx((3e-9, 2e-9), rel=1e-3)
-    then = learner.rescale(first, jnp.array([13.0, 13.0]), jnp.ones(2))
+    then = values.rescale(first, jnp.array([13.0, 13.0]), jnp.ones(2))
     assert float(then.mean) == pytest.approx(4.0, rel=1e-3)
 
 
 def test_long_gradients_are_scaled_down_to_the_norm_given():
-    optimizer = learner.adam(0.5)
+    optimizer = adam(0.5)
     after = optimizer.step(optimizer.init(jnp.zeros(2)), jnp.array([3.0, 4.0]), 1e-3)
     np.testing.assert_allclose(by_hand.gradient(after), [0.3, 0.4], rtol=1e-5)
     np.testing.assert_allclose(after.params, [-1e-3, -1e-3], rtol=1e-3)  # downhill

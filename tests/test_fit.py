@@ -12,7 +12,8 @@ from branchax import normalize, replay
 from branchax.config import ModelConfig
 from branchax.dynamics import ensemble
 from branchax.dynamics import fit as fitting
-from branchax.dynamics.fit import Networks, Progress, keep_best, make_ensemble
+from branchax.dynamics.fit import Progress, keep_best, make_ensemble
+from branchax.optimizer import Learner
 from branchax.types import Row, Transition
 from branchax.worlds.base import WorldSpec, make_world, never
 
@@ -107,7 +108,7 @@ def test_held_out_rows_are_never_trained_on():
     reward = np.array(ring.data.transition.reward)
     reward[np.asarray(slot)] = np.nan
     poisoned = ring.data.transition._replace(reward=reward)
-    scales = jax.jit(fitting.measure, static_argnums=1)(ring, CONFIG.target)
+    scales = fitting.measure(linear_world(never).spec, ring, CONFIG.target)
     original, fitting.measure = fitting.measure, lambda *_: scales  # else the NaN would enter through the scales
     try:
         start = INIT(jax.random.key(1))
@@ -171,10 +172,10 @@ def fit_once(**changes):
     config = dataclasses.replace(CONFIG, round_steps=1, max_rounds=1, batch_size=COUNT - COUNT // 5, **changes)
     dynamics = make_ensemble(linear_world(never), config)
     before, t = jax.jit(dynamics.init)(jax.random.key(1)), data(noise=0.3)
-    before = before._replace(scales=fitting.measure(ring_of(t), config.target))
+    before = before._replace(scales=fitting.measure(linear_world(never).spec, ring_of(t), config.target))
     after, report = jax.jit(dynamics.fit)(jax.random.key(0), before, ring_of(t))
     held = np.asarray(replay.holdout_slot(jnp.arange(COUNT // 5), 5))
-    x = normalize.apply(before.scales.inputs, ensemble.inputs(t.obs, t.action))
+    x = normalize.apply(before.scales.inputs, ensemble.inputs(linear_world(never).spec, t.obs, t.action))
     y = normalize.apply(before.scales.targets, ensemble.targets(t, config.target))
     net = ensemble.network(linear_world(never).spec, config)
     predict = jax.vmap(lambda params: ensemble.predict(net, params, x))
@@ -188,7 +189,7 @@ def test_each_member_weighs_every_training_row_by_its_own_draw():
     weight = np.asarray(ensemble.row_weights(3, jnp.asarray(train)))
     error = np.asarray(predict(before.params).mean)[:, train] - y[train]  # the variance is 1 at first
     expected = 2 / 3 * (weight[..., None] * error).mean(1)
-    moment = after.optimizer.inner_state[0].mu["net"]["layer_2"]["bias"][:, :3]
+    moment = after.optimizer.inner_state[1].mu["net"]["layer_2"]["bias"][:, :3]
     np.testing.assert_allclose(moment, 0.1 * expected, rtol=1e-4, atol=1e-6)
 
 
@@ -222,11 +223,11 @@ def test_a_fit_may_be_judged_by_the_likelihood_of_the_mixture():
 def test_each_member_keeps_the_parameters_of_its_own_best_round():
     scores = np.array([[5.0, 3.0, 4.0], [4.0, 3.5, np.nan], [4.5, 1.0, 3.99], [3.0, 2.0, np.inf], [9.0, 9.0, 1.0]])
     blank, config = jnp.zeros(3, jnp.int32), dataclasses.replace(CONFIG, patience=3)
-    members = Networks(jnp.zeros(3), jnp.zeros(3))
+    members = Learner(jnp.zeros(3), jnp.zeros(3))
     unbeaten = jnp.full(3, jnp.inf)
     progress = Progress(members, members, unbeaten, unbeaten, blank, jnp.zeros((), jnp.int32))
     for number, error in enumerate(scores):
-        latest = Networks(jnp.full(3, float(number)), jnp.full(3, 10.0 * number))
+        latest = Learner(jnp.full(3, float(number)), jnp.full(3, 10.0 * number))
         progress = keep_best(progress, latest, jnp.asarray(error), config)
         if number == 3:
             np.testing.assert_array_equal(progress.stale, [0, 1, 3])  # 3.99 against 4 is no gain of 1 %
@@ -238,7 +239,7 @@ def test_each_member_keeps_the_parameters_of_its_own_best_round():
 
 def test_slow_gains_add_up():
     """An error that falls by 0.8 % a round is a gain in every second one."""
-    members, unbeaten = Networks(jnp.zeros(1), jnp.zeros(1)), jnp.full(1, jnp.inf)
+    members, unbeaten = Learner(jnp.zeros(1), jnp.zeros(1)), jnp.full(1, jnp.inf)
     progress = Progress(members, members, unbeaten, unbeaten, jnp.zeros(1, jnp.int32), jnp.zeros((), jnp.int32))
     for number in range(20):
         progress = keep_best(progress, members, jnp.full(1, 0.992**number), CONFIG)
@@ -274,11 +275,12 @@ def test_a_world_without_a_predicate_learns_one(termination, mode):
 
 def test_scales_are_those_of_the_stored_rows():
     t = data()
-    scales = fitting.measure(ring_of(t), "delta")
+    spec = linear_world(never).spec
+    scales = fitting.measure(spec, ring_of(t), "delta")
     np.testing.assert_allclose(scales.targets.std[-1], np.asarray(t.reward, np.float64).std(), rtol=1e-4)
     np.testing.assert_allclose(scales.targets.std[:2], np.asarray(t.next_obs - t.obs, np.float64).std(0), rtol=1e-4)
     np.testing.assert_array_equal(scales.obs.high, np.maximum(t.obs.max(0), t.next_obs.max(0)))
     np.testing.assert_array_equal(scales.obs.low, np.minimum(t.obs.min(0), t.next_obs.min(0)))
     beyond = t._replace(next_obs=t.next_obs.at[7].set(jnp.array([-50.0, 60.0])))
-    wide = fitting.measure(ring_of(beyond), "delta").obs
+    wide = fitting.measure(spec, ring_of(beyond), "delta").obs
     assert (float(wide.low[0]), float(wide.high[1])) == (-50.0, 60.0)

@@ -10,7 +10,7 @@ import pytest
 
 from branchax.runs import rundir, runlog, statistics
 from experiments import coverage, harness
-from experiments.lecture import claim, cliff, figures, mismatch, page
+from experiments.lecture import claim, cliff, compute, data, figures, mismatch, oracle, page, versions
 from experiments.lecture.claim import FAILS, HOLDS, NOT_RUN, TOO_FEW, UNDECIDED, Arms, Measured, Work, verdict
 from experiments.lecture.predictions import CLAIMS, DEVELOPMENT, LEAST, REPORTED, Prediction
 
@@ -149,9 +149,16 @@ def test_the_share_of_predictions_that_could_hardly_have_failed():
 def test_a_run_is_made_once_and_only_when_it_is_asked_for(monkeypatch, tmp_path):
     made = []
     monkeypatch.setattr(harness, "run", lambda config, name: made.append(name) or tmp_path)
-    arms = Arms(True, {"a b": ("one", None), "c": ("two", None)})
+    arms = Arms({"a b": ("one", None), "c": ("two", None)})
     assert not made and arms["a b"] == arms["a b"] == tmp_path
-    assert made == [claim.directory("one", True, "a b")] and arms.configs.keys() == {"a b", "c"}
+    assert made == ["one"] and arms.configs.keys() == {"a b", "c"}
+
+
+@pytest.mark.parametrize("other", [oracle, data, compute])
+def test_a_run_that_is_equal_to_one_of_versions_is_that_run(other):
+    first, second = (one.measure(True).arms.arms for one in (versions, other))
+    equal = [arm for arm in second.values() if arm[1] in [config for _, config in first.values()]]
+    assert equal and all(arm in first.values() for arm in equal)
 
 
 def trained(config, name):

@@ -9,9 +9,9 @@ from test_off_policy import long_jit
 
 from branchax import nn
 from branchax.agents.base import Sources
-from branchax.agents.learner import value_of
 from branchax.agents.pathwise import first_nonfinite, make_pathwise
 from branchax.agents.policy_gradient import make_policy_gradient, standardise
+from branchax.agents.value import value_of
 from branchax.config import PathwiseConfig, PolicyGradientConfig
 from branchax.rollout import rollout
 from branchax.types import Trajectory, Transition

@@ -65,18 +65,17 @@ class Arms:
     """The runs of a claim, each made or taken up again when it is first asked for.
 
     Args:
-      full: whether with full settings.
-      arms: by name, the claim whose run it is (claims share some) and its config.
+      arms: by name, the `directory` of its run, which several claims may share, and its config.
     """
 
-    def __init__(self, full: bool, arms: Mapping[str, tuple[str, Config]]) -> None:
-        self.full, self.arms = full, arms
+    def __init__(self, arms: Mapping[str, tuple[str, Config]]) -> None:
+        self.arms = arms
         self.made: dict[str, Path] = {}
 
     def __getitem__(self, name: str) -> Path:
         if name not in self.made:
-            claim, config = self.arms[name]
-            self.made[name] = harness.run(config, directory(claim, self.full, name))
+            where, config = self.arms[name]
+            self.made[name] = harness.run(config, where)
         return self.made[name]
 
     @property

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 
 from branchax.runs import rundir, runlog
 from experiments.lecture import versions
-from experiments.lecture.claim import Arms, Work, bootstrap, changed, gap, main
+from experiments.lecture.claim import Arms, Work, bootstrap, changed, directory, gap, main
 from experiments.lecture.figures import legend, save, whiskers
 from experiments.lecture.versions import PENDULUM
 
@@ -28,10 +28,12 @@ def measure(full: bool) -> Work:
     """From a run for each number of rollouts."""
     base = versions.config_of("v2.5", PENDULUM, full)
     base = changed(base, seeds=min(base.seeds, 10))
-    wanted = {f"v2.5 {n}": ("compute", changed(base, rollout__per_update=n)) for n in COUNTS}
+    wanted = {
+        f"v2.5 {n}": (directory("compute", full, f"v2.5 {n}"), changed(base, rollout__per_update=n)) for n in COUNTS
+    }
     shared = versions.arms_of(full)
     wanted["v2.5 24"], wanted["v2.0"] = shared[f"{PENDULUM} v2.5"], shared[f"{PENDULUM} v2.0"]
-    arms = Arms(full, wanted)
+    arms = Arms(wanted)
 
     def last(name: str) -> np.ndarray:
         return versions.last(arms[name], PENDULUM)

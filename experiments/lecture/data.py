@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 
 from branchax.config import Config
 from experiments.lecture import versions
-from experiments.lecture.claim import Arms, Work, bootstrap, changed, gap, main
+from experiments.lecture.claim import Arms, Work, bootstrap, changed, directory, gap, main
 from experiments.lecture.figures import save, whiskers
 from experiments.lecture.versions import PENDULUM
 
@@ -37,10 +37,13 @@ def config_of(share: float, count: int, full: bool) -> Config:
 def measure(full: bool) -> Work:
     """From a run for each share and each count."""
     keys = [(share, ROLLOUTS) for share in SHARES] + [(REAL, count) for count in COUNTS]
-    wanted = {f"{share:g} {count}": ("data", config_of(share, count, full)) for share, count in keys}
+    wanted = {
+        (arm := f"{share:g} {count}"): (directory("data", full, arm), config_of(share, count, full))
+        for share, count in keys
+    }
     preset = f"{PENDULUM} mbpo"
     wanted[f"{REAL:g} {ROLLOUTS}"] = versions.arms_of(full)[preset]
-    arms = Arms(full, wanted)
+    arms = Arms(wanted)
 
     def area(share: float = REAL, count: int = ROLLOUTS) -> np.ndarray:
         return versions.areas(arms[f"{share:g} {count}"], PENDULUM, STEPS)

@@ -32,7 +32,7 @@ from branchax.types import Key
 from branchax.worlds.base import World, WorldState, endless
 from branchax.worlds.classic import pendulum
 from experiments.harness import curves
-from experiments.lecture.claim import Arms, Work, bootstrap, changed, first_seed, gap, main
+from experiments.lecture.claim import Arms, Work, bootstrap, changed, directory, first_seed, gap, main
 from experiments.lecture.figures import legend, save, whiskers
 
 WORLD = "experiments.lecture.horizon:hanging"
@@ -100,7 +100,9 @@ def looked_at(where: Path) -> list[dict[str, Any]]:
 def measure(full: bool) -> Work:
     """From a run for each start and length."""
     keys = [(start, k) for start, lengths in LENGTHS.items() for k in lengths]
-    arms = Arms(full, {f"{start} {k}": ("horizon", config_of(start, k, full)) for start, k in keys})
+    arms = Arms(
+        {(arm := f"{start} {k}"): (directory("horizon", full, arm), config_of(start, k, full)) for start, k in keys}
+    )
 
     def returns(start: str, k: int) -> list[float]:
         """The mean over the second half of a run, by seed."""

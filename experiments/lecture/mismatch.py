@@ -36,7 +36,7 @@ from branchax.rollout import rollout
 from branchax.runs.restoring import restore
 from branchax.types import Key
 from experiments.harness import curves
-from experiments.lecture.claim import Arms, Work, bootstrap, changed, first_seed, gap, main
+from experiments.lecture.claim import Arms, Work, bootstrap, changed, directory, first_seed, gap, main
 from experiments.lecture.figures import save, whiskers
 
 WORLD, BRANCH, DRAWN = "classic/pendulum", 10, 500
@@ -130,7 +130,7 @@ def measure(full: bool) -> Work:
     configs = {f"snapshot {n}": snapshot(n, full) for n in UPDATES}
     configs |= {f"ppo {budget}": learning("ppo", budget, full) for budget in BUDGETS}
     configs |= {f"sac {n}": learning("sac", n, full) for n in PER_STEP}
-    arms = Arms(full, {name: ("mismatch", config) for name, config in configs.items()})
+    arms = Arms({name: (directory("mismatch", full, name), config) for name, config in configs.items()})
     look = functools.cache(lambda updates: distances(arms[f"snapshot {updates}"]))
 
     def apart(updates: int, what: str) -> list[float]:

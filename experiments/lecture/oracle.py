@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from experiments.lecture import versions
-from experiments.lecture.claim import Arms, Work, bootstrap, gap, main
+from experiments.lecture.claim import Arms, Work, bootstrap, directory, gap, main
 from experiments.lecture.figures import legend, save, whiskers
 from experiments.lecture.versions import PENDULUM
 
@@ -29,9 +29,10 @@ def measure(full: bool) -> Work:
     shared, wanted = versions.arms_of(full), {}
     for world, name in pairs:
         config = versions.config_of(name, world, full, model__kind="oracle")
-        wanted[f"{world} {name} simulator"] = ("oracle", config)
+        arm = f"{world} {name} simulator"
+        wanted[arm] = directory("oracle", full, arm), config
         wanted[f"{world} {name}"] = shared[f"{world} {name}"]
-    arms = Arms(full, wanted)
+    arms = Arms(wanted)
 
     def both(name: str, world: str = PENDULUM) -> tuple[np.ndarray, np.ndarray]:
         """The areas of 3.0, the last scores of others: with the simulator, and with the model."""

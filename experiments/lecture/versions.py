@@ -24,7 +24,7 @@ from branchax.presets import preset
 from branchax.runs import rundir, runlog
 from experiments.family import WORLDS as SCALES
 from experiments.harness import curves, steps_to
-from experiments.lecture.claim import Arms, Measured, Work, band, bootstrap, changed, first_seed, gap, main
+from experiments.lecture.claim import Arms, Measured, Work, band, bootstrap, changed, directory, first_seed, gap, main
 from experiments.lecture.figures import legend, line, save
 
 
@@ -85,7 +85,10 @@ def arms_of(full: bool) -> dict[str, tuple[str, Config]]:
     """By world and method, what `Arms` takes; quick settings have the pendulum alone."""
     worlds = WORLDS if full else [PENDULUM]
     pairs = [(world, name) for world in worlds for name in METHODS if world == PENDULUM or name in EVERYWHERE]
-    return {f"{world} {name}": ("versions", config_of(name, world, full)) for world, name in pairs}
+    return {
+        (arm := f"{world} {name}"): (directory("versions", full, arm), config_of(name, world, full))
+        for world, name in pairs
+    }
 
 
 def scores(where: Path, world: str) -> np.ndarray:
@@ -124,7 +127,7 @@ def result(where: Path, config: Config) -> dict[str, Any]:
 
 def measure(full: bool) -> Work:
     """From a run for each world and method."""
-    arms = Arms(full, arms_of(full))
+    arms = Arms(arms_of(full))
     worlds = list(WORLDS) if full else [PENDULUM]
 
     def area(name: str, world: str = PENDULUM) -> np.ndarray:

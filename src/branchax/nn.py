@@ -191,7 +191,7 @@ def spoil_overflow(gradient: Params) -> Params:
 
 
 class Standardised(NamedTuple):
-    """Parameters of a network with standardised inputs. `agents.learner.renew_statistics` sets the statistics;
+    """Parameters of a network with standardised inputs. `optimizer.renew_statistics` sets the statistics;
     gradients do not change them."""
 
     net: Params

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 
 from branchax import nn
 from branchax.normalize import Stats
 from branchax.rollout import Act
 from branchax.types import Key, Metrics, Row, Trajectory
 from branchax.worlds.base import WorldState
+
+K = TypeVar("K")
 
 
 class Ahead(NamedTuple):
@@ -94,3 +97,9 @@ class Agent(NamedTuple):
     budget: float | None = None  # largest divergence between two collections, in nats
     valuation: Valuation | None = None  # for diagnostics; None: there is no critic
     layers: Callable[[Any], Layers] | None = None  # P -> the layers of `mode`; None: not a stack of dense layers
+
+
+def fill_knobs(kind: Callable[..., K], config: Any, **others: Any) -> K:
+    """Fills `kind`, a NamedTuple of floats, by name: from `others`, else from `config`. All [] float32."""
+    names = kind._fields  # type: ignore[attr-defined]
+    return kind(**{name: jnp.float32(others[name] if name in others else getattr(config, name)) for name in names})

@@ -34,10 +34,10 @@ import jax.numpy as jnp
 from branchax import nn
 from branchax.agents import categorical
 from branchax.agents.base import Ahead, Outcome, Sources
-from branchax.agents.learner import Learner, Optimizer, skipped
 from branchax.agents.value_range import ValueRange, halt, units
 from branchax.config import CriticConfig
 from branchax.normalize import FLAT
+from branchax.optimizer import Learner, Optimizer, skipped
 from branchax.returns import bootstrapped
 from branchax.rollout import Act
 from branchax.types import Key, Largest, Params, Row, Trajectory
@@ -64,7 +64,7 @@ class Backup(NamedTuple):
     value: Callable[[Key, jax.Array], jax.Array]  # (key, obs [..., D]) -> V_c [C, ...], by the target critics
     # (key, obs [B, D]) -> [B, A], the actions that `value` takes with this key; None: critics do not join them
     draw: Callable[[Key, jax.Array], jax.Array] | None = None
-    range: ValueRange | tuple[()] = ()  # the range of values, whose lowest follows where a rollout leaves the data
+    range: ValueRange | None = None  # the range of values, whose lowest follows where a rollout leaves the data
 
 
 class Targets(NamedTuple):
@@ -282,9 +282,9 @@ def steve(trajectory: Trajectory, values: jax.Array, discount: jax.Array) -> jax
     return (weight * jnp.where(reached, mean, 0.0)).sum(0) / weight.sum(0)
 
 
-def in_range(critic: Critic, now: ValueRange | tuple[()]) -> Critic:
+def in_range(critic: Critic, now: ValueRange | None) -> Critic:
     """`critic` with outputs in units of the range: Q = (high + low) / 2 + (high - low) / 2 net(s, a)."""
-    if not isinstance(now, ValueRange):
+    if now is None:
         return critic
     middle, half = units(now)
     return critic._replace(values=lambda *arguments: middle + half * critic.values(*arguments))
@@ -297,7 +297,7 @@ def regress(
     optimizer: Optimizer,
     learning_rate: jax.Array,
     key: Key | None = None,
-    now: ValueRange | tuple[()] = (),
+    now: ValueRange | None = None,
 ) -> tuple[Learner, Outcome]:
     """One step of all critics on the weighted J_Q; `key` is for their dropout, `now` the range of values.
 

@@ -14,11 +14,11 @@ import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation, fill_knobs
 from branchax.agents.critic import Backup, action_values, make_discrete_critic, make_targets, regress
-from branchax.agents.learner import Learner, adam, fill_knobs
 from branchax.config import DQNConfig
 from branchax.distributions import one_hot
+from branchax.optimizer import Learner, adam
 from branchax.types import Key, Params
 from branchax.worlds.base import WorldSpec
 

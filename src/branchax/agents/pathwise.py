@@ -22,11 +22,12 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 from branchax import nn
-from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
-from branchax.agents.learner import Learner, Value, adam, fill_knobs, fit_value, init_value, rescale, skipped, value_of
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation, fill_knobs
 from branchax.agents.policy_gradient import rows_mean
+from branchax.agents.value import Value, fit_value, init_value, rescale, value_of
 from branchax.config import PathwiseConfig
 from branchax.gradients.base import returns
+from branchax.optimizer import Learner, adam, skipped
 from branchax.policies import gaussian_policy
 from branchax.returns import gae
 from branchax.types import Key, Largest, Params, Trajectory

@@ -27,8 +27,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from branchax.agents.base import Agent, Outcome, Sources
-from branchax.agents.learner import fill_knobs
+from branchax.agents.base import Agent, Outcome, Sources, fill_knobs
 from branchax.config import PlannerConfig
 from branchax.gradients.base import returns
 from branchax.rollout import copies, rollout

@@ -26,21 +26,11 @@ import jax
 import jax.numpy as jnp
 
 from branchax import nn, normalize
-from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
-from branchax.agents.learner import (
-    Learner,
-    Optimizer,
-    Value,
-    adam,
-    fill_knobs,
-    fit_value,
-    init_value,
-    rescale,
-    skipped,
-    value_of,
-)
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation, fill_knobs
+from branchax.agents.value import Value, fit_value, init_value, rescale, value_of
 from branchax.config import PolicyGradientConfig
 from branchax.gradients.likelihood_ratio import weights
+from branchax.optimizer import Learner, Optimizer, adam, skipped
 from branchax.policies import Policy, categorical_policy, gaussian_policy
 from branchax.returns import rewards_to_go
 from branchax.types import Key, Params, Trajectory

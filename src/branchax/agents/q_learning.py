@@ -14,9 +14,8 @@ import jax
 import jax.numpy as jnp
 
 from branchax import nn
-from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation, fill_knobs
 from branchax.agents.dqn import epsilon_greedy
-from branchax.agents.learner import fill_knobs
 from branchax.config import QLearningConfig
 from branchax.distributions import one_hot
 from branchax.types import Key, Largest, Transition

@@ -31,7 +31,6 @@ from branchax import nn
 from branchax.agents import double_horizon
 from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
 from branchax.agents.critic import Backup, Targets, in_one_elite, make_targets
-from branchax.agents.learner import renew_statistics, reset_optimizers
 from branchax.agents.soft import (
     SAC,
     Pieces,
@@ -45,9 +44,10 @@ from branchax.agents.soft import (
     values_for_actor,
     values_of,
 )
-from branchax.agents.value_range import ValueRange, clip_to_range, halt
+from branchax.agents.value_range import clip_to_range, halt
 from branchax.config import SACConfig
 from branchax.normalize import Stats
+from branchax.optimizer import renew_statistics, reset_optimizers
 from branchax.returns import bootstrapped
 from branchax.types import Key, Params, Row
 from branchax.worlds.base import WorldSpec
@@ -124,7 +124,7 @@ def learn_critics(
 ) -> tuple[SAC, Outcome]:
     """One step of the critics on a batch of rows [B]."""
     key, key_range = jax.random.split(key)
-    if isinstance(agent.range, ValueRange):
+    if agent.range is not None:
         act = soft_act(pieces, agent.actor.params, agent.alpha)
         bonus = jax.vmap(act)(jax.random.split(key_range, row.transition.reward.shape[0]), row.transition.obs)[1]
         agent = update_range(pieces, agent, row.transition.reward + bonus)

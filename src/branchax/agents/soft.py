@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.agents.base import Outcome
+from branchax.agents.base import Outcome, fill_knobs
 from branchax.agents.critic import (
     Critic,
     Targets,
@@ -22,10 +22,10 @@ from branchax.agents.critic import (
     measured,
     regress,
 )
-from branchax.agents.learner import Learner, Optimizer, adam, fill_knobs, skipped
 from branchax.agents.value_range import ValueRange, clip_to_range, init_range, track_range
 from branchax.config import SACConfig
 from branchax.distributions import Distribution, categorical, raw_log_std, tanh_normal
+from branchax.optimizer import Learner, Optimizer, adam, skipped
 from branchax.rollout import Act
 from branchax.types import Key, Params
 from branchax.worlds.base import WorldSpec
@@ -48,7 +48,7 @@ class SAC(NamedTuple):
     targets: Params
     log_alpha: Learner  # of []
     knobs: Knobs
-    range: ValueRange | tuple[()] = ()  # the range of values; (): values are not scaled
+    range: ValueRange | None = None  # the range of values; None: values are not scaled
 
     @property
     def alpha(self) -> jax.Array:
@@ -131,7 +131,7 @@ def init(pieces: Pieces, key: Key) -> SAC:
     knobs = fill_knobs(Knobs, config, target_entropy=entropy)
     # A copy: the epoch's buffers are donated, and no array may be donated twice.
     targets = jax.tree.map(jnp.copy, critics)
-    range_ = init_range() if config.critic.scale != "none" else ()
+    range_ = None if config.critic.scale == "none" else init_range()
     return SAC(optimizer.init(actor), optimizer.init(critics), targets, log_alpha, knobs, range_)
 
 
@@ -169,7 +169,7 @@ def values_for_actor(pieces: Pieces, agent: SAC) -> Values:
 
 def update_range(pieces: Pieces, agent: SAC, soft: jax.Array, mask: jax.Array | bool = True) -> SAC:
     """Updates the agent's range of values, if it has one, from soft rewards [...] where the mask is true."""
-    if not isinstance(agent.range, ValueRange):
+    if agent.range is None:
         return agent
     critic, possible = pieces.config.critic, pieces.config.critic.scale == "possible"
     seen = track_range(agent.range, soft, agent.knobs.discount, critic.scale_rate, possible, mask)

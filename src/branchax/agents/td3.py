@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import optax
 
 from branchax import nn
-from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation
+from branchax.agents.base import Agent, Layers, Outcome, Sources, Valuation, fill_knobs
 from branchax.agents.critic import Backup, make_critic, make_targets, regress
-from branchax.agents.learner import Learner, adam, fill_knobs, skipped
 from branchax.config import TD3Config
+from branchax.optimizer import Learner, adam, skipped
 from branchax.types import Key, Params
 from branchax.worlds.base import WorldSpec
 

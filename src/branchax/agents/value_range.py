@@ -35,7 +35,7 @@ def track_range(
 
     With `ends` 0 counts as a return, because nothing follows a termination. Rewards where `mask` is false do not count.
     """
-    good = jnp.isfinite(rewards).all()
+    good = (jnp.isfinite(rewards) | ~jnp.asarray(mask)).all()
     counted = jnp.where(mask, jnp.where(good, rewards, 0.0), jnp.nan)
     low, high = jnp.nanquantile(counted, jnp.array([0.01, 0.99])) / (1 - discount)
     low, high = (jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)) if ends else (low, high)
@@ -44,20 +44,20 @@ def track_range(
     return ValueRange(low, high, now.seen | good)
 
 
-def units(now: ValueRange | tuple[()]) -> tuple[jax.Array | float, jax.Array | float]:
+def units(now: ValueRange | None) -> tuple[jax.Array | float, jax.Array | float]:
     """The middle and half of the width of the range; 0 and 1 without one."""
-    return (0.5 * (now.high + now.low), 0.5 * (now.high - now.low)) if isinstance(now, ValueRange) else (0.0, 1.0)
+    return (0.0, 1.0) if now is None else (0.5 * (now.high + now.low), 0.5 * (now.high - now.low))
 
 
-def halt(left: jax.Array, value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
+def halt(left: jax.Array, value: jax.Array, now: ValueRange | None) -> jax.Array:
     """Values [...] of the states that follow; where a rollout has `left` [...] the data, the lowest return instead.
 
     What the data do not cover is the worst of all: the HALT state of MOReL's pessimistic MDP (Kidambi et al. 2020,
     arXiv:2005.05951). Without a range of returns, the values are as they were.
     """
-    return jnp.where(left, now.low, value) if isinstance(now, ValueRange) else value
+    return value if now is None else jnp.where(left, now.low, value)
 
 
-def clip_to_range(value: jax.Array, now: ValueRange | tuple[()]) -> jax.Array:
+def clip_to_range(value: jax.Array, now: ValueRange | None) -> jax.Array:
     """Values [...] clipped to the range of returns."""
-    return jnp.clip(value, now.low, now.high) if isinstance(now, ValueRange) else value
+    return value if now is None else jnp.clip(value, now.low, now.high)

@@ -82,12 +82,13 @@ def init_member(key: Key, net: nn.Network, spec: WorldSpec, config: ModelConfig)
     return {"net": net.init(key), "log_var_low": low, "log_var_high": high}
 
 
-def inputs(obs: jax.Array, action: jax.Array) -> jax.Array:
+def inputs(spec: WorldSpec, obs: jax.Array, action: jax.Array) -> jax.Array:
     """[..., D], [..., A] -> [..., D + A].
 
-    Actions are clipped to [-1, 1], as worlds do. Otherwise a policy could exploit the model where it has no data.
+    Actions are clipped to [-1, 1] where the world clips them. Otherwise a policy could exploit the model where it has
+    no data.
     """
-    return jnp.concatenate([obs, jnp.clip(action, -1.0, 1.0)], -1)
+    return jnp.concatenate([obs, jnp.clip(action, -1.0, 1.0) if spec.clips else action], -1)
 
 
 def targets(transition: Transition, target: str) -> jax.Array:
@@ -138,9 +139,11 @@ def predict_all(net: nn.Network, model: Ensemble, x: jax.Array) -> Prediction:
     return jax.vmap(lambda params: predict(net, params, x))(elites)
 
 
-def doubt(model: Ensemble, net: nn.Network, measure: Measure, obs: jax.Array, action: jax.Array) -> jax.Array:
+def doubt(
+    model: Ensemble, net: nn.Network, measure: Measure, spec: WorldSpec, obs: jax.Array, action: jax.Array
+) -> jax.Array:
     """The elites' uncertainty, a measure of `dynamics.uncertainty`, at obs [D] and action [A] -> []."""
-    each = predict_all(net, model, normalize.apply(model.scales.inputs, inputs(obs, action)))
+    each = predict_all(net, model, normalize.apply(model.scales.inputs, inputs(spec, obs, action)))
     return measure(each.mean, each.log_var)
 
 
@@ -179,7 +182,7 @@ def sample(
     model: Ensemble,
     net: nn.Network,
     config: ModelConfig,
-    termination: Predicate | None,
+    spec: WorldSpec,
     obs: jax.Array,
     action: jax.Array,
     member: Member,
@@ -187,9 +190,10 @@ def sample(
     """One imagined step from obs [D] with action [A]: unbatched, reparameterised, differentiable.
 
     With a member, y = mean_e + exp(log_var_e / 2) noise; with `None`, y is the mean of the elites' means, without noise
-    (expectation propagation). Predictions are clipped to the range of the data, widened by `bound_margin`.
+    (expectation propagation). Predictions are clipped to the range of the data, widened by `bound_margin`. An episode
+    ends by `spec.termination`, or where there is none by the learned head.
     """
-    x = normalize.apply(model.scales.inputs, inputs(obs, action))
+    x = normalize.apply(model.scales.inputs, inputs(spec, obs, action))
     key_noise, key_end = jax.random.split(key)
     if member is None:
         each = predict_all(net, model, x)
@@ -202,7 +206,7 @@ def sample(
     y = normalize.clip(model.scales.targets, normalize.invert(model.scales.targets, z), config.bound_margin)
     predicted = obs + y[:-1] if config.target == "delta" else y[:-1]
     next_obs = normalize.clip(model.scales.obs, predicted, config.bound_margin)
-    terminated = ends if termination is None else termination(obs, action, next_obs)
+    terminated = ends if spec.termination is None else spec.termination(obs, action, next_obs)
     beyond = normalize.is_outside(model.scales.obs, predicted, config.bound_margin)
     return ModelStep(next_obs, y[-1], terminated, beyond)
 
@@ -222,18 +226,19 @@ def as_world(
     it does not: there a policy may have to leave the range to get anywhere, and loses nothing by it. The imagined world
     is differentiable even if the real one is not.
     """
+    spec = real.spec._replace(differentiable=True, termination=termination)
     can_leave = config.beyond == "end" and termination is not never
 
     def reset(key: Key) -> WorldState:
         return branch(real.reset(key).obs)
 
     def step(key: Key, state: WorldState, action: jax.Array) -> tuple[WorldState, Transition]:
-        out = sample(key, model, net, config, termination, state.obs, action, member)
+        out = sample(key, model, net, config, spec, state.obs, action, member)
         left = out.beyond & ~out.terminated if can_leave else jnp.zeros((), bool)
         transition = Transition(state.obs, action, out.reward, out.next_obs, out.terminated, left)
         return WorldState((), out.next_obs, state.time + 1), transition
 
-    return World(real.spec._replace(differentiable=True), reset, step)
+    return World(spec, reset, step)
 
 
 def branch(obs: jax.Array) -> WorldState:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from branchax.config import ModelConfig
 from branchax.dynamics import ensemble, uncertainty
 from branchax.dynamics.base import Dynamics, FitReport, MemberFaults
 from branchax.dynamics.ensemble import Ensemble, Prediction, Scales
+from branchax.optimizer import Learner, Optimizer, adam
 from branchax.replay import Ring
 from branchax.sharding import over_batch, whole
 from branchax.types import Key, Metrics, Params, Transition, choose, finite
@@ -40,18 +41,11 @@ class Batch(NamedTuple):
     weight: jax.Array | None = None  # [] in the loss
 
 
-class Networks(NamedTuple):
-    """The members being trained; each leaf has a leading member axis [E, ...]."""
-
-    params: Params
-    optimizer: Any  # optax.ApplyIfFiniteState
-
-
 class Progress(NamedTuple):
     """The state of a fit between two rounds."""
 
-    latest: Networks
-    best: Networks  # each member from its own best round
+    latest: Learner  # the members, each leaf [E, ...]
+    best: Learner  # each member from its own best round
     best_error: jax.Array  # [E]
     mark: jax.Array  # [E], the error at the last gain
     stale: jax.Array  # [E] int32, rounds since the last gain
@@ -62,8 +56,9 @@ class Fitter(NamedTuple):
     """What the functions of a fit take as first argument."""
 
     config: ModelConfig
+    spec: WorldSpec
     net: nn.Network
-    optimizer: optax.GradientTransformation
+    optimizer: Optimizer
     learns_ends: bool  # by a Bernoulli head
 
     @property
@@ -79,27 +74,26 @@ def make_ensemble(world: World, config: ModelConfig, network: nn.MakeNetwork = n
     trained; "none" never terminates.
     """
     net = ensemble.network(world.spec, config, network)
-    optimizer = optax.apply_if_finite(optax.adam(config.learning_rate), max_consecutive_errors=2**31 - 1)
     predicate = world.spec.termination if config.termination == "known" else None
     if config.termination == "none":
         predicate = never
-    fitter = Fitter(config, net, optimizer, learns_ends=predicate is None)
+    fitter = Fitter(config, world.spec, net, adam(), learns_ends=predicate is None)
     measure_of = uncertainty.MEASURES[config.uncertainty]
     return Dynamics(
-        init=functools.partial(init, fitter, world.spec),
+        init=functools.partial(init, fitter),
         fit=functools.partial(fit, fitter),
         elites=lambda model: model.elites,
         world=lambda model, member: ensemble.as_world(model, member, net, config, world, predicate),
         branch=lambda row: ensemble.branch(row.transition.obs),
         after=lambda key, row: ensemble.branch(row.transition.next_obs),
-        doubt=lambda model, obs, action: ensemble.doubt(model, net, measure_of, obs, action),
+        doubt=lambda model, obs, action: ensemble.doubt(model, net, measure_of, world.spec, obs, action),
         needs_state=False,
     )
 
 
-def init(fitter: Fitter, spec: WorldSpec, key: Key) -> Ensemble:
+def init(fitter: Fitter, key: Key) -> Ensemble:
     """An ensemble that has not been fitted, in the world's own units."""
-    config, net = fitter.config, fitter.net
+    config, spec, net = fitter.config, fitter.spec, fitter.net
     # A loop, because the vectorised program takes several times as long to compile.
     params = jax.lax.map(lambda k: ensemble.init_member(k, net, spec, config), jax.random.split(key, config.members))
     scales = Scales(
@@ -107,20 +101,20 @@ def init(fitter: Fitter, spec: WorldSpec, key: Key) -> Ensemble:
         normalize.unit(spec.obs_size + 1),
         normalize.unit(spec.obs_size),
     )
-    return Ensemble(params, jax.vmap(fitter.optimizer.init)(params), scales, jnp.arange(config.elites))
+    return Ensemble(*jax.vmap(fitter.optimizer.init)(params), scales, jnp.arange(config.elites))
 
 
 def fit(fitter: Fitter, key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble, FitReport]:
     """The ensemble fitted to all rows of the buffer, in rounds of `round_steps` minibatches, and what the fit tells."""
     config = fitter.config
-    scales, key_dropout = measure(ring, config.target), jax.random.fold_in(key, 1)
+    scales, key_dropout = measure(fitter.spec, ring, config.target), jax.random.fold_in(key, 1)
     train, _ = replay.split_sizes(ring, config.holdout_every)
     order = draw_order(config, key, replay.capacity(ring), train)
 
     def one_round(progress: Progress) -> Progress:
         first = progress.round * config.round_steps
 
-        def minibatch(members: Networks, i: jax.Array) -> tuple[Networks, None]:
+        def minibatch(members: Learner, i: jax.Array) -> tuple[Learner, None]:
             batch = take_batch(fitter, scales, ring, order, train, first + i)
             if not fitter.net.drops:
                 return jax.vmap(functools.partial(step, fitter, key=None))(members, batch), None
@@ -133,7 +127,7 @@ def fit(fitter: Fitter, key: Key, model: Ensemble, ring: Ring) -> tuple[Ensemble
     def improving(progress: Progress) -> jax.Array:
         return active(progress, config).any() & (progress.round < config.max_rounds)
 
-    start = Networks(model.params, model.optimizer)
+    start = Learner(model.params, model.optimizer)
     # Training starts from the last fit's parameters but ignores their error: with new data, the error may have to
     # rise before it can fall.
     unbeaten, stale = jnp.full(config.members, jnp.inf), jnp.zeros(config.members, jnp.int32)
@@ -178,25 +172,25 @@ def take_batch(
     place = (number * config.batch_size + jnp.arange(config.batch_size)) % train
     slot = replay.train_slot(order[:, place], config.holdout_every)
     rows = replay.take(ring, slot).transition
-    batch = as_batch(config, scales, over_batch(whole(rows), axis=1))
+    batch = as_batch(fitter, scales, over_batch(whole(rows), axis=1))
     if config.bootstrap == "weights":
         batch = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (config.members, *leaf.shape[1:])), batch)
         batch = batch._replace(weight=ensemble.row_weights(config.members, slot[0]))
     return batch
 
 
-def as_batch(config: ModelConfig, scales: Scales, rows: Transition) -> Batch:
+def as_batch(fitter: Fitter, scales: Scales, rows: Transition) -> Batch:
     """Rows in the network's units."""
-    x = normalize.apply(scales.inputs, ensemble.inputs(rows.obs, rows.action))
-    y = normalize.apply(scales.targets, ensemble.targets(rows, config.target))
+    x = normalize.apply(scales.inputs, ensemble.inputs(fitter.spec, rows.obs, rows.action))
+    y = normalize.apply(scales.targets, ensemble.targets(rows, fitter.config.target))
     return Batch(x, y, rows.terminated.astype(x.dtype))
 
 
-def step(fitter: Fitter, member: Networks, batch: Batch, key: Key | None) -> Networks:
+def step(fitter: Fitter, member: Learner, batch: Batch, key: Key | None) -> Learner:
     """One step of a member on its minibatch; `key` is that of dropout."""
-    gradient = nn.spoil_overflow(jax.grad(functools.partial(loss, fitter))(member.params, batch, key))
-    updates, state = fitter.optimizer.update(gradient, member.optimizer, member.params)
-    return Networks(ensemble.keep_learnable(optax.apply_updates(member.params, updates)), state)
+    gradient = jax.grad(functools.partial(loss, fitter))(member.params, batch, key)
+    member = fitter.optimizer.step(member, gradient, fitter.config.learning_rate)
+    return member._replace(params=ensemble.keep_learnable(member.params))
 
 
 def loss(fitter: Fitter, params: Params, batch: Batch, key: Key | None) -> jax.Array:
@@ -247,7 +241,7 @@ def mean_over_holdout(
     def chunk(i: jax.Array, total: jax.Array) -> jax.Array:
         block = i * HOLDOUT_CHUNK + jnp.arange(HOLDOUT_CHUNK)
         slot = replay.holdout_slot(jnp.minimum(block, count - 1), config.holdout_every)
-        batch = as_batch(config, scales, replay.take(ring, slot).transition)
+        batch = as_batch(fitter, scales, replay.take(ring, slot).transition)
         found = score(jax.vmap(lambda params: ensemble.predict(net, params, batch.x))(params), batch)
         held = (block < count).reshape(-1, *[1] * (found.ndim - 2))
         return total + jnp.where(held, found, 0.0).sum(1)
@@ -264,7 +258,7 @@ def calibrate(fitter: Fitter, model: Ensemble, ring: Ring) -> Metrics:
     block = jnp.arange(HOLDOUT_CHUNK)
     spread = block * jnp.maximum(count // HOLDOUT_CHUNK, 1)
     slot = replay.holdout_slot(jnp.minimum(spread, count - 1), config.holdout_every)
-    x, y, *_ = as_batch(config, model.scales, replay.take(ring, slot).transition)
+    x, y, *_ = as_batch(fitter, model.scales, replay.take(ring, slot).transition)
     each = ensemble.predict_all(fitter.net, model, x)
     return uncertainty.calibration(each.mean, each.log_var, y, block < count)
 
@@ -278,7 +272,7 @@ def count_faults(before: Ensemble, progress: Progress) -> MemberFaults:
     return MemberFaults(lost.sum(), left_out.sum(), jnp.where(lost | (left_out > 0), bits, 0).sum())
 
 
-def measure(ring: Ring, target: str) -> Scales:
+def measure(spec: WorldSpec, ring: Ring, target: str) -> Scales:
     """The scales of all stored rows."""
     rows = ring.data.transition
     stored = jnp.arange(replay.capacity(ring)) < ring.size
@@ -286,7 +280,7 @@ def measure(ring: Ring, target: str) -> Scales:
     nothing = normalize.Stats(*(jnp.zeros(1) for _ in obs))  # a reward is not the change of anything
     changed = jax.tree.map(lambda x, y: jnp.concatenate([x, y]), obs, nothing) if target == "delta" else None
     return Scales(
-        normalize.measure(ensemble.inputs(rows.obs, rows.action), stored),
+        normalize.measure(ensemble.inputs(spec, rows.obs, rows.action), stored),
         normalize.measure(ensemble.targets(rows, target), stored, changed),
         obs,
     )
@@ -302,7 +296,7 @@ def active(progress: Progress, config: ModelConfig) -> jax.Array:
     return (progress.stale < config.patience) & (progress.best_error > config.good_error)
 
 
-def keep_best(progress: Progress, latest: Networks, error: jax.Array, config: ModelConfig) -> Progress:
+def keep_best(progress: Progress, latest: Learner, error: jax.Array, config: ModelConfig) -> Progress:
     """The next `Progress` after a round with the members `latest` and their holdout errors [E].
 
     Each member keeps its own best parameters, with their optimiser state, until its own patience is used up,

@@ -8,9 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from branchax.agents.base import Outcome
-from branchax.agents.learner import count_skipped
 from branchax.dynamics.base import FitReport, MemberFaults
 from branchax.epoch.state import TrainState
+from branchax.optimizer import count_skipped
 from branchax.types import Largest, Metrics, Total
 
 

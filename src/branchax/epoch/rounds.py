@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from branchax.agents.base import Outcome
-from branchax.agents.learner import count_skipped
 from branchax.dynamics.base import FitReport
 from branchax.epoch.parts import Parts
 from branchax.epoch.report import Report, make_report
 from branchax.epoch.state import TrainState, no_fault
+from branchax.optimizer import count_skipped
 from branchax.types import Metrics, Trajectory
 
 Prepared = tuple[FitReport, Metrics]  # what the fit and the rollouts report

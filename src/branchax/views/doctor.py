@@ -13,11 +13,11 @@ import numpy as np
 
 from branchax import build
 from branchax.agents.base import Agent, Outcome, Sources
-from branchax.agents.learner import count_skipped
 from branchax.devices import cache
 from branchax.epoch.state import TrainState, copy_state
 from branchax.errors import ConfigError, RunError
 from branchax.normalize import Stats
+from branchax.optimizer import count_skipped
 from branchax.runs import checkpoint, dataset, faults, lock, rundir, runlog
 from branchax.runs.compiling import seed_keys
 from branchax.runs.progress import advised

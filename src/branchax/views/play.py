@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from branchax import build, worlds
+from branchax import build
 from branchax.agents.base import Agent
 from branchax.config import Config
 from branchax.deploy import export
@@ -67,7 +67,7 @@ def load(directory: Path, seed: int | None = None) -> Player:
     config, states = restore(directory)
     seed = config.seed if seed is None else seed
     state: TrainState = of_seed(states, config.place_of(seed, directory))
-    world = worlds.make(config.world, config.backend, config.episode_length, config.world_args)
+    world = build.make_world(config)
     dynamics = build.build_dynamics(config, world)
     key = stream(jax.random.key(seed), Stream.EVALUATE, state.counts.env_steps)
     return Player(config, seed, world, dynamics, build.build_agent(config, world, dynamics), state, key)
@@ -99,7 +99,7 @@ def _load_exported(directory: Path, seed: int | None) -> Player:
         raise ConfigError(f"run: {directory} keeps only a policy's mode; to train it again, use its config.json")
 
     agent = Agent(init=refuse, act=lambda key, agent, obs: (mode(agent, obs), ()), mode=mode, update=refuse)
-    world = worlds.make(config.world, config.backend, config.episode_length, config.world_args)
+    world = build.make_world(config)
     counts = no_counts()._replace(env_steps=jnp.int32(told["env_steps"]))
     key = stream(jax.random.key(told["seed"]), Stream.EVALUATE, counts.env_steps)
     return Player(config, told["seed"], world, None, agent, Kept(counts), key)
@@ -163,9 +163,8 @@ def _host_episodes(player: Player, count: int, length: int) -> Callable[..., tup
     """`episodes` in a world that is stepped on the host. It does not return states, and the simulator's own time limit
     still ends episodes."""
     config = player.config
-    host = worlds.make(
-        config.world, config.backend, max(length, player.world.spec.episode_length), config.world_args
-    ).host
+    longest = max(length, player.world.spec.episode_length)
+    host = build.make_world(dataclasses.replace(config, episode_length=longest)).host
     assert host is not None
 
     @jax.jit

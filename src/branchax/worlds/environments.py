@@ -23,6 +23,7 @@ import numpy as np
 from gymnasium import spaces, vector
 
 from branchax.errors import WorldFault
+from branchax.outside import describe_error
 from branchax.worlds import snapshots
 from branchax.worlds.spaces import Actions, Observations, make_actions, read_observations
 
@@ -38,7 +39,7 @@ def make(name: str, arguments: dict[str, Any], length: int | None) -> Any:
             return gymnasium.make(name, disable_env_checker=True, **limit, **arguments)
     except (Exception, SystemExit) as error:  # whatever someone else's constructor raises
         advice = "; --world-args NAME=VALUE ... gives arguments" if isinstance(error, TypeError) else ""
-        raise WorldFault(f"it cannot be made: {_line(error)}{advice}") from error
+        raise WorldFault(f"it cannot be made: {describe_error(error)}{advice}") from error
 
 
 def time_limit(env: Any) -> int | None:
@@ -106,13 +107,13 @@ class Guard(gymnasium.Env):
         except (Exception, SystemExit) as error:  # whatever someone else's code raises
             old = name == "step" and "expected 5, got 4" in str(error)  # a wrapper takes it apart before this does
             advice = "; allowed: five values, terminated and truncated apart" if old else ""
-            raise WorldFault(f"its {name} raised {_line(error)}{advice}") from error
+            raise WorldFault(f"its {name} raised {describe_error(error)}{advice}") from error
 
     def _read(self, obs: Any) -> np.ndarray:
         try:
             return self.observations.read(obs)
         except Exception as error:
-            raise WorldFault(f"its observation space is not kept: {_line(error)}") from error
+            raise WorldFault(f"its observation space is not kept: {describe_error(error)}") from error
 
 
 class Pack(gymnasium.Env):
@@ -322,12 +323,6 @@ def _what(value: Any) -> str:
         return f"{len(value)} values ({', '.join(type(x).__name__ for x in value)})"
     shape = f" of shape {list(value.shape)}" if isinstance(value, np.ndarray) else ""
     return f"{type(value).__name__}{shape}" if value is not None else "None"
-
-
-def _line(error: BaseException) -> str:
-    """An error as one line of text."""
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 @contextlib.contextmanager
