@@ -94,15 +94,16 @@ class Deep(Base):
 
 
 class Broken(PendulumEnv):
-    """Loses its simulator at the 137th step that is taken in the process."""
+    """Loses its simulator at the 137th step that is taken in the process; at another, the reward is NaN."""
 
-    count, fatal = 0, 137
+    count, fatal, spoiled = 0, 137, 0
 
     def step(self, action):
         Broken.count += 1
         if Broken.count == self.fatal:
             raise RuntimeError("the simulator lost its connection")
-        return super().step(action)
+        obs, reward, *others = super().step(action)
+        return obs, float("nan") if Broken.count == self.spoiled else reward, *others
 
 
 class ManyDiscrete(Base):

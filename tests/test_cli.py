@@ -82,6 +82,15 @@ def test_paper_shows_the_paper_s_sizes_as_defaults_and_is_refused_where_there_ar
         assert capsys.readouterr().err.startswith("branchax: paper: ")
 
 
+@pytest.mark.parametrize(
+    ("flags", "said"), [([], True), (["--rollout.horizon-end", "None", "--rollout.ramp", "0", "0"], False)]
+)
+def test_a_horizon_that_begins_a_ramp_is_said(flags, said, capsys):
+    argv = ["train", "mbpo", "--world", "brax/hopper", "--rollout.horizon", "5", "--env-steps", "10", *flags]
+    assert cli.main(argv) == 2
+    assert ("become 15 steps long over env steps 20,000 to 150,000" in "".join(capsys.readouterr())) == said
+
+
 def test_list(capsys):
     assert cli.main(["list"]) == 0
     output = capsys.readouterr().out

@@ -18,6 +18,7 @@ from branchax.errors import ConfigError, WorldFault
 from branchax.presets import preset
 from branchax.runs import checkpoint, rundir, runlog
 from branchax.runs.evaluate import evaluate
+from branchax.runs.faults import NonFinite
 from branchax.runs.restoring import collected, restore
 from branchax.runs.train import train
 from branchax.types import Stream
@@ -201,6 +202,22 @@ def test_what_was_collected_is_saved_when_a_simulator_breaks(fatal, saved, tmp_p
     assert json.loads((tmp_path / "status.json").read_text())["state"] == "failed"
     train(config, tmp_path)
     assert int(restore(tmp_path)[1].counts.env_steps[0]) >= 120
+    rows = runlog.read(tmp_path / rundir.METRICS)
+    assert (rows[0]["epoch"], rows[0]["env_steps"]) == (0, 60) and np.isfinite(rows[0][runlog.RETURN])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoiled", [10, 50])
+def test_exploration_that_is_taken_up_again_is_judged_as_a_whole(spoiled, tmp_path, monkeypatch):
+    """A NaN before the simulator broke, or after."""
+    monkeypatch.setattr(strange.Broken, "count", 0)
+    monkeypatch.setattr(strange.Broken, "fatal", 37)
+    monkeypatch.setattr(strange.Broken, "spoiled", spoiled)
+    config = small("gym/strange_envs:Broken-v0")
+    with pytest.raises(WorldFault, match="lost its connection"):
+        train(config, tmp_path)
+    with pytest.raises(NonFinite, match="reward"):
+        train(config, tmp_path)
 
 
 @pytest.mark.slow

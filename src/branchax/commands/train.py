@@ -86,8 +86,20 @@ def run(arguments: list[str]) -> None:
         about=f"Trains an agent. PRESET is one of {', '.join(PRESETS)}; its settings are the defaults below."
         " --agent and --model MODULE:FUNCTION put an agent or a model of one's own in the preset's place.",
     )
+    _say_of_ramp(base, options.config)
     new = options.run or _stem(named or Path(str(early.file)).stem, options.config)
     launch(options.config, new, options.force, command, options.processes, named=options.run is not None)
+
+
+def _say_of_ramp(base: Config, config: Config) -> None:
+    """Says that a horizon that was asked for is where a task's ramp begins."""
+    now, before = config.rollout, base.rollout
+    if now.horizon != before.horizon and now.horizon_end is not None and now.horizon_end == before.horizon_end:
+        aside(
+            f"rollout.horizon: rollouts of {now.horizon} steps become {now.horizon_end} steps long over env steps"
+            f" {now.ramp[0]:,} to {now.ramp[1]:,}, as {config.world} has it; {now.horizon} throughout:"
+            " --rollout.horizon-end None --rollout.ramp 0 0"
+        )
 
 
 def base_of(named: str | None, early: Early) -> Config:

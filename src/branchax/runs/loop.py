@@ -79,12 +79,15 @@ class Session(NamedTuple):
         return [run for run in self.runs if not run.given_up]
 
 
-def run_epochs(session: Session, state: TrainState, restored: bool) -> None:
-    """Runs the remaining epochs. The rows of an epoch are on disk before its checkpoint."""
+def run_epochs(session: Session, state: TrainState, begins: bool) -> None:
+    """Runs the remaining epochs, and where the run `begins`, first evaluates what has explored.
+
+    The rows of an epoch are on disk before its checkpoint.
+    """
     config, view, stop = session.runs[0].config, session.view, session.stop
     done, env_steps = int(state.counts.epochs[0]), int(state.counts.env_steps[0])
-    beat, safe = time.monotonic(), env_steps if restored else -1  # `safe`: the last saved step
-    if not restored:
+    beat, safe = time.monotonic(), -1 if begins else env_steps  # `safe`: the last saved step
+    if begins:
         look_for_faults(session, state, None, 0)
         report_or_save(session, state, config.rollout.at(env_steps), {}, evaluated=True)
     stop.wait(session.compiled.evaluate)  # so that later, when there is something to save, only epochs block

@@ -219,7 +219,9 @@ def _train(job: Job, saved: int | None, resumes: bool, changed: list[str]) -> No
                 _open_log(run, keep, view, closing)
             past = max(run.log.kept[-1]["wall_s"] if run.log.kept else 0.0 for run in runs)
             session = Session(runs, compiled, pool, job.stop, view, start - past, job.give_up, job.callbacks)
-            run_epochs(session, state, restored=saved is not None)
+            # Exploration that a simulator ended is saved before anything is judged or evaluated.
+            begins = saved is None or (keep == 0 and not any(run.log.kept for run in runs))
+            run_epochs(session, state, begins)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         if compiled is not None and compiled.host is not None:
