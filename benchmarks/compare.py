@@ -33,10 +33,13 @@ class Change(NamedTuple):
     ratio: float  # of rates, second to first
     low: float
     high: float
+    same_work: bool = True  # whether both count the same operations
 
     @property
     def verdict(self) -> str:
-        """`faster`, `slower`, or nothing when it could be noise."""
+        """`faster`, `slower`, `other work`, or nothing when it could be noise."""
+        if not self.same_work:
+            return "other work"
         return "faster" if self.low > TOLERANCE else "slower" if self.high < 1 / TOLERANCE else ""
 
 
@@ -45,7 +48,13 @@ def load(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         rows = {json.dumps(row["settings"]): [float(x) for x in row["seconds"]] for row in found["rows"]}
-        return {"benchmark": found["benchmark"], "rows": rows, "environment": found["made"]["environment"]}
+        work = {json.dumps(row["settings"]): (row.get("work"), row.get("flops")) for row in found["rows"]}
+        return {
+            "benchmark": found["benchmark"],
+            "rows": rows,
+            "work": work,
+            "environment": found["made"]["environment"],
+        }
     except OSError as error:
         raise ConfigError(f"bench: cannot read {path}: {error.strerror}") from error
     except (ValueError, KeyError, TypeError) as error:
@@ -60,7 +69,8 @@ def compare(first: dict[str, Any], second: dict[str, Any], draws: int = 2_000) -
         again = [np.median(rng.choice(x, (draws, len(x))), 1) for x in (before, after)]
         low, high = np.quantile(again[0] / again[1], (0.025, 0.975))
         settings = ", ".join(f"{name} {value}" for name, value in json.loads(case).items())
-        changes.append(Change(settings, float(np.median(before) / np.median(after)), float(low), float(high)))
+        ratio, same = float(np.median(before) / np.median(after)), first["work"][case] == second["work"][case]
+        changes.append(Change(settings, ratio, float(low), float(high), same))
     if not changes:
         names = f"{first['benchmark']} and {second['benchmark']}"
         raise ConfigError(f"bench: the files have no case in common ({names})")
@@ -99,7 +109,7 @@ def show(first: dict[str, Any], second: dict[str, Any]) -> None:
         before, after = (each["environment"].get(name) for each in (first, second))
         if before != after:
             console.print(f"{name}: {before} -> {after}", markup=False)
-    moved = sum(bool(change.verdict) for change in changes)
+    moved = sum(bool(change.verdict) and change.same_work for change in changes)
     console.print(f"{moved} of {len(changes)} moved by more than a factor of {TOLERANCE}")
 
 

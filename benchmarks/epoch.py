@@ -36,5 +36,6 @@ def cases(full: bool) -> Iterator[Case]:
         }
         for part, function in whole.items():
             often = rounds if part in ("collect", "improve") else 1
-            settings = {"preset": name, "part": part, "times per epoch": often}
+            updates, length = config.updates_per_step, config.rollout.horizon
+            settings = {"preset": name, "part": part, "times per epoch": often, "updates": updates, "horizon": length}
             yield Case(settings, function, (copy_state(state),), 1, carried=True)

@@ -13,6 +13,7 @@ others. Runs lie in `runs/gpu/`: whoever borrows a machine for a while takes tha
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -52,8 +53,8 @@ class Options:
     """This one, and not the next."""
     minutes: float = MINUTES
     """After which a run is asked to save and end."""
-    workers: int = 0
-    """Processes that step the environments of all seeds; 0: the run's own."""
+    workers: int | None = None
+    """Processes that step the environments of all seeds; 0: the run's own; by default one for each core."""
     here: Switch = False
     """On whatever there is, a CPU too."""
 
@@ -68,17 +69,18 @@ class Item(NamedTuple):
 
 
 ITEMS = (
-    Item("rate_dhmbpo", "updates per second over 1, 8, 32 seeds", Arm("Hopper", "dhmbpo"), (1, 8, 32)),
+    Item("rate_dhmbpo", "updates per second over 1, 8, 32, 64 seeds", Arm("Hopper", "dhmbpo"), (1, 8, 32, 64)),
     Item("hopper_dhmbpo", "100,000 steps, 8 seeds", Arm("Hopper", "dhmbpo", 8, 100_000)),
     Item("walker2d_dhmbpo", "100,000 steps, 8 seeds", Arm("Walker2d", "dhmbpo", 8, 100_000)),
     Item("ant_dhmbpo", "100,000 steps, 8 seeds", Arm("Ant", "dhmbpo", 8, 100_000)),
     Item("halfcheetah_dhmbpo", "100,000 steps, 8 seeds", Arm("HalfCheetah", "dhmbpo", 8, 100_000)),
-    Item("hopper_mbpo_paper", "100,000 steps, 8 seeds", Arm("Hopper", "mbpo_paper", 8, 100_000)),
+    Item("hopper_mbpo_paper", "100,000 steps, 8 seeds", Arm("Hopper", "mbpo_paper+explore", 8, 100_000)),
     Item("hopper_dhmbpo_tf32", "TF32 against hopper_dhmbpo, 8 seeds", Arm("Hopper", "dhmbpo+tf32", 8, 100_000)),
+    Item("rate_dhmbpo_tf32", "TF32 against rate_dhmbpo", Arm("Hopper", "dhmbpo+tf32"), (1, 8, 32, 64)),
     Item(
         "hopper_mbpo_paper_layer_norm",
         "LayerNorm in the critics against hopper_mbpo_paper, 8 seeds",
-        Arm("Hopper", "mbpo_paper+layer_norm", 8, 100_000),
+        Arm("Hopper", "mbpo_paper+explore+layer_norm", 8, 100_000),
     ),
 )
 LOOKED_AT_EVERY = 5_000  # real steps between evaluations, and between checkpoints: half a minute or so
@@ -108,8 +110,8 @@ def folder_of(item: Item) -> Path:
     return RUNS / item.name
 
 
-def run(item: Item, workers: int = 0) -> None:
-    """Runs an item to its end, or until it is asked to stop (`Preempted`); `workers` processes step environments."""
+def run(item: Item, workers: int | None = None) -> None:
+    """Runs an item to its end, or until it is asked to stop (`Preempted`); `workers` as in `workers_for`."""
     curves.check_same(item.arm, path_of(item), plan.config_of(item.arm))  # before its minutes are spent
     measure = measure_curve if not item.side_by_side else measure_rate
     over = threading.Event()
@@ -136,28 +138,36 @@ def collect(item: Item) -> None:
         gather(item)
 
 
-def measure_curve(item: Item, workers: int) -> None:
+def workers_for(seeds: int, workers: int | None) -> int:
+    """How many processes step the environments of so many seeds: `workers`, or one for each core, but no more than
+    seeds; 0, which is the run's own process, where that would be one."""
+    most = min(seeds, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    return (0 if most == 1 else most) if workers is None else workers
+
+
+def measure_curve(item: Item, workers: int | None) -> None:
     """All seeds in one program, evaluated and saved less often than on a CPU.
 
     Episodes are stepped on the host, and ten of each seed take longer than 1,000 steps of training; checkpoints hold
     the replay buffers of all seeds.
     """
-    folder = folder_of(item)
-    runs.train_seeds(item.arm, REPORTED, item.arm.seeds, LOOKED_AT_EVERY, folder, LOOKED_AT_EVERY, workers)
+    seeds, watched = item.arm.seeds, LOOKED_AT_EVERY
+    runs.train_seeds(item.arm, REPORTED, seeds, watched, folder_of(item), watched, workers_for(seeds, workers))
 
 
 def gather_curve(item: Item) -> None:
     curves.collect(item.arm, f"gpu_queue --item {item.name}", path_of(item), folder_of(item))
 
 
-def measure_rate(item: Item, workers: int) -> None:
+def measure_rate(item: Item, workers: int | None) -> None:
     """A few epochs with each number of seeds; what was measured already is done at once."""
     from branchax.runs.train import train
 
     for count in item.side_by_side:
         config = plan.config_of(item.arm, REPORTED, count)
         steps = config.explore_steps + EPOCHS * config.epoch_steps
-        config = replace(config, env_steps=steps, eval_every=EPOCHS, eval_episodes=1, env_workers=workers)
+        config = replace(config, env_steps=steps, eval_every=EPOCHS, eval_episodes=1)
+        config = replace(config, env_workers=workers_for(count, workers))
         train(config, plan.directory_of(item.arm, REPORTED, count, folder_of(item)))
         collect(item)
 
@@ -168,8 +178,8 @@ def gather_rates(item: Item) -> None:
     for each in curves.found(item.arm, folder_of(item)):
         rows = [row for row in runlog.read(each.directory / rundir.METRICS) if row["seed"] == each.first]
         if rate := rate_of(rows, each.count):
-            found[str(each.count)], config = rate, rundir.load_config(each.directory)
-            configs[str(each.count)] = config
+            found[str(each.count)] = rate
+            configs[item.arm.method] = rundir.load_config(each.directory)
             made.append(each.directory)
     if found:
         complete = all(str(count) in found for count in item.side_by_side)

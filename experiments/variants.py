@@ -25,6 +25,7 @@ def _twice(config: Config) -> Changes:
 
 VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
     "tf32": {"precision": "default"},
+    "explore": {"explore_steps": 5_000},  # as MBPO's paper has it
     # The double horizon without one of its pieces, or with more of one. `no_spread` is `svg5`.
     "no_spread": {"real_fraction": 1.0, "rollout.horizon": 5, "rollout.every": None},
     "ahead1": {"rollout.look_ahead": 1},

@@ -96,6 +96,16 @@ def test_compare_says_what_moved_beyond_the_noise(tmp_path, capsys):
     assert "0 of 2 moved" in capsys.readouterr().out
 
 
+def test_compare_takes_other_work_for_no_slowdown(tmp_path, capsys):
+    first, second = (written(tmp_path / f"{f}.json", f) for f in (1.0, 0.5))
+    found = json.loads((tmp_path / "0.5.json").read_text())
+    found["rows"][1]["flops"] = 8
+    (tmp_path / "0.5.json").write_text(json.dumps(found))
+    assert compare.main([first, second]) == 0
+    said = capsys.readouterr().out
+    assert "other work" in said and "slower" not in said and "0 of 2 moved" in said
+
+
 def test_folders_are_compared_file_by_file(tmp_path, capsys):
     for folder, factor in (("a", 1.0), ("b", 1.5)):
         (tmp_path / folder).mkdir()
@@ -293,7 +303,16 @@ def test_what_is_missing_of_the_runs_to_a_return_is_run_and_kept(tmp_path, monke
         monkeypatch.setattr(peers.sys, "argv", ["peers", *words, seeds])
         peers.main()
     assert asked == [(*each, seed) for seed in (0, 1, 2) for each in (("branchax", "mbpo"), ("sbx", "SAC"))]
-    kept = json.loads((tmp_path / "solve.json").read_text())["runs"]["InvertedPendulum"]["sbx SAC"]
+    found = json.loads((tmp_path / "solve.json").read_text())
+    kept, ours = (found["runs"]["InvertedPendulum"][name] for name in ("sbx SAC", "branchax mbpo"))
+    assert "†" not in capsys.readouterr().out
+    ours["1"]["config"]["agent"]["tau"] = 0.5  # the preset was another one
+    del ours["2"]["config"]
+    (tmp_path / "solve.json").write_text(json.dumps(found))
+    solve.show(solve.load())
+    assert "†" in capsys.readouterr().out
+    peers.main()
+    assert asked[6:] == [("branchax", "mbpo", 1), ("branchax", "mbpo", 2)]
     assert kept["1"]["commit"] == "abc" and kept["1"]["cap"] == 600.0
     assert solve.summarise(kept) == {
         "solved": 2,
@@ -304,6 +323,13 @@ def test_what_is_missing_of_the_runs_to_a_return_is_run_and_kept(tmp_path, monke
         "seconds_without_compiling": 12.0,
     }
     assert "2 of 3" in (said := capsys.readouterr().out) and "32 to > 600" in said
+
+    def fail(*_):
+        raise RuntimeError("it broke")
+
+    monkeypatch.setattr(solve, "run", fail)
+    with pytest.raises(SystemExit, match="2 runs failed"):  # the second one is tried all the same
+        solve.main([*words[1:-1], "--seeds", "1", "--again"])
 
 
 def test_programs_that_are_compiled_side_by_side_count_once():

@@ -14,6 +14,7 @@ import pytest
 
 from branchax import checks
 from branchax.config import flat
+from branchax.config.fields import with_fields
 from branchax.errors import ConfigError
 from branchax.presets import PRESETS
 from branchax.runs import rundir, runlog
@@ -395,6 +396,10 @@ def test_the_queue_says_what_is_done_and_how_long_the_rest_takes(queue, capsys, 
     make_run(ARM, 100, 3, 20_000, gpu_queue.folder_of(curve))
     gpu_queue.collect(curve)
     assert gpu_queue.state_of(curve) == DONE
+    assert {state for state, _ in command.states(ARM).values()} == {DONE}  # a CPU need not run them again
+    changed = with_fields(plan.config_of(ARM), {"agent.tau": 0.5})
+    monkeypatch.setattr(plan, "config_of", lambda arm, *_: changed)
+    assert [gpu_queue.state_of(item) for item in (rate, curve)] == [curves.STALE, curves.STALE]
     (arm,) = curves.ours("Hopper")
     assert arm.where == "CPU, 3 seeds at once" and arm.reached == 20_000
 

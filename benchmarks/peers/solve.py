@@ -6,7 +6,8 @@
 A run has reached the return at the first of three evaluations in a row that are as good; it is given up after `--cap`
 seconds. Each run is a process of its own with an empty cache of compiled programs, and seconds count from its start
 (`whole.py`). The methods take turns: all of them with one seed, then with the next. Runs that are in
-`results/bench/solve.json` are not run again, unless `--again` is given.
+`results/bench/solve.json` are not run again, unless `--again` is given or they are of a preset that has changed since;
+until then the table marks them with a dagger. A run that fails is said, and the others go on.
 """
 
 from __future__ import annotations
@@ -27,8 +28,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.harness import RESULTS
-from benchmarks.peers.whole import HOLD
+from benchmarks.peers.whole import HOLD, config_of
+from branchax.config import to_dict
 from branchax.runs import rundir
+from experiments.harness import differences
 
 RESULT = RESULTS / "solve.json"
 TASKS = {"InvertedPendulum": 950.0, "InvertedDoublePendulum": 9_000.0}  # what has to be returned
@@ -93,6 +96,13 @@ def summarise(runs: Runs) -> dict[str, Any]:
     }
 
 
+def is_stale(library: str, method: str, task: str, seed: int, run: dict[str, Any]) -> bool:
+    """Whether a run is of a preset with other settings than today's, or of one whose settings were not kept."""
+    if library != "branchax":
+        return False
+    return "config" not in run or bool(differences(run["config"], config_of(method, task, seed)))
+
+
 def show(found: dict[str, dict[str, Runs]]) -> None:
     """A table for each task."""
     for task, methods in found.items():
@@ -101,8 +111,9 @@ def show(found: dict[str, dict[str, Runs]]) -> None:
         for method, runs in methods.items():
             each, cap = summarise(runs), min(run["cap"] for run in runs.values())
             text = lambda value, cap=cap: f"{value:,.0f}" if math.isfinite(value) else f"> {cap:,.0f}"  # noqa: E731
+            stale = any(is_stale(*method.split(" ", 1), task, int(seed), run) for seed, run in runs.items())
             table.add_row(
-                method,
+                method + " †" * stale,
                 f"{each['solved']} of {each['of']}",
                 f"{each['env_steps']:,.0f}" if math.isfinite(each["env_steps"]) else "-",
                 text(each["seconds"]),
@@ -138,7 +149,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--cap", type=float, default=600.0, help="seconds after which a run is given up (600)")
     parser.add_argument("--core", type=int, help="of the machine, for each run; default: all cores")
     parser.add_argument("--again", action="store_true", help="also what was run before")
-    options = parser.parse_args(words)
+    options, failed = parser.parse_args(words), 0
     for seed in range(options.seeds):
         for task in options.task or TASKS:
             for library, method in methods_of(task):
@@ -146,16 +157,26 @@ def main(words: list[str] | None = None) -> None:
                 # Read anew each time: a second process may work on another core.
                 kept = load()
                 runs = kept.get(task, {}).get(name, {})
-                if (options.method and name not in options.method) or (str(seed) in runs and not options.again):
+                there = str(seed) in runs and not is_stale(library, method, task, seed, runs[str(seed)])
+                if (options.method and name not in options.method) or (there and not options.again):
                     continue
                 print(f"{task}: {name}, seed {seed}", flush=True)
-                found = run(library, method, task, seed, options.cap, options.core) | {"cap": options.cap}
+                try:
+                    found = run(library, method, task, seed, options.cap, options.core) | {"cap": options.cap}
+                except (RuntimeError, subprocess.TimeoutExpired) as error:
+                    print(f"failed: {error}", file=sys.stderr, flush=True)
+                    failed += 1
+                    continue
+                if library == "branchax":
+                    found["config"] = to_dict(config_of(method, task, seed))
                 made = {"command": "make bench-peers NAME=solve", "environment": rundir.environment()}
                 kept = load()
                 found["commit"] = made["environment"]["commit"]
                 kept.setdefault(task, {}).setdefault(name, {})[str(seed)] = found
                 rundir.write_json(RESULT, {"benchmark": "solve", "runs": kept, "made": made})
     show(load())
+    if failed:
+        sys.exit(f"{failed} runs failed")
 
 
 if __name__ == "__main__":

@@ -64,19 +64,25 @@ class Watch:
         return total
 
 
-def branchax(method: str, task: str, seed: int, watch: Watch) -> None:
-    """A preset by its own settings."""
+def config_of(method: str, task: str, seed: int) -> Any:
+    """A preset of branchax by its own settings."""
     from dataclasses import replace
 
     from branchax.presets import preset
+
+    config = preset(method, f"gym/{task}-v5")
+    epoch = min(config.epoch_steps, EVERY)  # shorter for `sac`, which fits no model and learns the same
+    config = replace(config, seed=seed, env_steps=STEPS, epoch_steps=epoch)
+    return replace(config, eval_every=EVERY // epoch, eval_episodes=EPISODES)
+
+
+def branchax(method: str, task: str, seed: int, watch: Watch) -> None:
+    """A preset by its own settings."""
     from branchax.runs import runlog
     from branchax.runs.train import train
 
     watch.watch_compiling()
-    config = preset(method, f"gym/{task}-v5")
-    epoch = min(config.epoch_steps, EVERY)  # shorter for `sac`, which fits no model and learns the same
-    config = replace(config, seed=seed, env_steps=STEPS, epoch_steps=epoch)
-    config = replace(config, eval_every=EVERY // epoch, eval_episodes=EPISODES)
+    config = config_of(method, task, seed)
 
     def callback(rows: list[runlog.Row], _: Any) -> bool:
         row = rows[0]

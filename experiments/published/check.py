@@ -20,7 +20,8 @@ SEED = 0  # of development: not one of those that were published
 LAST = 3  # evaluations that count
 SURE = 0.95
 SLACK = 0.05  # of the range of the committed mean curve, where all seeds agree
-CHECKS = (Arm("InvertedPendulum", "sac", 1, 3_000),)  # cheap, and its committed curve decides
+# Cheap, and their committed curves decide: without a model and with one.
+CHECKS = (Arm("InvertedPendulum", "sac", 1, 3_000), Arm("InvertedPendulum", "mbpo", 1, 3_000))
 
 
 class Verdict(NamedTuple):

@@ -18,6 +18,7 @@ from experiments.published.plan import COUNTERPART
 
 # A preset has the colour of the published method that it is the counterpart of.
 _KNOWN = {"DHMBPO": 0, "MBPO": 1, "SAC": 2, "MACURA": 3, "CrossQ": 4, "XQC": 5}
+MEAN_ALONE = 3  # of so many seeds or fewer the interquartile mean is the mean
 LEAST_SHOWN = 30_000  # env steps, where there is something published
 
 
@@ -53,7 +54,8 @@ def draw(task: str, arms: list[Ours], published: dict[str, Published], path: Pat
     over_time.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0)))
     over_time.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     over_time.xaxis.set_minor_formatter(NullFormatter())
-    title = f"gym/{task}-v5: bands are ± 1 SD over seeds, thin lines ours, dotted their interquartile mean"
+    dotted = ", dotted their interquartile mean" * any(len(arm.seeds) > MEAN_ALONE for arm in arms)
+    title = f"gym/{task}-v5: bands are ± 1 SD over seeds, thin lines ours{dotted}"
     figure.suptitle(title, fontsize=9, x=0.01, ha="left")
     figure.legend(*over_steps.get_legend_handles_labels(), loc="outside lower left", ncols=2, fontsize=8, frameon=False)
     plots.save(figure, path)
@@ -61,7 +63,10 @@ def draw(task: str, arms: list[Ours], published: dict[str, Published], path: Pat
 
 def _add_published(over_steps: Axes, over_time: Axes, method: str, curve: Published, end: float) -> None:
     """The mean, with a band where deviations are those of seeds."""
-    seen = curve.steps <= 1.5 * end  # one point past the edge, so that the line leaves the panel
+    inside = int(np.sum(curve.steps <= end))
+    if not inside:
+        return
+    seen = np.arange(len(curve.steps)) <= inside  # one point past the edge, so that the line leaves the panel
     look = {"color": colour_of(method, []), "linestyle": (0, (4, 2)), "linewidth": 1.2, "alpha": 0.9}
     seeds = "published mean" if curve.seeds is None else f"published, {curve.seeds} seeds"
     over_steps.plot(curve.steps[seen], curve.mean[seen], label=f"{method}, {seeds}", **look)
@@ -87,7 +92,7 @@ def _add_ours(over_steps: Axes, over_time: Axes, arm: Ours, colour: str, dash: s
     if count > 1:
         sd = returns.std(0, ddof=1)
         over_steps.fill_between(steps, mean - sd, mean + sd, color=colour, alpha=0.15, linewidth=0)
-    if count > 3:  # of fewer it is the mean
+    if count > MEAN_ALONE:
         over_steps.plot(steps, interquartile_mean(returns), color=colour, linestyle=":", linewidth=1.6)
     over_time.plot(minutes, mean, **look)
 

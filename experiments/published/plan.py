@@ -81,6 +81,10 @@ PLAN = (
     Arm("Hopper", "mbpo"),
     Arm("Walker2d", "dhmbpo_small"),
     Arm("HalfCheetah", "dhmbpo_small", steps=30_000),
+    Arm("Walker2d", "sac"),
+    Arm("Walker2d", "mbpo"),
+    Arm("HalfCheetah", "sac", steps=30_000),
+    Arm("HalfCheetah", "mbpo", steps=30_000),
     Arm("InvertedPendulum", "dhmbpo_small", steps=8_000),  # it explores for 4,000
     Arm("Hopper", "dhmbpo"),
     Arm("Walker2d", "dhmbpo"),

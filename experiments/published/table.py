@@ -18,7 +18,8 @@ HEADER = """# Beside published curves
 
 Written by `make published`. Return of an episode as mean ± sample standard deviation over seeds, at a number of real
 steps: of each seed the evaluation there (10 episodes, the policy's mode), read off between two neighbours where none is
-at that very step, never the best so far. In brackets: of how many seeds, where not all have got there. Ours first, then
+at that very step, never the best so far. One evaluation may fall on a dip or a peak: the last column has the mean of
+each seed's last five. In brackets: of how many seeds, where not all have got there. Ours first, then
 published ones; [experiments/published/data](../../experiments/published/data/README.md) has their sources. MBPO's
 published spread is no statistic of seeds and is left out. "Its settings of then": the preset was another one when these
 seeds were run. Seconds are means over seeds, with compilation and
@@ -29,12 +30,13 @@ evaluations; in brackets ours as a share of the published counterpart's, which i
 
 def of_task(task: str, arms: list[Ours], published: dict[str, Published]) -> str:
     """The returns and the clocks of a task, two tables."""
-    most = max([arm.asked for arm in arms] + [100_000] * bool(published))
+    most = max([arm.asked for arm in arms] + [300_000] * bool(published))
     marks = [mark for mark in TASKS[task].marks if mark <= most]
     head = [f"{mark // 1000}k" for mark in marks]
-    returns = [_row(_name(arm), len(arm.seeds), [_ours_at(arm, mark) for mark in marks]) for arm in arms]
+    returns = [_row(_name(arm), len(arm.seeds), [*(_ours_at(arm, mark) for mark in marks), _last(arm)]) for arm in arms]
     returns += [
-        _row(method, c.seeds or "–", [_published_at(c, mark) for mark in marks]) for method, c in published.items()
+        _row(method, c.seeds or "–", [*(_published_at(c, mark) for mark in marks), ""])
+        for method, c in published.items()
     ]
     clocks = [
         _row(f"**`{arm.method}`**, {arm.where}", len(arm.seeds), [_clock(arm, mark, published) for mark in marks])
@@ -45,7 +47,10 @@ def of_task(task: str, arms: list[Ours], published: dict[str, Published]) -> str
         for method, c in published.items()
         if not np.isnan(c.wall_s).all()
     ]
-    return "\n".join([*_table("return after", head, returns), "", *_table("seconds until", head, clocks)]) + "\n"
+    return (
+        "\n".join([*_table("return after", [*head, "last five"], returns), "", *_table("seconds until", head, clocks)])
+        + "\n"
+    )
 
 
 def _table(what: str, head: list[str], rows: list[str]) -> list[str]:
@@ -65,9 +70,17 @@ def _ours_at(arm: Ours, mark: int) -> str:
     values = curves.all_at(arm, mark)
     if not values.size:
         return ""
-    spread = f" ± {values.std(ddof=1):,.0f}" if values.size > 1 else ""
     fewer = f" ({values.size})" if values.size < len(arm.seeds) else ""
-    return f"{values.mean():,.0f}{spread}{fewer}"
+    return f"{_mean(values)}{fewer}"
+
+
+def _last(arm: Ours) -> str:
+    return _mean(np.array([curve.returns[-5:].mean() for curve in arm.seeds.values()]))
+
+
+def _mean(values: np.ndarray) -> str:
+    spread = f" ± {values.std(ddof=1):,.0f}" if values.size > 1 else ""
+    return f"{values.mean():,.0f}{spread}"
 
 
 def _value(curve: Published, mark: int, column: np.ndarray) -> float:
