@@ -3,7 +3,10 @@
 Of each the program is built and explores, an epoch is run and saved, another is run, and what was saved is restored and
 runs that epoch again: no loss, metric or weight may be NaN, and both ends must be equal to the bit.
 
-    python -m benchmarks.settings [COUNT]        # those of the first COUNT draws (default 200) that have no result yet
+    python -m benchmarks.settings [COUNT]        # those of the first COUNT draws (default 240) that have no result yet
+
+The last 40 draws are wider: buffers that wrap around, other numbers of first updates, a world of Brax. Worlds stepped
+on the host have another epoch (`tests/test_host_epoch.py`) and are not among them.
 
 Writes `results/settings.json` after each, with the settings of those that failed. Ends with 1 if any did. A draw is run
 again when its settings have changed: those of a seed depend on which fields there are.
@@ -47,6 +50,7 @@ WORLDS = (
     *(f"classic/{name}" for name in ("cartpole_discrete", "acrobot", "mountain_car", "gridworld", "chain")),
     *(f"probe/{name}" for name in ("constant_reward", "observation", "discounting", "action", "time_limit", "choice")),
 )
+PLAIN = 200  # draws before the wider ones
 SIZES: dict[str, Any] = {  # what is small here whatever is drawn
     "hidden": (8,),
     "value_hidden": (8,),
@@ -132,7 +136,7 @@ def draw_fields(rng: random.Random, often: float, kind: type, /, **fixed: Any) -
     return kind(**values | fixed)
 
 
-def propose(rng: random.Random, sort: Sort) -> Config:
+def propose(rng: random.Random, sort: Sort, wide: bool = False) -> Config:
     """A config, with a sort of agent, that may or may not be possible: the less is drawn, the likelier it is."""
     often, kind, fixed = rng.choice((0.1, 0.3, 0.5)), sort.kind, dict(sort.agent)
     if kind in (SACConfig, TD3Config, DQNConfig):
@@ -148,6 +152,11 @@ def propose(rng: random.Random, sort: Sort) -> Config:
     )
     if kind is PlannerConfig:  # a plan lasts for an epoch, with one update
         collect, updates = 20, 0.05
+    wider: dict[str, Any] = {}
+    if wide:
+        world = rng.choice((world, world, world, "brax/inverted_pendulum"))
+        first = 2 * max(1, round(20 * updates))
+        wider = {"replay_capacity": rng.choice((40, 100)), "first_updates": rng.choice((None, first))}
     return Config(
         world=world,
         parallel_worlds=parallel,
@@ -162,6 +171,7 @@ def propose(rng: random.Random, sort: Sort) -> Config:
         model=replace(model, round_steps=2, max_rounds=2, batch_size=8),
         rollout=rollout,
         eval_episodes=2,
+        **wider,
     )
 
 
@@ -173,7 +183,7 @@ def draw(seed: int) -> Config:
     """
     rng = random.Random(seed)
     for _ in range(20_000):
-        config = propose(rng, SORTS[seed % len(SORTS)])
+        config = propose(rng, SORTS[seed % len(SORTS)], wide=seed >= PLAIN)
         try:
             check(config)
             possible(config)
@@ -245,7 +255,7 @@ def main() -> None:
 
     from branchax.runs import rundir
 
-    count = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    count = int(sys.argv[1]) if len(sys.argv) > 1 else PLAIN + 40
     found = json.loads(RESULT.read_text(encoding="utf-8"))["draws"] if RESULT.is_file() else {}
     for seed in range(count):
         begun, config = time.monotonic(), draw(seed)

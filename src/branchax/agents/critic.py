@@ -15,6 +15,8 @@ before it bootstraps:
     steve   y = sum_h w_h mean(T_h), w_h proportional to 1 / var(T_h), with T_h the same sum over h <= H steps, in each
             elite and for each critic; mean and var go over both               (Buckman et al. 2018, arXiv:1807.01675)
 
+    fresh   y starts at s itself, with a fresh action: see `double_horizon`
+
 Soft values add each imagined action's bonus to its reward: r_i - alpha log pi(a_i | s_i) for r_i.
 
 With `batch_norm` (CrossQ: Bhatt et al. 2024, arXiv:1902.05605), Q_c(s, a) in J_Q and Qbar_c(s', a') in y normalise by

@@ -5,10 +5,11 @@ From the states s_0 of a batch, the policy is rolled out for H steps in the mode
     y(s_0, a_0) = r_0 + sum_{0 < t < H} gamma^t (r_t - alpha log pi_t) + gamma^H (Qbar(s_H, a_H) - alpha log pi_H)
     J_pi        = -E [ y(s_0, a_0) - alpha log pi_0 ],   with Q for Qbar, differentiated through the rollout
 
-y is the critics' target; steps after a termination count nothing. In J_pi this has a flaw: a termination is a step
-function and has no derivative. Rollouts that end have no part in the gradient but for their rewards and entropies, so
-that the critics' values of the others decide, and they can lead the policy over an edge that the gradient does not
-see. With `value_before_end` (not in the paper)
+y is the critics' target; steps after a termination count nothing. Qbar is the minimum of a random subset of the target
+critics, clipped to the range of values before the entropy is added; Q is the mean of all critics. In J_pi this has a
+flaw: a termination is a step function and has no derivative. Rollouts that end have no part in the gradient but for
+their rewards and entropies, so that the critics' values of the others decide, and those can lead the policy over an
+edge that the gradient does not see. With `value_before_end` (not in the paper)
 
     J_pi = -E [ sum_{t < n} gamma^t (r_t - alpha log pi_t) + gamma^n (Q(s_n, a_n) - alpha log pi_n) ]
 

@@ -31,9 +31,9 @@ class CriticConfig:
     zero_last: bool = False
     """Initialise the last layer to zero, so that values start at zero."""
     scale: Literal["none", "quantile", "possible"] = "none"
-    """`quantile`: scale values to the range of possible returns, and clip targets to it. The range runs from the 1 % to
-    the 99 % running quantile of (soft) rewards, each divided by 1 - discount (Kubo et al. 2025). `possible`: the range
-    also holds 0, the return after a termination; needed where every reward is the same."""
+    """`quantile`: scale values to the range of possible returns, and clip the value that a target ends with to it. The
+    range runs from the 1 % to the 99 % running quantile of (soft) rewards, each divided by 1 - discount (Kubo et al.
+    2025). `possible`: the range also holds 0, the return after a termination; needed where rewards hardly differ."""
     clip_actor: bool = False
     """With `scale`: clip values in the actor's objective to the range, as an actor would exploit errors beyond it."""
     scale_rate: Fraction = 3e-4

@@ -10,7 +10,7 @@ from branchax.config.fields import Count, Fraction, Natural, NonNegative, Option
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """Branched rollouts, imagined in the model at the start of every epoch."""
+    """Branched rollouts, imagined in the model at the start of every epoch, or more often (`every`)."""
 
     start: Literal["replay", "initial"] = "replay"
     """Where rollouts start: `replay`: replayed real states (3.0); `initial`: fresh initial states (2.0, 2.5)."""
@@ -23,10 +23,10 @@ class RolloutConfig:
     per_step: Count = 400
     """Rollouts per env step of the epoch."""
     every: OptionalCount = None
-    """Imagine before every block of this many updates, with the current policy, and spread the epoch's rollouts evenly
-    over these blocks. Default: imagine once per epoch."""
+    """Imagine before every block of this many updates, with the current policy. Each block gets an equal share of the
+    epoch's rollouts, rounded up to whole groups. Default: imagine once per epoch."""
     look_ahead: OptionalCount = None
-    """Steps that updates look ahead (MVE, STEVE, SVG). Default: the scheduled `horizon`."""
+    """Steps that updates look ahead (MVE, STEVE, SVG, DHMBPO). Default: the scheduled `horizon`."""
     groups: Count = 10
     """Number of groups of rollouts. A group uses one member at a time, so that it is one plain matrix product."""
     parallel_groups: OptionalCount = None
@@ -34,8 +34,8 @@ class RolloutConfig:
     all."""
     propagation: Literal["ts1", "tsinf", "mean"] = "ts1"
     """`ts1`: a new elite at every step; `tsinf`: one elite per rollout; `mean`: the mean of all elites (PETS). Updates
-    that look ahead from stored rows (MVE, SVG) keep one elite per row, whatever this says: each model is then one whole
-    system, as in the papers, and one plain matrix product."""
+    that look ahead from stored actions (MVE, SVG) keep one elite per row, whatever this says: each model is then one
+    whole system, as in the papers, and one plain matrix product. Those from fresh actions (`fresh`) follow it."""
     keep_epochs: Count = 1
     """Epochs (with `every`: imaginings) for which imagined data stays in the model buffer, at the largest horizon. If
     rollouts end early or gates drop steps, older rows stay longer, as in MBPO's pool."""

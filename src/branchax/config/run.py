@@ -88,7 +88,8 @@ class Config(Upkeep):
     """A file of transitions (`runs/dataset.py`) for offline learning. There is no exploration and no collecting;
     `env_steps` only sets how long to train."""
     epoch_steps: Count = 250
-    """Real steps per epoch. An epoch fits the model, imagines rollouts, then alternates collecting and updating."""
+    """Real steps per epoch. An epoch fits the model and imagines rollouts,
+    then alternates collecting and updating; if it is one round, it collects first."""
     collect_steps: Count = 1
     """Real steps between two rounds of updates."""
     updates_per_step: Positive = 10.0
