@@ -9,7 +9,8 @@ there exactly once, the mutant is stale, and a fast test (`tests/test_mutants.py
     python -m benchmarks.mutants sac td3         # those alone whose file, reason or tests contain one of the words
     python -m benchmarks.mutants --again         # all of them anew
 
-Writes `results/mutants.json` after each mutant, so that it goes on where it was stopped. Ends with 1 if any survived.
+Writes `results/mutants.json` after each mutant, so that it goes on where it was stopped. A result is outdated when the
+mutant, its file or the files of its tests have changed since. Ends with 1 if any survived.
 """
 
 from __future__ import annotations
@@ -166,20 +167,27 @@ def run(
             out = attempt(mutant, copy)
             found[mutant.name()] = out | {"tests": list(mutant.tests), "digest": digest(mutant, copy)}
             print(f"{i}/{len(todo)} {out['outcome']}, {out['seconds']} s: {mutant.name()}", flush=True)
-            write(found, mutants, words, result)
-    write(found, mutants, words, result)
+            write(found, mutants, words, result, root)
+    write(found, mutants, words, result, root)
     return found
 
 
-def write(found: dict[str, Any], mutants: list[Mutant], words: list[str], result: Path) -> None:
+def count(found: dict[str, Any], mutants: list[Mutant], root: Path = ROOT) -> dict[str, int]:
+    """How many of the list were killed, survived, and so on."""
+    outcomes = []
+    for mutant in mutants:
+        out = found.get(mutant.name(), {"outcome": "not run"})
+        outdated = "digest" in out and out["digest"] != digest(mutant, root)
+        outcomes.append("outdated" if outdated else out["outcome"])
+    return {kind: outcomes.count(kind) for kind in ("killed", "survived", "stale", "outdated", "not run")}
+
+
+def write(found: dict[str, Any], mutants: list[Mutant], words: list[str], result: Path, root: Path) -> None:
     """Writes the results, in the order of the list."""
     command = " ".join(["python", "-m", "benchmarks.mutants", *words])
     made = {"command": command, "environment": rundir.environment()}
     ordered = {m.name(): found[m.name()] for m in mutants if m.name() in found}
-    outcomes = [x["outcome"] for x in ordered.values()]
-    counts = {kind: outcomes.count(kind) for kind in ("killed", "survived", "stale")}
-    counts["not run"] = len(mutants) - len(ordered)
-    rundir.write_json(result, {"counts": counts, "mutants": ordered, "made": made})
+    rundir.write_json(result, {"counts": count(found, mutants, root), "mutants": ordered, "made": made})
 
 
 def main() -> None:
@@ -195,9 +203,9 @@ def main() -> None:
         if out["outcome"] != "killed":
             table.add_row(out["outcome"], name, out["by"])
     Console(width=150).print(table)
-    outcomes = [out["outcome"] for out in found.values()]
-    print(", ".join(f"{outcomes.count(kind)} {kind}" for kind in ("killed", "survived", "stale")), f"in {RESULT}")
-    raise SystemExit(outcomes.count("killed") < len(outcomes))
+    counts = count(found, mutants)
+    print(", ".join(f"{n} {kind}" for kind, n in counts.items()), f"in {RESULT}")
+    raise SystemExit(bool(counts["survived"] or counts["stale"]))
 
 
 if __name__ == "__main__":
