@@ -1,9 +1,10 @@
 """Claim: `dhmbpo_tiny` and `mbpo` learn Brax's inverted pendulum in a few hundred real steps on each of 20 seeds; and
 how many of these lose it again.
 
-The seeds are 340 to 359, on which nothing else was run (presets were chosen on 20 to 29), five side by side in a run,
-evaluated every 50 real steps. A seed has learned the task at the first of three evaluations in a row that reach 950 of
-1,000. Of the evaluations after that, those below 950 are its lapses. It keeps the task if the last three reach 950.
+The seeds are 340 to 359, on which nothing else was run but earlier versions of these presets (they were chosen on 20 to
+29), five side by side in a run, evaluated every 50 real steps. A seed has learned the task at the first of three
+evaluations in a row that reach 950 of 1,000. Of the evaluations after that, those below 950 are its lapses. It keeps
+the task if the last three reach 950.
 
     python -m experiments.inverted_pendulum                   # all of it, or what is missing of it
     python -m experiments.inverted_pendulum dhmbpo_tiny 345   # the seeds from 345 on, to run several side by side

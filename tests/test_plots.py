@@ -56,7 +56,7 @@ def test_one_seed(tmp_path, drawn):
 
 def test_many_seeds_have_a_middle_a_band_and_a_line_each(tmp_path, drawn):
     plots.curve([make_run(tmp_path / "a", seeds=(0, 1, 5), model=False)], tmp_path / "curve.png")
-    assert legend(drawn[0]) == ["95 % bootstrap interval", "interquartile mean of 3 seeds"]
+    assert legend(drawn[0]) == ["bootstrap interval, too narrow for 3 seeds", "interquartile mean of 3 seeds"]
     assert len(drawn[0].axes) == 1
     lines = drawn[0].axes[0].lines
     assert len(lines) == 4
@@ -68,7 +68,10 @@ def test_runs_with_other_seeds_are_one_curve_and_with_other_settings_another(tmp
     runs.append(make_run(tmp_path / "sac_s0_1", preset("sac", "classic/lqr"), model=False, epochs=3))
     plots.curve(runs, tmp_path / "curve.png")
     assert legend(drawn[0]) == ["mbpo: interquartile mean of 2 seeds", "sac: seed 0"]
-    assert drawn[0].axes[0].get_legend().get_title().get_text() == "bands: 95 % bootstrap interval, thin: each seed"
+    assert (
+        drawn[0].axes[0].get_legend().get_title().get_text()
+        == "bands: bootstrap interval, too narrow for 2 seeds, thin: each seed"
+    )
 
 
 def test_a_run_without_evaluations_draws_an_empty_plot(tmp_path, drawn):

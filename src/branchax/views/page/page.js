@@ -139,7 +139,7 @@ function environment() {
 
 section("Summary", table(["run", "return", data.steps, "state", "time", "what differs"], // on a phone the first ones show
   data.summary.map((run) => [run.name, run.return ?? "–", run.steps, run.state, run.time, run.differs || "–"])));
-section("Curves", curves(), make("p", {}, "Runs that differ in their seeds alone are one curve: interquartile mean, 95 % bootstrap interval, a thin line per seed."));
+section("Curves", curves(), make("p", {}, "Runs that differ in their seeds alone are one curve: interquartile mean, 95 % bootstrap interval (too narrow for fewer than five seeds), a thin line per seed."));
 section("Real and imagined", player(data.runs));
 const diagnosed = data.runs.map(diagnostics).filter(Boolean);
 section("Model and critic", diagnosed.length > 1 ? make("div", { class: "beside" }, ...diagnosed) : diagnosed[0]);
