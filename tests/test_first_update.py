@@ -4,6 +4,8 @@ The references are plain loops over rows, written from the papers that the agent
 differences of those loops; the library's own is read from Adam's first moment, so a wrong sign, factor or row shows.
 """
 
+import dataclasses
+
 import by_hand
 import jax
 import jax.numpy as jnp
@@ -335,6 +337,33 @@ def test_td3():
     same(after.target_actor, followed(before.target_actor, after.actor.params), 1e-6)
 
 
+def look_ahead(t, act, value):
+    """[(obs, action, y, weight)] of the rows by MVE, two imagined steps of `act` and the value after them."""
+    goal = []
+    for b, (s, a, r, s2, end) in enumerate(zip(*t[:5], strict=True)):
+        steps = by_hand.walk(by_hand.member_of(b), s2, lambda obs: (act(obs), 0.0), 2)
+        goal.append((s, a, r + DISCOUNT * (1 - end) * along(steps, value), 1.0))
+    return goal
+
+
+AHEAD = CriticConfig(expand="mve", td_k=False)
+
+
+def test_td3_looks_ahead_by_its_smoothed_target_policy():
+    agent = make_td3(SPEC, TD3Config(policy_delay=1, target_noise=0.2, critic=AHEAD, **SHARED))
+    before, (rows, t) = begun(agent), by_hand.batch()
+    told = by_hand.update(agent, before, by_hand.off_batch(rows, by_hand.ahead(2)))[1]
+    actor, slow_actor, slow = as_numpy((before.actor.params, before.target_actor, before.target_critics))
+
+    def smoothed(obs):
+        return np.clip(np.tanh(net(slow_actor, obs)) + 0.2 * noise(1), -1, 1)
+
+    goal = look_ahead(t, smoothed, lambda obs: q_of(slow, obs, smoothed(obs)).min())
+    assert told["critic/loss"] == pytest.approx(regression(as_numpy(before.critics.params), goal), rel=1e-4)
+    others = look_ahead(t, lambda obs: np.tanh(net(actor, obs)), lambda obs: q_of(slow, obs, smoothed(obs)).min())
+    assert not np.allclose([y for *_, y, _ in goal], [y for *_, y, _ in others])
+
+
 def test_td3_explores_by_its_noise_inside_the_bounds():
     agent = make_td3(SPEC, TD3Config(exploration=0.5, **SHARED))
     params = begun(agent)
@@ -372,6 +401,22 @@ def test_dqn(double, dueling):
     assert told["critic/loss"] == pytest.approx(regression(critics, goal, of_action), rel=1e-4)
     same(by_hand.gradient(after.critics), slope(lambda c: regression(c, goal, of_action), critics))
     same(after.targets, followed(before.targets, after.critics.params), 1e-6)
+
+
+def test_dqn_looks_ahead_by_the_actions_that_it_would_take():
+    """By the online critics' best actions, which are not those of the targets everywhere."""
+    agent = make_dqn(DISCRETE, DQNConfig(double=True, critic=dataclasses.replace(AHEAD, members=1), **SHARED))
+    before, (rows, t) = begun(agent), by_hand.batch(discrete=True)
+    told = by_hand.update(agent, before, by_hand.off_batch(rows, by_hand.ahead(2)))[1]
+    fast, slow = (each_of(as_numpy(p))[0] for p in (before.critics.params, before.targets))
+    best = lambda params: lambda obs: np.eye(3)[net(params, obs).argmax()]  # noqa: E731
+    value = lambda obs: net(slow, obs) @ best(fast)(obs)  # noqa: E731
+    goal = look_ahead(t, best(fast), value)
+    of_action = lambda critics, s, a: np.array([net(c, s) @ a for c in each_of(critics)])  # noqa: E731
+    critics = as_numpy(before.critics.params)
+    assert told["critic/loss"] == pytest.approx(regression(critics, goal, of_action), rel=1e-4)
+    others = look_ahead(t, best(slow), value)
+    assert not np.allclose([y for *_, y, _ in goal], [y for *_, y, _ in others])
 
 
 def test_q_learning_takes_rows_in_order_and_does_not_look_past_an_end():
