@@ -2,13 +2,21 @@
 
 A dense layer of `n` inputs and `m` outputs takes 2 n m operations forwards, as many for the gradient of its weights and
 as many for the gradient of its inputs (which the first layer does not need, when nothing before it learns).
+
+    python -m benchmarks.flops        # operations for each real step of Hopper, by preset and part
 """
 
 from __future__ import annotations
 
 from itertools import pairwise
 
-from branchax.config import CriticConfig, ModelConfig, SACConfig
+from rich.console import Console
+from rich.table import Table
+
+from branchax.config import Config, CriticConfig, ModelConfig, SACConfig
+from branchax.presets import preset
+
+HOPPER, HOPPER_WORLD = (11, 3), "gym/Hopper-v5"  # sizes of observation and action
 
 
 def dense(sizes: tuple[int, ...]) -> int:
@@ -62,3 +70,41 @@ def look_ahead_row(obs: int, action: int, model: ModelConfig, agent: SACConfig, 
     policy, q = policy_sizes(obs, action, agent), (obs + action, *agent.hidden, 1)
     rollout = steps * through(model_sizes(obs, action, model, True)) + trained(policy) + steps * 3 * dense(policy)
     return rollout + agent.critic.members * (dense(q) + trained(q) + through(q))
+
+
+def per_real_step(obs: int, action: int, config: Config) -> dict[str, float]:
+    """Operations for each real step of a run of SAC in a learned model, by part; a fit takes from `fit, least` on.
+
+    A fit's least is that of one whose error never falls; its most is `model.max_rounds`.
+    """
+    agent, model, rollout = config.agent, config.model, config.rollout
+    assert isinstance(agent, SACConfig)
+    fresh, steps = agent.critic.expand == "fresh", rollout.look_ahead or rollout.horizon
+    policy, q = policy_sizes(obs, action, agent), (obs + action, *agent.hidden, 1)
+    row = look_ahead_row(obs, action, model, agent, steps) if fresh else sac_row(obs, action, agent)
+    warm = agent.critic.members * (dense(q) + trained(q)) + dense(policy)
+    warm += steps * model_step(obs, action, model, agent) * fresh
+    each_imagining = config.rollouts * rollout.horizon * model_step(obs, action, model, agent)
+    often = 1 / config.epoch_steps if rollout.every is None else config.updates_per_step / rollout.every
+    a_round = model.round_steps * model.batch_size * model.members * model_fit(obs, action, model)
+    return {
+        "updates": config.updates_per_step * config.batch_size * row,
+        "rollouts": each_imagining * often,
+        "warm-up": agent.critic_warmup * config.batch_size * warm / config.epoch_steps,
+        "fit, least": min(model.patience + 1, model.max_rounds) * a_round / config.epoch_steps,
+        "fit, most": model.max_rounds * a_round / config.epoch_steps,
+    }
+
+
+def main() -> None:
+    """Prints the operations for each real step of Hopper."""
+    table = Table("preset", *(parts := list(per_real_step(*HOPPER, preset("mbpo", HOPPER_WORLD)))))
+    for name in ("mbpo", "dhmbpo_small", "mbpo_paper", "dhmbpo"):
+        found = per_real_step(*HOPPER, preset(name, HOPPER_WORLD))
+        table.add_row(name, *(f"{found[part] / 1e9:.2f}" for part in parts))
+    table.title = "billions of operations for each real step of Hopper"
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()

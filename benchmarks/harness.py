@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.flops import HOPPER
 from branchax import replay
 from branchax.build import build
 from branchax.config import Config
@@ -33,7 +34,6 @@ from branchax.worlds.base import World, WorldSpec, make_world, never
 
 RESULTS = Path("results/bench")
 WARM, REPEATS = 2, 7
-HOPPER = (11, 3)  # sizes of observation and action that the measurements stand at
 
 
 class Case(NamedTuple):

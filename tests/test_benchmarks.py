@@ -131,6 +131,15 @@ def test_compare_refuses_what_it_cannot_compare(tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_operations_for_a_real_step_are_those_of_its_parts():
+    config = preset("dhmbpo_small", flops.HOPPER_WORLD)  # 1 update of 256 rows, 13 rollouts of 20 steps for a real step
+    found = flops.per_real_step(*flops.HOPPER, config)
+    assert found["updates"] == 256 * flops.look_ahead_row(11, 3, config.model, config.agent, 5)
+    assert found["rollouts"] == 13 * 20 * flops.model_step(11, 3, config.model, config.agent)
+    minibatches = 20 * 256 * 5 * flops.model_fit(11, 3, config.model) / 500
+    assert (found["fit, least"], found["fit, most"]) == (6 * minibatches, 50 * minibatches)
+
+
 def test_configs_of_the_measurements_are_valid():
     check(imagine.config_of(100_000, 5, propagation="mean"))
     assert imagine.config_of(10_000, 3).rollouts == 10_000
