@@ -20,6 +20,7 @@ from branchax.agents.sac import make_sac
 from branchax.checks import check
 from branchax.config import CriticConfig, ModelConfig, SACConfig
 from branchax.dynamics import ensemble
+from branchax.presets import preset
 from branchax.types import Row, Transition
 from branchax.worlds.base import WorldSpec
 
