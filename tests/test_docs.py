@@ -1,6 +1,9 @@
 """The documentation's examples run as they stand, and what it names is there."""
 
+import ast
 import importlib
+import inspect
+import itertools
 import json
 import pkgutil
 import re
@@ -8,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 from types import SimpleNamespace
@@ -264,6 +268,19 @@ def written(value):
     return f"{value:.10g}" if isinstance(value, float) else str(value)
 
 
+def explained(config, path):
+    """The docstring of a setting, in one line."""
+    *parts, name = path.split(".")
+    for part in parts:
+        config = getattr(config, part)
+    for kind in type(config).__mro__[:-1]:
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        for line, after in itertools.pairwise(tree.body):
+            if isinstance(line, ast.AnnAssign) and line.target.id == name:
+                return " ".join(after.value.value.split())
+    raise AssertionError(f"{path} has no docstring")
+
+
 @pytest.mark.parametrize("page", ALGORITHMS, ids=lambda page: page.stem)
 def test_an_algorithm_s_page_has_its_parts_and_its_presets_settings(page):
     text = page.read_text()
@@ -276,12 +293,14 @@ def test_an_algorithm_s_page_has_its_parts_and_its_presets_settings(page):
     for line in body["Settings"].splitlines():
         cells = [cell.strip().strip("`") for cell in line.strip("| ").split(" | ")]
         if line.startswith("| setting |"):
-            columns = [flat(to_dict(PRESETS[name])) for name in cells[1:-1]]
+            presets = [PRESETS[name] for name in cells[1:-1]]
+            columns = [flat(to_dict(config)) for config in presets]
         elif line.startswith("| `") and columns:
             for settings, cell in zip(columns, cells[1:-1], strict=True):
                 assert cells[0] in settings, cells[0]
                 assert cell == written(settings[cells[0]]), f"{cells[0]}: {cell}"
                 checked += 1
+            assert line.endswith(f"| {explained(presets[0], cells[0])} |"), cells[0]
     assert checked > 10
 
 
