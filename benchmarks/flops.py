@@ -73,9 +73,10 @@ def look_ahead_row(obs: int, action: int, model: ModelConfig, agent: SACConfig, 
 
 
 def per_real_step(obs: int, action: int, config: Config) -> dict[str, float]:
-    """Operations for each real step of a run of SAC in a learned model, by part; a fit takes from `fit, least` on.
+    """Operations for each real step of a run of SAC in a learned model, by part; rollouts at their longest.
 
-    A fit's least is that of one whose error never falls; its most is `model.max_rounds`.
+    A fit whose error never falls takes `fit, patience`, one that `model.max_rounds` ends `fit, most`.
+    `model.good_error` can end it sooner.
     """
     agent, model, rollout = config.agent, config.model, config.rollout
     assert isinstance(agent, SACConfig)
@@ -84,14 +85,14 @@ def per_real_step(obs: int, action: int, config: Config) -> dict[str, float]:
     row = look_ahead_row(obs, action, model, agent, steps) if fresh else sac_row(obs, action, agent)
     warm = agent.critic.members * (dense(q) + trained(q)) + dense(policy)
     warm += steps * model_step(obs, action, model, agent) * fresh
-    each_imagining = config.rollouts * rollout.horizon * model_step(obs, action, model, agent)
+    each_imagining = config.rollouts * rollout.longest() * model_step(obs, action, model, agent)
     often = 1 / config.epoch_steps if rollout.every is None else config.updates_per_step / rollout.every
     a_round = model.round_steps * model.batch_size * model.members * model_fit(obs, action, model)
     return {
         "updates": config.updates_per_step * config.batch_size * row,
         "rollouts": each_imagining * often,
         "warm-up": agent.critic_warmup * config.batch_size * warm / config.epoch_steps,
-        "fit, least": min(model.patience + 1, model.max_rounds) * a_round / config.epoch_steps,
+        "fit, patience": min(model.patience + 1, model.max_rounds) * a_round / config.epoch_steps,
         "fit, most": model.max_rounds * a_round / config.epoch_steps,
     }
 

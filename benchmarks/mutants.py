@@ -10,7 +10,7 @@ there exactly once, the mutant is stale, and a fast test (`tests/test_mutants.py
     python -m benchmarks.mutants --again         # all of them anew
 
 Writes `results/mutants.json` after each mutant, so that it goes on where it was stopped. A result is outdated when the
-mutant, its file or the files of its tests have changed since. Ends with 1 if any survived.
+mutant, its file or the files of its tests have changed since. Ends with 1 if any survived or is stale.
 """
 
 from __future__ import annotations
@@ -172,13 +172,15 @@ def run(
     return found
 
 
+def outcome_of(mutant: Mutant, found: dict[str, Any], root: Path = ROOT) -> str:
+    """What became of a mutant, as far as that is known of the tree as it is."""
+    out = found.get(mutant.name(), {"outcome": "not run"})
+    return "outdated" if "digest" in out and out["digest"] != digest(mutant, root) else out["outcome"]
+
+
 def count(found: dict[str, Any], mutants: list[Mutant], root: Path = ROOT) -> dict[str, int]:
     """How many of the list were killed, survived, and so on."""
-    outcomes = []
-    for mutant in mutants:
-        out = found.get(mutant.name(), {"outcome": "not run"})
-        outdated = "digest" in out and out["digest"] != digest(mutant, root)
-        outcomes.append("outdated" if outdated else out["outcome"])
+    outcomes = [outcome_of(mutant, found, root) for mutant in mutants]
     return {kind: outcomes.count(kind) for kind in ("killed", "survived", "stale", "outdated", "not run")}
 
 
@@ -199,9 +201,10 @@ def main() -> None:
     mutants = read()
     found = run(mutants, options.words, options.again)
     table = Table("outcome", "mutant", "by", title=f"{len(found)} of {len(mutants)} faults")
-    for name, out in found.items():
-        if out["outcome"] != "killed":
-            table.add_row(out["outcome"], name, out["by"])
+    for mutant in mutants:
+        outcome = outcome_of(mutant, found)
+        if outcome != "killed":
+            table.add_row(outcome, mutant.name(), found.get(mutant.name(), {}).get("by", ""))
     Console(width=150).print(table)
     counts = count(found, mutants)
     print(", ".join(f"{n} {kind}" for kind, n in counts.items()), f"in {RESULT}")

@@ -209,7 +209,9 @@ def rate_of(rows: list[dict[str, Any]], seeds: int) -> dict[str, float] | None:
 
 def calls_of(item: Item, minutes: float = MINUTES) -> str:
     """How many calls an item takes, by the rate that was measured with as many seeds; empty when it was not."""
-    rate = curves.read(RESULTS / f"rate_{item.arm.method.split('+')[0]}.json").get("seeds_at_once", {})
+    names = item.arm.method.replace("+", "_"), item.arm.method.split("+")[0]
+    found = (curves.read(RESULTS / f"rate_{name}.json") for name in names)
+    rate = next(filter(None, found), {}).get("seeds_at_once", {})
     rate = rate.get(str(item.arm.seeds))
     if rate is None or item.side_by_side:
         return ""

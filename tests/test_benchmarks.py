@@ -138,7 +138,7 @@ def test_operations_for_a_real_step_are_those_of_its_parts():
     assert found["updates"] == 256 * flops.look_ahead_row(11, 3, config.model, config.agent, 5)
     assert found["rollouts"] == 13 * 20 * flops.model_step(11, 3, config.model, config.agent)
     minibatches = 20 * 256 * 5 * flops.model_fit(11, 3, config.model) / 500
-    assert (found["fit, least"], found["fit, most"]) == (6 * minibatches, 50 * minibatches)
+    assert (found["fit, patience"], found["fit, most"]) == (6 * minibatches, 50 * minibatches)
 
 
 def test_configs_of_the_measurements_are_valid():

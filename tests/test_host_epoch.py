@@ -216,8 +216,12 @@ def test_exploration_that_is_taken_up_again_is_judged_as_a_whole(spoiled, tmp_pa
     config = small("gym/strange_envs:Broken-v0")
     with pytest.raises(WorldFault, match="lost its connection"):
         train(config, tmp_path)
-    with pytest.raises(NonFinite, match="reward"):
-        train(config, tmp_path)
+    log = tmp_path / rundir.METRICS
+    for _ in range(2):  # a row of the first time, as where the run was killed afterwards, does not hide the second
+        log.write_text(json.dumps({"seed": 0, "epoch": 0, "env_steps": 60, "wall_s": 1.0}) + "\n")
+        monkeypatch.setattr(strange.Broken, "count", 37)
+        with pytest.raises(NonFinite, match="reward"):
+            train(config, tmp_path)
 
 
 @pytest.mark.slow

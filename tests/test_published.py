@@ -400,8 +400,26 @@ def test_the_queue_says_what_is_done_and_how_long_the_rest_takes(queue, capsys, 
     changed = with_fields(plan.config_of(ARM), {"agent.tau": 0.5})
     monkeypatch.setattr(plan, "config_of", lambda arm, *_: changed)
     assert [gpu_queue.state_of(item) for item in (rate, curve)] == [curves.STALE, curves.STALE]
+    assert {state for state, _ in command.states(ARM).values()} == {MISSING}  # what is there is of another preset
     (arm,) = curves.ours("Hopper")
     assert arm.where == "CPU, 3 seeds at once" and arm.reached == 20_000
+
+
+def test_of_a_seed_in_both_files_the_longer_curve_counts(here):
+    seeds = {"100": {"env_steps": [1_000]}, "101": {"env_steps": [1_000, 2_000]}}
+    others = {"100": {"env_steps": [1_000, 3_000]}, "101": {"env_steps": [1_000]}, "102": {"env_steps": [500]}}
+    rundir.write_json(curves.path_of(ARM), {"seeds": seeds})
+    rundir.write_json(curves.GPU_RESULTS / "item.json", {"task": "Hopper", "method": "sac", "seeds": others})
+    rundir.write_json(curves.GPU_RESULTS / "other.json", {"task": "Hopper", "method": "mbpo", "seeds": seeds})
+    kept = curves.kept_of(ARM, plan.config_of(ARM))["seeds"]
+    assert {seed: entry["env_steps"][-1] for seed, entry in kept.items()} == {"100": 3_000, "101": 2_000, "102": 500}
+
+
+@pytest.mark.parametrize(("given", "seeds", "found"), [(None, 1, 0), (None, 10_000, None), (0, 8, 0), (3, 8, 3)])
+def test_environments_are_stepped_in_one_process_for_each_core_but_no_more_than_seeds(given, seeds, found):
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    expected = (0 if cores == 1 else cores) if found is None else found
+    assert gpu_queue.workers_for(seeds, given) == expected
 
 
 def test_the_queue_refuses_a_cpu_and_unknown_items(queue, capsys):

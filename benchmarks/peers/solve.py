@@ -30,6 +30,7 @@ from rich.table import Table
 from benchmarks.harness import RESULTS
 from benchmarks.peers.whole import HOLD, config_of
 from branchax.config import to_dict
+from branchax.errors import ConfigError
 from branchax.runs import rundir
 from experiments.harness import differences
 
@@ -73,7 +74,10 @@ def run(library: str, method: str, task: str, seed: int, cap: float, core: int |
         )
     if done.returncode:
         raise RuntimeError(f"{library} {method} on {task}, seed {seed}: {done.stderr[-2_000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
+    try:
+        return json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        raise RuntimeError(f"{library} {method} on {task}, seed {seed} said nothing: {done.stderr[-2_000:]}") from None
 
 
 def reached(run: dict[str, Any]) -> tuple[float, float]:
@@ -100,7 +104,10 @@ def is_stale(library: str, method: str, task: str, seed: int, run: dict[str, Any
     """Whether a run is of a preset with other settings than today's, or of one whose settings were not kept."""
     if library != "branchax":
         return False
-    return "config" not in run or bool(differences(run["config"], config_of(method, task, seed)))
+    try:
+        return "config" not in run or bool(differences(run["config"], config_of(method, task, seed)))
+    except ConfigError:  # there is no such preset any more
+        return True
 
 
 def show(found: dict[str, dict[str, Runs]]) -> None:

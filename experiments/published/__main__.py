@@ -69,9 +69,12 @@ def arms_of(options: Options) -> list[Arm]:
 
 def states(arm: Arm, first: int = REPORTED) -> dict[int, tuple[str, int]]:
     """How each seed of an arm is doing, and how far it is; all are stale where the preset is another one by now."""
-    there, kept = curves.found(arm), curves.kept_of(arm)
-    if possible(arm) and curves.differences(arm, curves.path_of(arm), plan.config_of(arm)):
-        return {int(seed): (STALE, entry["env_steps"][-1]) for seed, entry in kept["seeds"].items()}
+    there, kept = curves.found(arm), curves.read(curves.path_of(arm))
+    if possible(arm):
+        config = plan.config_of(arm)
+        if curves.differences(arm, curves.path_of(arm), config):
+            return {int(seed): (STALE, entry["env_steps"][-1]) for seed, entry in kept["seeds"].items()}
+        kept = curves.kept_of(arm, config)
     return {seed: curves.state_of(arm, seed, there, kept) for seed in range(first, first + arm.seeds)}
 
 

@@ -189,20 +189,19 @@ def check_same(arm: Arm, path: Path, config: Config) -> None:
         )
 
 
-def kept_of(arm: Arm) -> dict[str, Any]:
-    """What results files hold of an arm, those of the accelerator's queue too; of a seed, the longer curve."""
+def kept_of(arm: Arm, config: Config) -> dict[str, Any]:
+    """What results files hold of an arm, and those of the accelerator's queue with the settings of `config`; of a seed,
+    the longer curve."""
     data = read(path_of(arm))
+    seeds = dict(data.get("seeds", {}))
     for path in sorted(GPU_RESULTS.glob("*.json")):
         other = read(path)
-        if (other.get("task"), other.get("method")) != (arm.task, arm.method) or not other.get("seeds"):
+        if (other.get("task"), other.get("method")) != (arm.task, arm.method) or differences(arm, path, config):
             continue
-        data = data or other
-        both = [data["seeds"], other["seeds"]]
-        longest = lambda seed, both=both: max(  # noqa: E731
-            (x[seed] for x in both if seed in x), key=lambda entry: entry["env_steps"][-1]
-        )
-        data = data | {"seeds": {seed: longest(seed) for seed in {**both[0], **both[1]}}}
-    return data
+        for seed, curve in other.get("seeds", {}).items():
+            if seed not in seeds or curve["env_steps"][-1] > seeds[seed]["env_steps"][-1]:
+                seeds[seed] = curve
+    return data | {"seeds": seeds}
 
 
 def path_of(arm: Arm, folder: Path = RESULTS) -> Path:

@@ -32,9 +32,9 @@ def colour_of(method: str, others: list[str]) -> str:
 def draw(task: str, arms: list[Ours], published: dict[str, Published], path: Path) -> None:
     """Writes the figure. Ours: solid, thin lines are seeds, the band is ± 1 SD over them; published: dashed.
 
-    Variants of a preset are left to the tables.
+    Variants of a preset are left to the tables, but for those that are the counterpart of a published method.
     """
-    arms = [arm for arm in arms if "+" not in arm.method]
+    arms = [arm for arm in arms if "+" not in arm.method or arm.method in COUNTERPART]
     figure = Figure(figsize=(9.6, 5.0), layout="constrained", dpi=150)
     FigureCanvasAgg(figure)
     over_steps, over_time = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))

@@ -48,7 +48,14 @@ TASKS = {
     "Humanoid": Task(50_000, 5_000, _LATE, _without("cinert", "cvel", "qfrc_actuator", "cfrc_ext")),
 }
 # The published method that a preset is the counterpart of.
-COUNTERPART = {"dhmbpo": "DHMBPO", "dhmbpo_small": "DHMBPO", "mbpo_paper": "MBPO", "mbpo": "MBPO", "sac": "SAC"}
+COUNTERPART = {
+    "dhmbpo": "DHMBPO",
+    "dhmbpo_small": "DHMBPO",
+    "mbpo_paper": "MBPO",
+    "mbpo_paper+explore": "MBPO",
+    "mbpo": "MBPO",
+    "sac": "SAC",
+}
 
 
 class Arm(NamedTuple):

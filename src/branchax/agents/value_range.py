@@ -35,7 +35,7 @@ def track_range(
 
     With `ends` 0 counts as a return, because nothing follows a termination. Rewards where `mask` is false do not count.
     """
-    good = (jnp.isfinite(rewards) | ~jnp.asarray(mask)).all()
+    good = (jnp.isfinite(rewards) | ~jnp.asarray(mask)).all() & jnp.any(mask)
     counted = jnp.where(mask, jnp.where(good, rewards, 0.0), jnp.nan)
     low, high = jnp.nanquantile(counted, jnp.array([0.01, 0.99])) / (1 - discount)
     low, high = (jnp.minimum(low, 0.0), jnp.maximum(high, 0.0)) if ends else (low, high)

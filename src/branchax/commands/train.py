@@ -97,7 +97,7 @@ def _say_of_ramp(base: Config, config: Config) -> None:
     if now.horizon != before.horizon and now.horizon_end is not None and now.horizon_end == before.horizon_end:
         aside(
             f"rollout.horizon: rollouts of {now.horizon} steps become {now.horizon_end} steps long over env steps"
-            f" {now.ramp[0]:,} to {now.ramp[1]:,}, as {config.world} has it; {now.horizon} throughout:"
+            f" {now.ramp[0]:,} to {now.ramp[1]:,}, as the preset has it there; {now.horizon} throughout:"
             " --rollout.horizon-end None --rollout.ramp 0 0"
         )
 

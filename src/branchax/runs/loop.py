@@ -80,7 +80,7 @@ class Session(NamedTuple):
 
 
 def run_epochs(session: Session, state: TrainState, begins: bool) -> None:
-    """Runs the remaining epochs, and where the run `begins`, first evaluates what has explored.
+    """Runs the remaining epochs. Where the run `begins`, first judges the exploration and evaluates the agent.
 
     The rows of an epoch are on disk before its checkpoint.
     """

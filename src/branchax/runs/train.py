@@ -213,15 +213,17 @@ def _train(job: Job, saved: int | None, resumes: bool, changed: list[str]) -> No
         lanes = functools.partial(lanes_of, [run.config for run in runs], job.swept)
         compiled = compile_program(program, lanes, config, mesh, view, pool, restored=saved is not None, ready=fits)
         state = _begin(job, compiled, pool, data) if saved is None else _go_on(job, compiled, program, mesh, saved)
-        keep = -1 if saved is None else int(state.counts.epochs[0])
+        # Exploration that a simulator ended is saved before anything is judged or evaluated. It has gone on by now,
+        # with other rows each time that it is taken up.
+        begins = saved is None or int(state.counts.env_steps[0]) != saved
+        keep = -1 if begins else int(state.counts.epochs[0])
         with contextlib.ExitStack() as closing:
             for run in runs:
                 _open_log(run, keep, view, closing)
             past = max(run.log.kept[-1]["wall_s"] if run.log.kept else 0.0 for run in runs)
             session = Session(runs, compiled, pool, job.stop, view, start - past, job.give_up, job.callbacks)
-            # Exploration that a simulator ended is saved before anything is judged or evaluated.
-            begins = saved is None or (keep == 0 and not any(run.log.kept for run in runs))
-            run_epochs(session, state, begins)
+            begins = begins or (keep == 0 and not any(run.log.kept for run in runs))  # the first evaluation failed
+            run_epochs(session, state, distributed.any_of(begins))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
         if compiled is not None and compiled.host is not None:
