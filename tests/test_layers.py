@@ -14,7 +14,7 @@ TIERS = [
     {"config", "types", "outside"},
     {"worlds.catalog"},
     {"checks", "presets"},
-    {"nn", "distributions", "normalize", "returns", "replay", "sharding"},
+    {"nn", "optimizer", "distributions", "normalize", "returns", "replay", "sharding"},
     {"worlds"},
     {"dynamics"},
     {"rollout", "policies"},

@@ -113,7 +113,9 @@ def test_a_world_may_say_itself_where_its_neighbours_are(lazy):
 
 def test_observations_in_a_dict_are_refused_in_words(lazy, capsys):
     assert cli.main(["check-world", "stranger_lazy:mapping"]) == 2
-    assert "has as obs a dict; allowed: one float32 vector [1]" in capsys.readouterr().err
+    assert (
+        "obs of reset is a dict; allowed: float32[1], such as jnp.concatenate of its parts" in capsys.readouterr().err
+    )
 
 
 @pytest.mark.slow

@@ -84,10 +84,9 @@ def make(
 
 def _own(name: str, options: dict[str, Any]) -> World:
     """The world that `function` returns, for a name `module:function`."""
-    import jax
-
     from branchax import outside
     from branchax.errors import ConfigError
+    from branchax.worlds import contract
     from branchax.worlds.base import World
 
     make_own = outside.find(name, "world")
@@ -105,27 +104,8 @@ def _own(name: str, options: dict[str, Any]) -> World:
             f"world: {name!r} returned {type(world).__name__}; allowed: a World (`worlds.base.make_world`)"
         )
     check_precision(name)
-    spec, key = world.spec, jax.random.key(0)
-    try:
-        state = jax.eval_shape(world.reset, key)
-        action = jax.ShapeDtypeStruct((spec.action_size,), "float32")
-        after, t = jax.eval_shape(world.step, key, state, action)
-    except Exception as error:
-        raise ConfigError(f"world: {name!r} cannot take a step: {type(error).__name__}: {error}") from error
-    for field, x in {"obs": state.obs, "next_obs": t.next_obs}.items():
-        if not hasattr(x, "shape"):
-            raise ConfigError(
-                f"world: {name!r} has as {field} a {type(x).__name__}; allowed: one float32 vector"
-                f" [{spec.obs_size}], such as jnp.concatenate of its parts"
-            )
-    sizes = {"obs": (state.obs, (spec.obs_size,)), "next_obs": (t.next_obs, (spec.obs_size,)), "reward": (t.reward, ())}
-    for field, (x, shape) in {**sizes, "terminated": (t.terminated, ())}.items():
-        kind = "bool" if field == "terminated" else "float32"
-        if x.shape != shape or x.dtype != kind:
-            raise ConfigError(f"world: {name!r} has {field} {x.dtype}{list(x.shape)}; allowed: {kind}{list(shape)}")
-    like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
-    if like(after) != like(state):
-        raise ConfigError(f"world: {name!r} has a state after a step of other shapes or dtypes than after a reset")
+    for found in contract.find_misshapen(world):
+        raise ConfigError(f"world: {name!r}: {found.seen}")
     return world
 
 

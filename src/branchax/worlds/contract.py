@@ -49,9 +49,9 @@ def check_world(world: World, steps: int = 400, batch: int = 8, seed: int = 0) -
     `steps` is raised to the length of an episode, up to 2,000, so that the time limit is checked, too. A finished
     episode is followed by a fresh reset.
     """
-    shapes = list(_shapes(world))
-    if shapes:
-        return shapes  # further checks would be meaningless
+    misshapen = list(find_misshapen(world))
+    if misshapen:
+        return misshapen  # further checks would be meaningless
     steps = max(steps, min(world.spec.episode_length + 1, 2_000))
     key_run, key_reset = jax.random.split(jax.random.key(seed))
     walk = jax.jit(lambda k: _walk(k, world, steps, batch))
@@ -107,8 +107,8 @@ def _equal(first: tuple[np.ndarray, ...], second: tuple[np.ndarray, ...]) -> boo
     return all(np.array_equal(x, y, equal_nan=x.dtype.kind == "f") for x, y in zip(first, second, strict=True))
 
 
-def _shapes(world: World) -> Iterator[Violation]:
-    """Checks lines 1 and 2, without taking a step."""
+def find_misshapen(world: World) -> Iterator[Violation]:
+    """Checks lines 1 and 2 by tracing, without taking a step."""
     spec, key = world.spec, jax.random.key(0)
     action = jax.ShapeDtypeStruct((spec.action_size,), jnp.float32)
     try:
@@ -119,7 +119,7 @@ def _shapes(world: World) -> Iterator[Violation]:
         actions = jax.ShapeDtypeStruct((3, *action.shape), action.dtype)
         jax.eval_shape(jax.vmap(world.step), keys, states, actions)
     except Exception as error:
-        yield Violation(2, outside.describe_error(error))
+        yield Violation(2, f"it cannot take a step: {outside.describe_error(error)}")
         return
     vector, scalar = (spec.obs_size,), ()
     wanted = {
@@ -131,8 +131,12 @@ def _shapes(world: World) -> Iterator[Violation]:
         "truncated": (t.truncated, scalar, jnp.bool_),
     }
     for name, (x, shape, dtype) in wanted.items():
-        if x.shape != shape or x.dtype != dtype:
-            yield Violation(1, f"{name} is {x.dtype}{list(x.shape)}, not {jnp.dtype(dtype)}{list(shape)}")
+        allowed = f"{jnp.dtype(dtype)}{list(shape)}"
+        if not hasattr(x, "shape"):
+            parts = ", such as jnp.concatenate of its parts" if shape == vector else ""
+            yield Violation(1, f"{name} is a {type(x).__name__}; allowed: {allowed}{parts}")
+        elif x.shape != shape or x.dtype != dtype:
+            yield Violation(1, f"{name} is {x.dtype}{list(x.shape)}; allowed: {allowed}")
     like = lambda tree: jax.tree.map(lambda x: (x.shape, x.dtype), tree)  # noqa: E731
     if jax.tree.structure(state) != jax.tree.structure(after) or like(state) != like(after):
         yield Violation(2, "the state after a step has other shapes or dtypes than the one after a reset")
