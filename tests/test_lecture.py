@@ -3,6 +3,7 @@
 import importlib
 import json
 import math
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -13,6 +14,8 @@ from experiments import coverage, harness
 from experiments.lecture import claim, cliff, compute, data, figures, mismatch, oracle, page, versions
 from experiments.lecture.claim import FAILS, HOLDS, NOT_RUN, TOO_FEW, UNDECIDED, Arms, Measured, Work, verdict
 from experiments.lecture.predictions import CLAIMS, DEVELOPMENT, LEAST, REPORTED, Prediction
+
+ROOT = Path(__file__).parents[1]
 
 # --- the road beside a cliff ---
 
@@ -334,3 +337,9 @@ def test_one_collection_is_the_same_however_many_updates_follow(tmp_path):
                 for x in (first, second)
             )
         )
+
+
+def test_the_page_and_the_documentation_say_the_same_of_what_it_means():
+    text = " ".join((ROOT / "docs" / "lecture.md").read_text(encoding="utf-8").split())
+    assert list(page.MEANING) == list(CLAIMS)
+    assert all(f"*{sentence}*" in text for sentence in page.MEANING.values())

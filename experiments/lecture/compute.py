@@ -43,7 +43,10 @@ def measure(full: bool) -> Work:
 
     def data() -> dict[str, Any]:
         names = sorted(wanted, key=lambda name: wanted[name][1].rollout.per_update)
-        return {name: {"steps": imagined(name), "score": list(bootstrap(np.mean, last(name)))} for name in names}
+        return {
+            name: {"steps": imagined(name), "score": list(bootstrap(np.mean, last(name)[: base.seeds]))}
+            for name in names
+        }
 
     measured = {
         "more samples": lambda: gap((last("v2.5 32"), last("v2.5 2"))),

@@ -30,6 +30,22 @@ from experiments.lecture.claim import (
 )
 from experiments.lecture.predictions import CLAIMS, DESIGN, LEAST, REPORTED, Claim
 
+# What full results mean for who picks a method; docs/lecture.md has the same sentences.
+MEANING = {
+    "estimators": "On short rollouts go back through the model; on long ones do not.",
+    "jacobians": "Where the gradient explodes, a learned model can make it worse.",
+    "compounding": "The law gives the order of magnitude for tens of steps. Shorter rollouts buy more than more data "
+    "does.",
+    "horizon": "Start at replayed states; the length matters less.",
+    "mismatch": "Improve off-policy on branched rollouts; a tight budget did not help PPO.",
+    "versions": "Begin with short branched rollouts.",
+    "oracle": "A better model helps long rollouts; gradients back through them stay far from a solution even with a "
+    "perfect one.",
+    "compute": "Some samples are needed; beyond that the model's errors decide, and more compute buys nothing.",
+    "data": "Imagine ten rollouts of ten steps per real step; more only costs time. Between none and half, the share "
+    "of real rows matters little.",
+}
+
 MARKS = {HOLDS: ("✓", "holds"), FAILS: ("✗", "fails"), UNDECIDED: ("?", "quiet")}  # a sign, a colour of STYLE
 MARKS |= {TOO_FEW: ("–", "quiet"), NOT_RUN: ("○", "missing")}
 
@@ -68,8 +84,8 @@ def rows(claim: Claim, result: dict[str, Any]) -> str:
     return "\n".join(made)
 
 
-def part(claim: Claim, result: dict[str, Any], picture: Path) -> str:
-    """One claim."""
+def part(claim: Claim, result: dict[str, Any], picture: Path, meaning: str) -> str:
+    """One claim; `meaning` is "" where its results are not full ones."""
     title, origin, image = html.escape(claim.title), "", ""
     if result:
         made, where = result["made"], result["made"]["environment"]
@@ -84,6 +100,7 @@ def part(claim: Claim, result: dict[str, Any], picture: Path) -> str:
 <table><tr><th>prediction, stated beforehand</th><th>measured [95 %]</th><th>verdict</th></tr>
 {rows(claim, result)}</table>
 <p>{html.escape(claim.note)}</p>
+<p><b>{html.escape(meaning)}</b></p>
 <p class="small">Intervals: {html.escape(claim.intervals)}.<br>{html.escape(origin)}</p></div>
 {image}</section>"""
 
@@ -110,7 +127,10 @@ def counted(results: dict[str, dict[str, Any]]) -> str:
 def build(results: dict[str, dict[str, Any]], pictures: Path, full: bool) -> str:
     """The page."""
     links = " · ".join(f'<a href="#{name}">{name}</a>' for name in results)
-    parts = "\n".join(part(CLAIMS[name], result, pictures / f"{name}.png") for name, result in results.items())
+    parts = "\n".join(
+        part(CLAIMS[name], result, pictures / f"{name}.png", MEANING[name] * (full and "data" in result))
+        for name, result in results.items()
+    )
     settings = f"Full settings, seeds from {REPORTED} on" if full else "Quick settings, seeds of development"
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">

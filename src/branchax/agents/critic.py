@@ -17,6 +17,9 @@ before it bootstraps:
 
     fresh   y starts at s itself, with a fresh action: see `double_horizon`
 
+With `through_model` the actor rolls out by itself, from s: only `fresh` has one rollout for both, because mve and steve
+begin after the stored action.
+
 Soft values add each imagined action's bonus to its reward: r_i - alpha log pi(a_i | s_i) for r_i.
 
 With `batch_norm` (CrossQ: Bhatt et al. 2024, arXiv:1902.05605), Q_c(s, a) in J_Q and Qbar_c(s', a') in y normalise by

@@ -52,7 +52,8 @@ class ModelConfig:
     min_gain: Fraction = 0.01
     """Relative decrease of the holdout error that counts as a gain."""
     good_error: NonNegative = 3e-4
-    """A member stops at this holdout error (in variances of the targets); MBPO has no such stop."""
+    """A member stops at this holdout error (in variances of the targets). MBPO has no such stop; in worlds without
+    noise its fits would go on long after the error is small."""
     holdout_every: Annotated[int, Range(2)] = 5
     """One row in this many is held out of training for as long as it is stored."""
     termination: Literal["known", "learned", "none"] = "known"
