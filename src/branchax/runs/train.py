@@ -282,7 +282,7 @@ def _go_on(job: Job, compiled: Compiled, program: Callable[[Floats], Program], m
     state = load_all([(run.directory, run.config) for run in job.runs], saved, compiled.template)
     _record(job)  # only now: loading fails if the settings do not fit
     own = "agent.factory" in job.config.own_parts  # its state is its own
-    if job.force and not own:  # the agent's floats may have changed
+    if job.force and not own and hasattr(state.agent, "knobs"):  # the agent's floats, which may have changed
         lie = meshes.shardings(compiled.template.agent.knobs)
         knobs = over_seeds(lambda floats, key: program(floats).init(key).agent.knobs)
         with meshes.entered(mesh):
