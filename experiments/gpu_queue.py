@@ -13,7 +13,6 @@ others. Runs lie in `runs/gpu/`: whoever borrows a machine for a while takes tha
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 import time
@@ -29,6 +28,7 @@ from rich.table import Table
 from branchax.commands.base import OK
 from branchax.commands.flags import Switch, parse
 from branchax.errors import ConfigError, nearest
+from branchax.lab.measure import cores
 from branchax.presets import PRESETS
 from branchax.runs import rundir, runlog
 from branchax.runs.signals import Preempted
@@ -141,7 +141,7 @@ def collect(item: Item) -> None:
 def workers_for(seeds: int, workers: int | None) -> int:
     """How many processes step the environments of so many seeds: `workers`, or one for each core, but no more than
     seeds; 0, which is the run's own process, where that would be one."""
-    most = min(seeds, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+    most = min(seeds, cores())
     return (0 if most == 1 else most) if workers is None else workers
 
 

@@ -128,7 +128,7 @@ def build(results: dict[str, dict[str, Any]], pictures: Path, full: bool) -> str
     """The page."""
     links = " · ".join(f'<a href="#{name}">{name}</a>' for name in results)
     parts = "\n".join(
-        part(CLAIMS[name], result, pictures / f"{name}.png", MEANING[name] * (full and "data" in result))
+        part(CLAIMS[name], result, pictures / f"{name}.png", MEANING[name] if full and "data" in result else "")
         for name, result in results.items()
     )
     settings = f"Full settings, seeds from {REPORTED} on" if full else "Quick settings, seeds of development"
