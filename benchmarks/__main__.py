@@ -9,13 +9,9 @@ import argparse
 import importlib
 from pathlib import Path
 
-from rich.console import Console
-from rich.table import Table
-
 from benchmarks import harness
-from branchax.runs import rundir
 
-NAMES = ("collect", "fit", "imagine", "improve", "look_ahead", "epoch", "seeds", "compile")
+NAMES = ("collect", "fit", "imagine", "improve", "look_ahead", "epoch", "seeds")
 ALONE = (
     "gradients",
     "mbpo_paper",
@@ -23,6 +19,8 @@ ALONE = (
     "linear",
     "steps",
     "limits",
+    "fit_error",
+    "compile",
     "first_steps",
     "newcomer",
 )  # scripts of their own
@@ -42,16 +40,6 @@ def main() -> None:
         module = importlib.import_module(f"benchmarks.{name}")
         if name in ALONE:
             module.main()
-        elif name == "compile":
-            found = module.rows(options.full)
-            made = {"command": "python -m benchmarks compile", "environment": rundir.environment()}
-            rundir.write_json(options.into / "compile.json", {"benchmark": name, "rows": found, "made": made})
-            table = Table(
-                "case", "part", "cold", "cached", "programs", title="processor seconds before the first epoch"
-            )
-            for line in module.table(found):
-                table.add_row(*line)
-            Console(width=120).print(table)
         else:
             ceiling = harness.ceilings()
             rows = []

@@ -1,8 +1,11 @@
 """Where the seconds before the first update go: each part of a start, cold, and with the persistent cache warm.
 
+    make bench NAME=compile      # ten minutes of one core: results/bench/compile.json
+
 Each start is a process of its own, which compiles what `branchax train` compiles, one program after the other, and runs
 none of them. A row is a part: importing, building the world, or tracing, lowering and compiling one of the programs.
-`cpu_s` is processor time, which says more than the clock on a busy machine; `programs` counts those compiled in it.
+`cpu_s` is processor time, which says more than the clock on a busy machine; `programs` counts those compiled in it. In
+Gymnasium's worlds the small programs that explore and store are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +17,20 @@ import sys
 import tempfile
 from typing import Any
 
-UNIT = "compilations"
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.harness import RESULTS
+from branchax.runs import rundir
+
+STARTS = (
+    ("mbpo", "brax/inverted_pendulum"),
+    ("mbpo", "gym/InvertedPendulum-v5"),
+    ("mbpo", "classic/pendulum"),
+    ("sac", "classic/pendulum"),
+    ("dhmbpo_tiny", "brax/inverted_pendulum"),
+    ("dhmbpo_small", "gym/Hopper-v5"),
+)
 CODE = """
 import json, sys, time
 clocks = lambda: (time.process_time(), time.perf_counter(), done[0])
@@ -26,10 +42,12 @@ def part(name):
     parts.append({"part": name, "cpu_s": round(cpu, 2), "wall_s": round(wall, 2), "programs": programs})
     last = now
 import jax, jax.numpy as jnp
+from concurrent.futures import Future
 from branchax.build import build
-from branchax.devices import cache
+from branchax.devices import cache, mesh as meshes
 from branchax.presets import preset
-from branchax.runs.compiling import evaluate_at, seed_keys
+from branchax.runs.compiling import evaluate_at, lanes_of, seed_keys
+from branchax.runs.host_epoch import HostEpochs
 from branchax.sharding import over_seeds
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, _, **__: done.__setitem__(0, done[0] + event.endswith("backend_compile_duration")))
@@ -39,30 +57,33 @@ part("import")
 program = build(config)
 keys = seed_keys(config)
 part("build")
-init = jax.jit(over_seeds(program.init))
-state = jax.eval_shape(init, keys)
-epoch = jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0)
-evaluate = jax.jit(over_seeds(evaluate_at(program)))
-wanted = {"init": (init, keys), "epoch": (epoch, state, jnp.int32(1)),
-    "evaluate": (evaluate, keys, state.counts.env_steps, state.agent)}
-for name, (function, *arguments) in wanted.items():
+def measure(name, function, *arguments):
     traced = function.trace(*arguments)
     part(f"{name}: trace")
     lowered = traced.lower()
     part(f"{name}: lower")
-    cache.compiled(lowered, cache.SOONER.get(name))
+    compiled = Future()
+    compiled.set_result(cache.compiled(lowered, cache.SOONER.get(name)))
     part(f"{name}: compile")
+    return compiled
+init = jax.jit(over_seeds(program.init))
+state = jax.eval_shape(init, keys)
+if program.host is None:
+    measure("init", init, keys)
+    measure("epoch", jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0), state, jnp.int32(1))
+    evaluate = jax.jit(over_seeds(evaluate_at(program)))
+    measure("evaluate", evaluate, keys, state.counts.env_steps, state.agent)
+else:
+    mesh = meshes.make(config)
+    HostEpochs(lambda floats: program, lanes_of([config], ()), config, meshes.placed(state, mesh), mesh, measure)
 print(json.dumps(parts))
 """
 
 
-def rows(full: bool) -> list[dict[str, Any]]:
-    """The parts of a start, for a few presets; of Gymnasium's worlds the host has other programs, and none is here."""
-    pairs = [("mbpo", "brax/inverted_pendulum"), ("sac", "classic/pendulum")]
-    if full:
-        pairs += [("mbpo", "classic/pendulum"), ("mbpo_paper", "brax/hopper"), ("v2.5", "classic/pendulum")]
+def rows() -> list[dict[str, Any]]:
+    """The parts of each start, cold and with the cache."""
     found = []
-    for preset, world in pairs:
+    for preset, world in STARTS:
         with tempfile.TemporaryDirectory() as folder:
             for state in ("cold", "cached"):
                 command = [sys.executable, "-c", CODE, preset, world]
@@ -88,3 +109,14 @@ def table(found: list[dict[str, Any]]) -> list[tuple[str, ...]]:
             lines.append((" on ".join(case), pair[0]["settings"]["part"], *each, str(pair[0]["programs"])))
         lines.append((" on ".join(case), "all", *(f"{x:.1f} s" for x in whole), str(sum(r["programs"] for r in cold))))
     return lines
+
+
+def main() -> None:
+    """Measures all starts and writes `results/bench/compile.json`."""
+    found = rows()
+    made = {"command": "make bench NAME=compile", "environment": rundir.environment()}
+    rundir.write_json(RESULTS / "compile.json", {"benchmark": "compile", "rows": found, "made": made})
+    shown = Table("case", "part", "cold", "cached", "programs", title="processor seconds before the first epoch")
+    for line in table(found):
+        shown.add_row(*line)
+    Console(width=120).print(shown)

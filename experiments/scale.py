@@ -134,8 +134,9 @@ def one(devices: int, axis: str) -> dict[str, Any]:
 
 def scaling() -> dict[str, Any]:
     """Each number of devices in a process of its own, beside what one device and the count of reductions predict."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    rows = []
+    from branchax.lab import measure
+
+    cores, rows = measure.cores(), []
     for axis in ("batch", "seed"):
         for devices in DEVICES:
             flags = f"--xla_force_host_platform_device_count={devices}"

@@ -68,6 +68,23 @@ def test_likelihood_equals_scipy():
     np.testing.assert_allclose(got, expected, rtol=1e-4)
 
 
+def test_beta_weighs_each_entry_by_its_variance_to_that_power_and_the_weight_has_no_gradient():
+    rng = np.random.default_rng(0)
+    mean, log_var, y = rng.normal(size=(3, 50, 4)).astype(np.float32)
+
+    def loss(mean, log_var):
+        return ensemble.negative_log_likelihood(Prediction(mean, log_var, jnp.zeros(50)), jnp.asarray(y), 0.5).sum()
+
+    weight = np.exp(0.5 * log_var)
+    each = -scipy.stats.norm(mean, np.exp(0.5 * log_var)).logpdf(y)
+    np.testing.assert_allclose(loss(mean, log_var), (weight * each).sum(), rtol=1e-5)
+    of_mean, of_log_var = jax.grad(loss, (0, 1))(jnp.asarray(mean), jnp.asarray(log_var))
+    # Seitzer et al. 2022, equations 6 and 7.
+    np.testing.assert_allclose(of_mean, weight * (mean - y) / np.exp(log_var), rtol=1e-4, atol=1e-6)
+    expected = weight * 0.5 * (1 - (y - mean) ** 2 / np.exp(log_var))
+    np.testing.assert_allclose(of_log_var, expected, rtol=1e-4, atol=1e-6)
+
+
 def test_log_variance_stays_inside_its_bounds_and_is_free_between():
     net = nn.Network(lambda key: jnp.zeros(()), lambda params, x: x)
     params = {"net": jnp.zeros(()), "log_var_low": jnp.array([-10.0]), "log_var_high": jnp.array([0.5])}

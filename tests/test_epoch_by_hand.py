@@ -1,6 +1,7 @@
 """What an epoch hands its agent and keeps, by counting rows; what the model's loss is; what stops improving."""
 
 import dataclasses
+import functools
 from types import SimpleNamespace
 
 import by_hand
@@ -191,14 +192,24 @@ def test_models_agree_with_the_last_time_and_not_with_the_first():
     assert int(jax.jit(run)(jnp.int32(0), keys)[0]) == 2
 
 
-def test_the_models_loss_is_that_of_the_formula(monkeypatch):
+@pytest.mark.parametrize("beta", [0.0, 0.5])
+def test_the_models_loss_is_that_of_the_formula(beta, monkeypatch):
     """Twice the mean -log N of an entry, 0.01 of the bounds' distance, half the decayed squares, cross entropy of ends.
 
-    The whole gradient of one minibatch, from Adam's first moment, against central differences (Chua et al. 2018).
+    The whole gradient of one minibatch, from Adam's first moment, against central differences (Chua et al. 2018). The
+    entries' weights v ** beta are constants (Seitzer et al. 2022).
     """
     decay = (0.3, 0.7)
     config = ModelConfig(
-        members=2, elites=1, hidden=(3,), weight_decay=decay, round_steps=1, max_rounds=1, batch_size=8, holdout_every=5
+        members=2,
+        elites=1,
+        hidden=(3,),
+        beta=beta,
+        weight_decay=decay,
+        round_steps=1,
+        max_rounds=1,
+        batch_size=8,
+        holdout_every=5,
     )
     rng = np.random.default_rng(0)
     f = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)  # noqa: E731
@@ -218,19 +229,23 @@ def test_the_models_loss_is_that_of_the_formula(monkeypatch):
     def softplus(z):
         return np.log1p(np.exp(z))
 
-    def loss(p):
+    def predict(p):
         out = net(p["net"], x, lambda z: z / (1 + np.exp(-z)))
         mean, raw, logit = out[:, :3], out[:, 3:6], out[:, 6]
         log_var = p["log_var_high"] - softplus(p["log_var_high"] - raw)
-        log_var = p["log_var_low"] + softplus(log_var - p["log_var_low"])
-        fits = ((y - mean) ** 2 / np.exp(log_var) + log_var + np.log(2 * np.pi)).mean()
+        return mean, p["log_var_low"] + softplus(log_var - p["log_var_low"]), logit
+
+    def loss(p, weight):
+        mean, log_var, logit = predict(p)
+        fits = (weight * ((y - mean) ** 2 / np.exp(log_var) + log_var + np.log(2 * np.pi))).mean()
         bounds = 0.01 * (p["log_var_high"] - p["log_var_low"]).sum()
         weights = 0.5 * sum(rate * (p["net"][f"layer_{i}"]["kernel"] ** 2).sum() for i, rate in enumerate(decay))
         return fits + bounds + weights + (softplus(logit) - ended * logit).mean()
 
     for member in range(2):
         start, found = (jax.tree.map(lambda x: x[member], tree) for tree in (before.params, by_hand.gradient(after)))  # noqa: B023
-        same(found, slope(loss, start), 1e-3)
+        weight = np.exp(beta * predict(start)[1])
+        same(found, slope(functools.partial(loss, weight=weight), start), 1e-3)
 
 
 def test_a_model_reads_actions_as_worlds_do():

@@ -35,13 +35,20 @@ from branchax.runs import rundir
 from experiments.harness import differences
 
 RESULT = RESULTS / "solve.json"
-TASKS = {"InvertedPendulum": 950.0, "InvertedDoublePendulum": 9_000.0}  # what has to be returned
+TASKS = {"InvertedPendulum": 950.0, "InvertedDoublePendulum": 9_000.0, "Hopper": 3_000.0}  # what has to be returned
+CAPS = {"InvertedPendulum": 600.0, "InvertedDoublePendulum": 600.0, "Hopper": 3_600.0}  # seconds, unless told
 # Library: the environment's Python and its methods.
 METHODS = {
-    "branchax": (sys.executable, ("dhmbpo_tiny", "mbpo", "sac")),
+    "branchax": (sys.executable, ("dhmbpo_tiny", "dhmbpo_small", "mbpo", "sac")),
     "sbx": (".venv-peers-sbx/bin/python", ("SAC", "DroQ", "CrossQ")),
     "stable-baselines3": (".venv-peers-sbx/bin/python", ("SAC",)),
     "mbrl-lib": (".venv-peers-mbrl/bin/python", ("MBPO",)),
+}
+# Methods that have settings for some of the tasks.
+ONLY = {
+    "branchax dhmbpo_tiny": ("InvertedPendulum", "InvertedDoublePendulum"),
+    "branchax dhmbpo_small": ("Hopper",),
+    "mbrl-lib MBPO": ("InvertedPendulum",),
 }
 Runs = dict[str, dict[str, Any]]  # by seed
 
@@ -132,12 +139,12 @@ def show(found: dict[str, dict[str, Runs]]) -> None:
 
 
 def methods_of(task: str) -> list[tuple[str, str]]:
-    """The libraries and methods for a task: mbrl-lib has settings for the inverted pendulum alone."""
+    """The libraries and methods for a task."""
     return [
         (library, method)
         for library, (_, methods) in METHODS.items()
         for method in methods
-        if library != "mbrl-lib" or task == "InvertedPendulum"
+        if task in ONLY.get(f"{library} {method}", TASKS)
     ]
 
 
@@ -153,7 +160,7 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--task", choices=TASKS, action="append", help="default: all")
     parser.add_argument("--method", choices=names, action="append", help="default: all")
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--cap", type=float, default=600.0, help="seconds after which a run is given up (600)")
+    parser.add_argument("--cap", type=float, help="seconds after which a run is given up (600; Hopper: 3,600)")
     parser.add_argument("--core", type=int, help="of the machine, for each run; default: all cores")
     parser.add_argument("--again", action="store_true", help="also what was run before")
     options, failed = parser.parse_args(words), 0
@@ -168,8 +175,9 @@ def main(words: list[str] | None = None) -> None:
                 if (options.method and name not in options.method) or (there and not options.again):
                     continue
                 print(f"{task}: {name}, seed {seed}", flush=True)
+                cap = options.cap or CAPS[task]
                 try:
-                    found = run(library, method, task, seed, options.cap, options.core) | {"cap": options.cap}
+                    found = run(library, method, task, seed, cap, options.core) | {"cap": cap}
                 except (RuntimeError, subprocess.TimeoutExpired) as error:
                     print(f"failed: {error}", file=sys.stderr, flush=True)
                     failed += 1

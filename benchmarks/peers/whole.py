@@ -3,9 +3,9 @@
     python -m benchmarks.peers.whole LIBRARY METHOD TASK SEED THRESHOLD CAP CORE STARTED
 
 Each library is used as its users do, on Gymnasium's environment. Everything counts: loading, compiling, exploring,
-learning, and an evaluation every 100 steps: three episodes side by side with the policy's mode (mbrl-lib: one episode
-every 250 steps, as it does by itself). The last line out is JSON. Standard library alone at the top: this file runs in
-every peer's environment, and what a library loads counts as well.
+learning, and an evaluation every 100 steps (Hopper: 1,000): three episodes side by side with the policy's mode
+(mbrl-lib: one episode every 250 steps, as it does by itself). The last line out is JSON. Standard library alone at the
+top: this file runs in every peer's environment, and what a library loads counts as well.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-EVERY, EPISODES, HOLD, STEPS = 100, 3, 3, 100_000
+EPISODES, HOLD, STEPS = 3, 3, 100_000
+EVERY = {"InvertedPendulum": 100, "InvertedDoublePendulum": 100, "Hopper": 1_000}  # env steps between evaluations
 Stop = Callable[[int, float], bool]  # (env steps, mean return of an evaluation) -> whether that is the end
 
 
@@ -71,9 +72,9 @@ def config_of(method: str, task: str, seed: int) -> Any:
     from branchax.presets import preset
 
     config = preset(method, f"gym/{task}-v5")
-    epoch = min(config.epoch_steps, EVERY)  # shorter for `sac`, which fits no model and learns the same
+    epoch = min(config.epoch_steps, EVERY[task])  # shorter for `sac`, which fits no model and learns the same
     config = replace(config, seed=seed, env_steps=STEPS, epoch_steps=epoch)
-    return replace(config, eval_every=EVERY // epoch, eval_episodes=EPISODES)
+    return replace(config, eval_every=EVERY[task] // epoch, eval_episodes=EPISODES)
 
 
 def branchax(method: str, task: str, seed: int, watch: Watch) -> None:
@@ -101,10 +102,10 @@ def learn(kind: Any, settings: dict[str, Any], task: str, seed: int, watch: Watc
     worlds = make_vec_env(f"{task}-v5", n_envs=EPISODES)
 
     class Evaluate(BaseCallback):
-        """Every `EVERY` steps."""
+        """Every so many steps."""
 
         def _on_step(self) -> bool:
-            if self.num_timesteps % EVERY:
+            if self.num_timesteps % EVERY[task]:
                 return True
             value, _ = evaluate_policy(self.model, worlds, EPISODES, deterministic=True)
             return not watch.stop(self.num_timesteps, float(value))

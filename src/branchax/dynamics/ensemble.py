@@ -147,10 +147,16 @@ def doubt(
     return measure(each.mean, each.log_var)
 
 
-def negative_log_likelihood(prediction: Prediction, y: jax.Array) -> jax.Array:
-    """-log N(y; mean, exp(log_var)) summed over the entries of y [..., D + 1] -> [...]."""
+def negative_log_likelihood(prediction: Prediction, y: jax.Array, beta: jax.Array | float = 0.0) -> jax.Array:
+    """-log N(y; mean, v) summed over the entries of y [..., D + 1] -> [...], with v = exp(log_var).
+
+    With `beta` the loss of Seitzer et al. 2022 (arXiv:2203.09168, equation 5): each entry is weighed by v ** beta, a
+    constant to the gradient. Maximum likelihood (0) gives the mean's error the weight 1 / v, so that entries which are
+    not predicted well yet are learned last; `beta` makes that v ** (beta - 1).
+    """
     square = (y - prediction.mean) ** 2 * jnp.exp(-prediction.log_var)
-    return 0.5 * jnp.sum(square + prediction.log_var + jnp.log(2 * jnp.pi), -1)
+    weight = jax.lax.stop_gradient(jnp.exp(beta * prediction.log_var))
+    return 0.5 * jnp.sum(weight * (square + prediction.log_var + jnp.log(2 * jnp.pi)), -1)
 
 
 def mix(each: Prediction) -> Prediction:

@@ -199,7 +199,8 @@ def loss(fitter: Fitter, params: Params, batch: Batch, key: Key | None) -> jax.A
     weighed = lambda loss: loss if batch.weight is None else batch.weight * loss  # noqa: E731
     prediction = ensemble.predict(net, params, batch.x, key)
     # Twice the mean over entries, not the sum: MBPO's weights of the two penalties are relative to this.
-    value = 2 * weighed(ensemble.negative_log_likelihood(prediction, batch.y)).mean() / batch.y.shape[-1]
+    likelihood = ensemble.negative_log_likelihood(prediction, batch.y, config.beta)
+    value = 2 * weighed(likelihood).mean() / batch.y.shape[-1]
     if config.noise == "state":
         bounds = jnp.sum(params["log_var_high"]) - jnp.sum(params["log_var_low"])
         value = value + ensemble.BOUND_WEIGHT * bounds
