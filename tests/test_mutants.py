@@ -32,10 +32,11 @@ def test_every_fault_can_be_put_in_and_is_guarded_by_tests_that_exist():
 
 @functools.cache
 def are_slow(file):
-    """Of each test in a file, by its name, whether it is marked as slow."""
-    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-    functions = [node for node in tree.body if isinstance(node, ast.FunctionDef)]
-    return {f.name: "pytest.mark.slow" in map(ast.unparse, f.decorator_list) for f in functions}
+    """Of each test in a file, by its name, whether it or the whole file is marked as slow."""
+    nodes = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
+    functions = [node for node in nodes if isinstance(node, ast.FunctionDef)]
+    whole = "pytestmark = pytest.mark.slow" in map(ast.unparse, nodes)
+    return {f.name: whole or "pytest.mark.slow" in map(ast.unparse, f.decorator_list) for f in functions}
 
 
 @pytest.fixture
