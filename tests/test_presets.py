@@ -98,6 +98,20 @@ def test_a_task_s_rollouts_are_for_those_that_roll_out_as_mbpo_does():
         assert config.updates_per_step == 20.0
 
 
+def test_on_bodies_mbpo_has_a_wider_model_and_the_paper_s_rollouts_and_only_there():
+    small = presets.PRESETS["mbpo"]
+    for world in ("brax/hopper", "gym/Walker2d-v5"):
+        config = presets.preset("mbpo", world)
+        assert (config.model.hidden, config.model.beta, config.model.pre_norm) == ((128, 128, 128), 0.5, True)
+        assert (config.rollout.per_step, config.rollout.keep_epochs) == (400, 4)
+        assert presets.preset("oracle_mbpo", world).rollout == config.rollout
+        assert presets.preset("mbpo_td3", world).model == presets.PRESETS["mbpo_td3"].model
+        assert presets.preset("mbpo_paper", world).model == Config().model
+        assert presets.preset("mbpo", world, paper=True).model.hidden == Config().model.hidden
+    for world in ("classic/pendulum", "gym/Pendulum-v1"):
+        assert presets.preset("mbpo", world).model == small.model
+
+
 def test_the_paper_s_sizes_are_the_defaults_and_leave_the_method_alone():
     assert presets.preset("mbpo_paper") == Config()
     large, small = presets.preset("mbpo", paper=True), presets.preset("mbpo")

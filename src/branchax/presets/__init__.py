@@ -57,9 +57,10 @@ def preset(name: str, world: str | None = None, paper: bool = False, **fields: A
     """
     if name not in PRESETS:
         raise ConfigError(f"preset: {name!r} is unknown{nearest(name, PRESETS)}; known: {', '.join(PRESETS)}")
-    config = at_paper_sizes(PRESETS[name]) if paper else PRESETS[name]
+    config = PRESETS[name]
     world = config.world if world is None else world
     config = replace(with_fields(config, settings_of(name, world)), world=world)
+    config = at_paper_sizes(config) if paper else config
     if fields:
         config = with_fields(config, {path.replace("__", "."): value for path, value in fields.items()})
         check_ranges(config, "")
