@@ -26,13 +26,7 @@ def _twice(config: Config) -> Changes:
 VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
     "tf32": {"precision": "default"},
     "explore": {"explore_steps": 5_000},  # as MBPO's paper has it
-    "larger": {  # `mbpo` nearer to the paper's sizes, for MuJoCo's bodies
-        "model.hidden": (128, 128, 128),
-        "model.max_rounds": 100,
-        "agent.hidden": (128, 128),
-        "rollout.per_step": 400,
-        "rollout.keep_epochs": 4,
-    },
+    "larger": {"model.max_rounds": 100, "agent.hidden": (128, 128)},  # `mbpo` nearer to the paper's sizes
     # The double horizon without one of its pieces, or with more of one. `no_spread` is `svg5`.
     "no_spread": {"real_fraction": 1.0, "rollout.horizon": 5, "rollout.every": None},
     "ahead1": {"rollout.look_ahead": 1},
