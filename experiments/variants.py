@@ -62,6 +62,7 @@ VARIANTS: dict[str, Changes | Callable[[Config], Changes]] = {
     "long_fits": {"model.max_rounds": 100, "model.patience": 15},
     "constant": {"model.noise": "constant"},
     "measured": {"model.noise": "measured"},
+    "beta": {"model.noise": "state", "model.beta": 0.5},
     "weights": {"model.bootstrap": "weights"},
     "mixture": {"model.stop": "mixture"},
 }
