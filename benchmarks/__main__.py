@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME ...] [--full] [--into DIR]`: measures, prints, writes JSON and figures.
 
-Without a name, all of them; without `--full`, the sizes that take minutes.
+Without a name, all that measure throughput; without `--full`, the sizes that take minutes. The others have settings and
+results of their own, and take none of the options.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ ALONE = (
 def main() -> None:
     """Runs what was asked for."""
     parser = argparse.ArgumentParser("python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join((*NAMES, *ALONE))}; default: all")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"of {', '.join((*NAMES, *ALONE))}; default: {', '.join(NAMES)}"
+    )
     parser.add_argument("--full", action="store_true", help="all sizes")
     parser.add_argument("--into", type=Path, default=harness.RESULTS, help="where the results go")
     parser.add_argument("--repeats", type=int, default=harness.REPEATS, help="timed calls of each case")

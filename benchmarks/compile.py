@@ -2,8 +2,8 @@
 
     make bench NAME=compile      # ten minutes of one core: results/bench/compile.json
 
-Each start is a process of its own, which compiles what `branchax train` compiles, one program after the other, and runs
-none of them. A row is a part: importing, building the world, or tracing, lowering and compiling one of the programs.
+Each start is a process of its own, which compiles the programs of `branchax train`, one after the other, and runs none
+of them. A row is a part: importing, building the world, or tracing, lowering and compiling one of the programs.
 `cpu_s` is processor time, which says more than the clock on a busy machine; `programs` counts those compiled in it. In
 Gymnasium's worlds the small programs that explore and store are left out.
 """
@@ -68,6 +68,7 @@ def measure(name, function, *arguments):
     return compiled
 init = jax.jit(over_seeds(program.init))
 state = jax.eval_shape(init, keys)
+part("shapes")
 if program.host is None:
     measure("init", init, keys)
     measure("epoch", jax.jit(over_seeds(program.epoch, (0, None)), donate_argnums=0), state, jnp.int32(1))
@@ -75,7 +76,9 @@ if program.host is None:
     measure("evaluate", evaluate, keys, state.counts.env_steps, state.agent)
 else:
     mesh = meshes.make(config)
-    HostEpochs(lambda floats: program, lanes_of([config], ()), config, meshes.placed(state, mesh), mesh, measure)
+    arguments = lanes_of([config], ()), config, meshes.placed(state, mesh), mesh
+    part("shapes of the host's programs")
+    HostEpochs(lambda floats: program, *arguments, measure)
 print(json.dumps(parts))
 """
 
@@ -87,7 +90,8 @@ def rows() -> list[dict[str, Any]]:
         with tempfile.TemporaryDirectory() as folder:
             for state in ("cold", "cached"):
                 command = [sys.executable, "-c", CODE, preset, world]
-                env = os.environ | {"BRANCHAX_CACHE": folder}
+                env = {name: value for name, value in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+                env |= {"BRANCHAX_CACHE": folder}
                 ended = subprocess.run(command, capture_output=True, text=True, check=True, env=env)
                 for part in json.loads(ended.stdout.splitlines()[-1]):
                     settings = {"preset": preset, "world": world, "cache": state, "part": part.pop("part")}

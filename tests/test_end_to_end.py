@@ -10,10 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from branchax import cli, worlds
+from branchax import cli, replay, worlds
 from branchax.build import build
+from branchax.config.fields import with_fields
 from branchax.presets import PRESETS, preset
 from branchax.runs import checkpoint, compiling, restoring, rundir, runlog
+from branchax.runs.train import train
+from branchax.sharding import of_seed
 
 SETTINGS = """
     --world classic/cartpole --seed 4 --explore-steps 60 --epoch-steps 40 --collect-steps 4 --batch-size 32
@@ -66,6 +69,25 @@ def test_resumed_in_a_new_process_equals_uninterrupted_bit_by_bit(straight, tmp_
 
 
 @pytest.mark.slow
+def test_a_model_buffer_grows_with_the_horizon_that_a_longer_run_reaches(tmp_path):
+    """Its rows lie in another order then, for it wraps around, and all that is learned is the same to the bit."""
+    sizes = {"model.members": 2, "model.elites": 1, "model.hidden": (8,), "model.max_rounds": 1, "model.batch_size": 8}
+    rollouts = {"per_step": 1, "groups": 2, "horizon": 1, "horizon_end": 4, "ramp": (20, 100), "keep_epochs": 2}
+    run = {"explore_steps": 20, "epoch_steps": 10, "batch_size": 8, "updates_per_step": 1.0, "eval_episodes": 1}
+    fields = sizes | run | {f"rollout.{name}": value for name, value in rollouts.items()} | {"agent.hidden": (8,)}
+    shorter, longer = (with_fields(preset("mbpo", "classic/lqr"), fields | {"env_steps": n}) for n in (80, 110))
+    assert (shorter.imagined_capacity, longer.imagined_capacity) == (10 * 3 * 2, 10 * 4 * 2)
+    for config, name in ((longer, "straight"), (shorter, "resumed"), (longer, "resumed")):
+        train(config, tmp_path / name)
+    found = []
+    for name in ("straight", "resumed"):
+        state = of_seed(restoring.restore(tmp_path / name)[1], 0)
+        latest = (state.imagined.cursor - 1 - jnp.arange(int(state.imagined.size))) % replay.capacity(state.imagined)
+        found.append((state.agent, state.real, replay.take(state.imagined, latest)))
+    for first, second in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
 def test_evaluating_or_not_gives_the_same_parameters(straight, tmp_path):
     quiet = tmp_path / "quiet"
     assert cli.main([*TRAIN, "--env-steps", "220", "--eval-every", "100", "--run", str(quiet)]) == 0

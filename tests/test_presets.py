@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from branchax import presets
+from branchax import build, presets
 from branchax.checks import check
 from branchax.config import Config, SACConfig
 from branchax.errors import ConfigError
@@ -98,18 +98,32 @@ def test_a_task_s_rollouts_are_for_those_that_roll_out_as_mbpo_does():
         assert config.updates_per_step == 20.0
 
 
-def test_on_bodies_mbpo_has_a_wider_model_and_the_paper_s_rollouts_and_only_there():
-    small = presets.PRESETS["mbpo"]
-    for world in ("brax/hopper", "gym/Walker2d-v5"):
-        config = presets.preset("mbpo", world)
-        assert (config.model.hidden, config.model.beta, config.model.pre_norm) == ((128, 128, 128), 0.5, True)
-        assert (config.rollout.per_step, config.rollout.keep_epochs) == (400, 4)
-        assert presets.preset("oracle_mbpo", world).rollout == config.rollout
-        assert presets.preset("mbpo_td3", world).model == presets.PRESETS["mbpo_td3"].model
+def test_on_bodies_mbpo_has_a_wider_model_and_the_paper_s_pool_and_only_there():
+    for world in ("brax/hopper", "gym/Walker2d-v5", "gym/HalfCheetah-v5", "gym/Ant-v5"):
+        pool = (100, 1) if "Ant" in world else (400, 4)
+        for name in ("mbpo", "mbpo_td3"):
+            model, rollout = presets.preset(name, world).model, presets.preset(name, world).rollout
+            assert (model.hidden, model.beta, model.pre_norm) == ((128, 128, 128), 0.5, True)
+            assert (rollout.per_step, rollout.keep_epochs) == pool
+        assert presets.preset("oracle_mbpo", world).model == presets.PRESETS["oracle_mbpo"].model
         assert presets.preset("mbpo_paper", world).model == Config().model
-        assert presets.preset("mbpo", world, paper=True).model.hidden == Config().model.hidden
+        large = presets.preset("mbpo", world, paper=True)
+        assert large.model == dataclasses.replace(
+            presets.preset("mbpo", world).model, members=7, elites=5, hidden=(200,) * 4, round_steps=20, max_rounds=100
+        )
+        assert (large.rollout.per_step, large.rollout.keep_epochs) == (400, pool[1])
     for world in ("classic/pendulum", "gym/Pendulum-v1"):
-        assert presets.preset("mbpo", world).model == small.model
+        config = presets.preset("mbpo", world)
+        assert (config.model, config.rollout) == (presets.PRESETS["mbpo"].model, presets.PRESETS["mbpo"].rollout)
+
+
+@pytest.mark.parametrize("world", [f"brax/{task}" for task in presets.WORLD_SETTINGS] + ["gym/Ant-v5"])
+def test_by_default_a_model_buffer_fits_beside_much_else(world):
+    """The smallest machines have 8 GB; a row has two observations, an action, a reward and two marks."""
+    spec = build.make_world(presets.preset("mbpo", world)).spec
+    for name, config in ((name, presets.preset(name, world)) for name in ("mbpo", "mbpo_td3", "m2ac", "macura")):
+        row = 4 * (2 * spec.obs_size + spec.action_size + 1) + 2
+        assert config.imagined_capacity * row < 2**30, name
 
 
 def test_the_paper_s_sizes_are_the_defaults_and_leave_the_method_alone():

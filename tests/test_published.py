@@ -16,7 +16,7 @@ from branchax import checks
 from branchax.config import flat
 from branchax.config.fields import with_fields
 from branchax.errors import ConfigError
-from branchax.presets import PRESETS
+from branchax.presets import preset
 from branchax.runs import rundir, runlog
 from branchax.runs.signals import Preempted
 from experiments import gpu_queue
@@ -83,7 +83,7 @@ def test_every_variant_is_a_run_that_differs_in_what_it_says(variant):
 
 def test_a_run_has_the_preset_s_settings_but_for_its_length_and_how_it_is_watched():
     config = plan.config_of(Arm("Hopper", "mbpo", 3, 7_000), 100, 2, every=1_000)
-    base = PRESETS["mbpo"]
+    base = preset("mbpo", "gym/Hopper-v5")
     assert (config.world, config.env_steps, config.seed, config.seeds) == ("gym/Hopper-v5", 7_000, 100, 2)
     assert config.eval_every * config.epoch_steps == 1_000 and config.eval_episodes == plan.EPISODES
     assert config.explore_steps == base.explore_steps and config.model == base.model

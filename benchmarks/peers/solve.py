@@ -175,7 +175,7 @@ def main(words: list[str] | None = None) -> None:
                 if (options.method and name not in options.method) or (there and not options.again):
                     continue
                 print(f"{task}: {name}, seed {seed}", flush=True)
-                cap = options.cap or CAPS[task]
+                cap = CAPS[task] if options.cap is None else options.cap
                 try:
                     found = run(library, method, task, seed, cap, options.core) | {"cap": cap}
                 except (RuntimeError, subprocess.TimeoutExpired) as error:

@@ -19,7 +19,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-EPISODES, HOLD, STEPS = 3, 3, 100_000
+EPISODES, HOLD = 3, 3
+STEPS = {"InvertedPendulum": 100_000, "InvertedDoublePendulum": 100_000, "Hopper": 1_000_000}  # env steps at most
 EVERY = {"InvertedPendulum": 100, "InvertedDoublePendulum": 100, "Hopper": 1_000}  # env steps between evaluations
 Stop = Callable[[int, float], bool]  # (env steps, mean return of an evaluation) -> whether that is the end
 
@@ -73,7 +74,7 @@ def config_of(method: str, task: str, seed: int) -> Any:
 
     config = preset(method, f"gym/{task}-v5")
     epoch = min(config.epoch_steps, EVERY[task])  # shorter for `sac`, which fits no model and learns the same
-    config = replace(config, seed=seed, env_steps=STEPS, epoch_steps=epoch)
+    config = replace(config, seed=seed, env_steps=STEPS[task], epoch_steps=epoch)
     return replace(config, eval_every=EVERY[task] // epoch, eval_episodes=EPISODES)
 
 
@@ -110,7 +111,7 @@ def learn(kind: Any, settings: dict[str, Any], task: str, seed: int, watch: Watc
             value, _ = evaluate_policy(self.model, worlds, EPISODES, deterministic=True)
             return not watch.stop(self.num_timesteps, float(value))
 
-    kind("MlpPolicy", f"{task}-v5", seed=seed, device="cpu", **settings).learn(STEPS, callback=Evaluate())
+    kind("MlpPolicy", f"{task}-v5", seed=seed, device="cpu", **settings).learn(STEPS[task], callback=Evaluate())
 
 
 def stable_baselines3(method: str, task: str, seed: int, watch: Watch) -> None:

@@ -66,6 +66,10 @@ class RolloutConfig:
         """The largest horizon, a static bound."""
         return max(self.horizon, self.horizon_end or 0) if self.horizon else 0
 
+    def reached(self, env_steps: int) -> int:
+        """The largest horizon within so many env steps."""
+        return max(self.at(0), self.at(env_steps))
+
     def at(self, env_steps: int) -> int:
         """The horizon after `env_steps` env steps: min(max(k0 + (t - a) / (b - a) (k1 - k0), k0), k1), rounded down."""
         low, high = self.ramp

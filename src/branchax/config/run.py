@@ -214,8 +214,12 @@ class Config(Upkeep):
 
     @property
     def imagined_capacity(self) -> int:
-        """Rows of the model buffer; 0 if there is none."""
-        return self.rollouts * self.rollout.longest() * self.rollout.keep_epochs if self.stores_imagined else 0
+        """Rows of the model buffer, for the largest horizon that the run reaches; 0 if there is none."""
+        return (
+            self.rollouts * self.rollout.reached(self.env_steps) * self.rollout.keep_epochs
+            if self.stores_imagined
+            else 0
+        )
 
     @property
     def most_seeds(self) -> int:

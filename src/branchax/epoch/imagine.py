@@ -121,9 +121,10 @@ def imagine(parts: Parts, state: TrainState, horizon: jax.Array, key: Key | None
     key_else = jax.random.fold_in(key, 1)
     act = lambda k, obs: parts.agent.act(k, state.agent, obs)  # noqa: E731
     trajectory = branch(parts, key, state, act, horizon)
+    # [G, H, B, ...] -> [G h B, ...], without the steps that no horizon of this run reaches.
     rows, valid = jax.tree.map(
-        lambda x: x.reshape(-1, *x.shape[3:]), (trajectory.transition, trajectory.valid)
-    )  # [G, H, B, ...] -> [G H B, ...]
+        lambda x: x[:, : sizes.imagined_steps].reshape(-1, *x.shape[3:]), (trajectory.transition, trajectory.valid)
+    )
     valid = valid & finite(rows)
     assert isinstance(state.imagined, Ring)
     steps = valid.sum()

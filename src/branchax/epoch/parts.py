@@ -27,12 +27,17 @@ class Sizes(NamedTuple):
     batch_size: int
     real_rows: int  # of a batch; the rest is imagined
     real_capacity: int
-    imagined_capacity: int  # 0: rollouts are not stored
+    imagined_steps: int  # of a rollout, at most, that are stored; 0: rollouts are not stored
     rollouts: int  # in an epoch, or in an update of an agent that learns on its own
     rollout: RolloutConfig
     eval_episodes: int
     offline: bool  # nothing is collected
     drops_rows: bool  # real rows that are not finite are left out of the buffer, and the run goes on
+
+    @property
+    def imagined_capacity(self) -> int:
+        """Rows of the model buffer."""
+        return self.rollouts * self.imagined_steps * self.rollout.keep_epochs
 
     @property
     def rounds(self) -> int:
@@ -103,7 +108,7 @@ def sizes_of(config: Config, agent: Agent, dynamics: Dynamics | None) -> Sizes:
         batch_size=config.batch_size,
         real_rows=config.real_rows,
         real_capacity=config.real_capacity,
-        imagined_capacity=rollouts * config.rollout.longest() * config.rollout.keep_epochs if stores else 0,
+        imagined_steps=config.rollout.reached(config.env_steps) if stores else 0,
         rollouts=rollouts,
         rollout=config.rollout,
         eval_episodes=config.eval_episodes,

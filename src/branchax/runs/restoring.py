@@ -38,19 +38,19 @@ def load(directory: Path, step: int, config: Config, template: TrainState) -> Tr
         before, after = saved.replay_capacity, config.replay_capacity
         raise ConfigError(f"replay_capacity: {before} -> {after} is not possible for a resumed run")
     folder = directory / rundir.CHECKPOINTS
-    capacity = next(
-        x.shape[1] for name, x in checkpoint.shapes_of(folder, step).items() if name.startswith("real.data")
-    )
-    if config.real_capacity < capacity:
+    shapes = checkpoint.shapes_of(folder, step)
+    real = _capacity_of("real", shapes)
+    if config.real_capacity < real:
         raise ConfigError(
             f"env_steps: {config.env_steps} makes the replay buffer smaller; allowed: >= {saved.env_steps}, as it was"
         )
-    shapes = jax.tree.map(lambda x: x.update(shape=(x.shape[0], capacity, *x.shape[2:])), template.real.data)
-    state = checkpoint.restore(folder, step, template._replace(real=template.real._replace(data=shapes)))
-    if capacity == config.real_capacity:
-        return state
-    grow = jax.vmap(lambda ring: _grow(ring, config.real_capacity))
-    return state._replace(real=jax.jit(grow, out_shardings=meshes.shardings(template.real))(state.real))
+    of_file = {"real": _with_capacity(template.real, real)}
+    if isinstance(template.imagined, Ring):  # grows with the horizon that the run reaches
+        of_file["imagined"] = _with_capacity(template.imagined, _capacity_of("imagined", shapes))
+    state = checkpoint.restore(folder, step, template._replace(**of_file))
+    wanted = {name: getattr(template, name) for name in of_file}
+    changed = (name for name in wanted if _rows(of_file[name]) != _rows(wanted[name]))
+    return state._replace(**{name: _resize(getattr(state, name), wanted[name]) for name in changed})
 
 
 def load_all(runs: Sequence[tuple[Path, Config]], step: int, template: TrainState) -> TrainState:
@@ -113,8 +113,30 @@ def fill(state: TrainState, data: Transition) -> TrainState:
     return state._replace(real=jax.jit(add, donate_argnums=0, out_shardings=meshes.shardings(state.real))(state.real))
 
 
-def _grow(ring: Ring, capacity: int) -> Ring:
-    """Enlarges a ring to `capacity` rows. It must not have overwritten its oldest row yet."""
-    room = capacity - jax.tree.leaves(ring.data)[0].shape[0]
-    data = jax.tree.map(lambda x: jnp.concatenate([x, jnp.zeros((room, *x.shape[1:]), x.dtype)]), ring.data)
-    return Ring(data, jnp.copy(ring.size), ring.size)  # a copy, because each array is donated to the epoch
+def _capacity_of(name: str, shapes: dict[str, Any]) -> int:
+    """The capacity of a saved ring buffer, [K, C, ...], by the shapes of a checkpoint's arrays."""
+    return next(x.shape[1] for path, x in shapes.items() if path.startswith(f"{name}.data"))
+
+
+def _rows(ring: Ring) -> int:
+    """The capacity of a ring of seeds."""
+    return jax.tree.leaves(ring.data)[0].shape[1]
+
+
+def _with_capacity(ring: Ring, capacity: int) -> Ring:
+    """The shapes of a ring of seeds, with another capacity."""
+    data = jax.tree.map(lambda x: x.update(shape=(x.shape[0], capacity, *x.shape[2:])), ring.data)
+    return ring._replace(data=data)
+
+
+def _resize(ring: Ring, template: Ring) -> Ring:
+    """The latest rows of a ring of seeds, oldest first, in a ring like `template`."""
+    capacity = _rows(template)
+
+    def of_seed(ring: Ring) -> Ring:
+        size, place = jnp.minimum(ring.size, capacity), jnp.arange(capacity)
+        rows = replay.take(ring, (ring.cursor - size + place) % replay.capacity(ring))
+        blank = lambda x: jnp.where((place < size).reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros_like(x))  # noqa: E731
+        return Ring(jax.tree.map(blank, rows), size % capacity, size)
+
+    return jax.jit(jax.vmap(of_seed), out_shardings=meshes.shardings(template))(ring)
