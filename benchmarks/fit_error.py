@@ -4,8 +4,8 @@
 
 A run of `mbpo` on Hopper gathers rows. Then each arm, the model of small worlds with one or more settings changed, is
 fitted from nothing and fitted again after every `EVERY` further rows, as in a run. `next` is of the following `EVERY`
-rows, which another policy has gathered; `held_out` is of the rows by which a fit stops and elites are chosen. Errors are mean
-squares in variances of the targets, the mean over elites; `nll` and `coverage_90` are those of their mixture
+rows, which another policy has gathered; `held_out` is of the rows by which a fit stops and elites are chosen. Errors
+are mean squares in variances of the targets, the mean over elites; `nll` and `coverage_90` are those of their mixture
 (`dynamics.uncertainty.calibration`). Seconds are those of the processor. Means and deviations are over the later half
 of the fits. The bounds of the log-variance still move in these few fits, so that `nll` falls further in a long run.
 """

@@ -148,11 +148,11 @@ def doubt(
 
 
 def negative_log_likelihood(prediction: Prediction, y: jax.Array, beta: jax.Array | float = 0.0) -> jax.Array:
-    """-log N(y; mean, v) summed over the entries of y [..., D + 1] -> [...], with v = exp(log_var).
+    """-log N(y; mean, v), with v = exp(log_var), summed over the entries of y [..., D + 1] -> [...].
 
-    With `beta` the loss of Seitzer et al. 2022 (arXiv:2203.09168, equation 5): each entry is weighed by v ** beta, a
-    constant to the gradient. Maximum likelihood (0) gives the mean's error the weight 1 / v, so that entries which are
-    not predicted well yet are learned last; `beta` makes that v ** (beta - 1).
+    With `beta` each entry is weighed by v ** beta, a constant to the gradient (Seitzer et al. 2022, arXiv:2203.09168,
+    equation 5). Maximum likelihood (0) gives the mean's error the weight 1 / v, so that entries which are not predicted
+    well yet are learned last; with `beta` that weight is v ** (beta - 1).
     """
     square = (y - prediction.mean) ** 2 * jnp.exp(-prediction.log_var)
     weight = jax.lax.stop_gradient(jnp.exp(beta * prediction.log_var))
