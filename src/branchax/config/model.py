@@ -29,8 +29,8 @@ class ModelConfig:
     errors on held-out rows, its most likely value."""
     beta: Annotated[float, Range(0, 1)] = 0.0
     """Each entry's log-likelihood is weighed by its predicted variance to this power. 0: maximum likelihood, as in
-    MBPO. 0.5: the mean is learned sooner where the variance is large (Seitzer et al. 2022). 1: it is learned as by least
-    squares. The penalties are not weighed, so that small variances are predicted too large."""
+    MBPO. 0.5: the mean is learned sooner where the variance is large (Seitzer et al. 2022). 1: as by least squares. The
+    penalties are not weighed, so that small variances are predicted too large."""
     pre_norm: bool = False
     """LayerNorm without parameters before each layer but the first."""
     dropout: Annotated[float, Range(0, 0.9)] = 0.0
