@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
 
-from benchmarks import compare, cost, epoch, flops, imagine, linear, newcomer
+from benchmarks import compare, cost, epoch, fit_error, flops, imagine, linear, newcomer
+from benchmarks import compile as start
 from benchmarks.harness import HOPPER, Case, built, run
 from branchax.agents.base import Sources
 from branchax.agents.sac import make_sac
 from branchax.checks import check
 from branchax.config import CriticConfig, ModelConfig, SACConfig
+from branchax.config.fields import with_fields
 from branchax.dynamics import ensemble
-from branchax.presets import preset
+from branchax.presets import PRESETS, preset
 from branchax.types import Row, Transition
 from branchax.worlds.base import WorldSpec
 
@@ -340,6 +342,49 @@ def test_what_is_missing_of_the_runs_to_a_return_is_run_and_kept(tmp_path, monke
     monkeypatch.setattr(solve, "run", fail)
     with pytest.raises(SystemExit, match="2 runs failed"):  # the second one is tried all the same
         solve.main([*words[1:-1], "--seeds", "1", "--again"])
+
+
+def test_each_race_to_a_return_has_a_cap_and_methods_whose_epochs_fit_between_evaluations():
+    from benchmarks.peers import solve, whole
+
+    assert set(solve.TASKS) == set(solve.CAPS) == set(whole.EVERY) == set(whole.STEPS)
+    for task in solve.TASKS:
+        methods = solve.methods_of(task)
+        assert {"branchax", "sbx"} <= {library for library, _ in methods}
+        for method in (method for library, method in methods if library == "branchax"):
+            config = whole.config_of(method, task, 3)
+            check(config)
+            assert config.eval_every * config.epoch_steps == whole.EVERY[task]
+    assert ("branchax", "dhmbpo_small") in solve.methods_of("Hopper") and ("mbrl-lib", "MBPO") not in methods
+
+
+def test_the_arms_of_a_fit_differ_and_are_measured_on_rows_that_come_after(monkeypatch):
+    models = [with_fields(PRESETS["mbpo"].model, changes) for changes in fit_error.ARMS.values()]
+    assert len(set(models)) == len(models)
+    for name, value in {"FIRST": 20, "LAST": 40, "EVERY": 10}.items():
+        monkeypatch.setattr(fit_error, name, value)
+    rng = np.random.default_rng(0)
+    f = lambda *shape: rng.normal(size=shape).astype(np.float32)  # noqa: E731
+    never = np.zeros(60, bool)
+    rows = Transition(f(60, 11), np.tanh(f(60, 3)), f(60), f(60, 11), never, never)
+    small = ModelConfig(members=2, elites=1, hidden=(4,), round_steps=2, max_rounds=3, batch_size=8)
+    found = fit_error.measure(small, rows)
+    assert found["minibatches"] == [6.0, 0.0] and found["error_next"][0] > 0.5  # nothing can be learned
+    assert 0.0 <= found["coverage_90_next"][0] <= 1.0 and math.isfinite(found["nll_next"][0])
+
+
+def test_the_table_of_starts_has_each_part_beside_the_whole():
+    settings = {"preset": "sac", "world": "classic/lqr"}
+    rows = [
+        {"settings": settings | {"cache": cache, "part": part}, "cpu_s": cpu, "wall_s": cpu, "programs": 2}
+        for cache, seconds in (("cold", (1.0, 3.0)), ("cached", (1.0, 0.0)))
+        for part, cpu in zip(("import", "epoch: compile"), seconds, strict=True)
+    ]
+    assert start.table(rows) == [
+        ("sac on classic/lqr", "import", "1.0 s  25%", "1.0 s 100%", "2"),
+        ("sac on classic/lqr", "epoch: compile", "3.0 s  75%", "0.0 s   0%", "2"),
+        ("sac on classic/lqr", "all", "4.0 s", "1.0 s", "4"),
+    ]
 
 
 def test_programs_that_are_compiled_side_by_side_count_once():
