@@ -68,7 +68,6 @@ def test_resumed_in_a_new_process_equals_uninterrupted_bit_by_bit(straight, tmp_
     assert rows(straight) == rows(halved)
 
 
-@pytest.mark.slow
 def test_a_model_buffer_grows_with_the_horizon_that_a_longer_run_reaches(tmp_path):
     """Its rows lie in another order then, for it wraps around, and all that is learned is the same to the bit."""
     sizes = {"model.members": 2, "model.elites": 1, "model.hidden": (8,), "model.max_rounds": 1, "model.batch_size": 8}
@@ -88,6 +87,7 @@ def test_a_model_buffer_grows_with_the_horizon_that_a_longer_run_reaches(tmp_pat
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.slow
 def test_evaluating_or_not_gives_the_same_parameters(straight, tmp_path):
     quiet = tmp_path / "quiet"
     assert cli.main([*TRAIN, "--env-steps", "220", "--eval-every", "100", "--run", str(quiet)]) == 0
