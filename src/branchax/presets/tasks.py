@@ -12,7 +12,7 @@ from branchax.presets.methods import PRESETS
 # tasks, and serve Brax's versions of them as well.
 _COMMON = {"agent.tau": 0.005, "epoch_steps": 250, "rollout.horizon": 1}
 # The paper's pool holds the rollouts of 1,000 real steps. Ant and Humanoid do without: their rows are wide and their
-# rollouts long, so that the pool would take 8 to 27 GB.
+# rollouts long, so that the pool would take up to 27 GB.
 _POOL = {"rollout.per_step": 400, "rollout.keep_epochs": 4}
 WORLD_SETTINGS: dict[str, dict[str, Any]] = {
     "hopper": {
