@@ -10,10 +10,12 @@ One that holds 0 says that no difference was shown, not that there is none.
 
     python -m experiments.ablation                         # what is missing, in the order of the list
     python -m experiments.ablation --arm relu              # one arm
+    python -m experiments.ablation --again                 # all of it, whatever results/ablation.json holds
     python -m experiments.ablation --draw                  # only the table and the figure of what there is
     python -m experiments.ablation --steps 300 --seeds 2   # a trial, in a folder of its own with its results
 
-What was published before counts as well, where its settings are still those of today.
+What was published before counts as well, where its settings are still those of today; so in
+a fresh clone the first command runs little. Runs that are in `runs/` count in any case.
 """
 
 from __future__ import annotations
@@ -37,7 +39,7 @@ from branchax.runs.statistics import bootstrap
 from branchax.runs.train import train
 from experiments import sample_efficiency
 from experiments.command import answer, leave
-from experiments.harness import RESULTS, RUNS, curves, differences, publish, steps_to
+from experiments.harness import RESULTS, RUNS, curves, differences, publish, read_results, steps_to
 from experiments.variants import varied
 
 PRESET, FIRST, SEEDS = "dhmbpo_tiny", 100, 5  # presets were chosen on seeds 20 to 24
@@ -83,6 +85,8 @@ class Options:
 
     arm: str | None = None
     """Run only this one."""
+    again: Switch = False
+    """Also what `results/ablation.json` holds from runs that are not here."""
     draw: Switch = False
     """Run nothing: only the table and the figure of what there is."""
     steps: int | None = None
@@ -254,7 +258,7 @@ def work(options: Options) -> int:
         raise ConfigError(f"seeds: {options.seeds} is not possible without --steps; allowed: {SEEDS}")
     plan = Plan(options.steps, options.seeds)
     file = plan.results / "ablation.json"
-    earlier = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    earlier = read_results(file, options.again)
     arms = [] if options.draw else list(ARMS) if options.arm is None else [options.arm]
     try:
         for world, arm in itertools.product(WORLDS, arms):

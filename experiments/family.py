@@ -9,7 +9,7 @@ Scores are those of the last evaluation (16 episodes), as interquartile means ov
 95 % bootstrap intervals; seconds are of processor time, of whole runs of five seeds with compilation
 (by the clock where a run was cut off and went on, or is older than this measurement).
 
-    python -m experiments.family                     # what results/family.json does not hold: of a fresh clone, little
+    python -m experiments.family                     # what results/family.json does not hold, with today's settings
     python -m experiments.family --again             # all of it, whatever that file holds
     python -m experiments.family classic/pendulum    # one world, to run several side by side
     python -m experiments.family --publish           # the table and the figure of what has been run
@@ -32,7 +32,7 @@ from branchax.errors import ConfigError
 from branchax.presets import PRESETS, preset
 from branchax.runs import rundir, runlog
 from branchax.runs.statistics import bootstrap, interquartile_mean
-from experiments.harness import RESULTS, RUNS, made_with, publish, run
+from experiments.harness import RESULTS, RUNS, made_with, publish, read_results, run
 
 SEEDS, STEPS = 5, 1_000
 PROCESSOR = "processor.json"
@@ -227,8 +227,7 @@ def in_simulator(name: str) -> bool:
 def main() -> None:
     """Runs, scores, publishes."""
     file = RESULTS / "family.json"
-    again = "--again" in sys.argv[1:]
-    before = json.loads(file.read_text(encoding="utf-8")) if file.exists() and not again else {}
+    before = read_results(file, "--again" in sys.argv[1:])
     arguments = [a for a in sys.argv[1:] if a not in ("--publish", "--again")]
     if "--publish" not in sys.argv[1:]:
         run_all(arguments or list(WORLDS), before)

@@ -33,7 +33,7 @@ from branchax.presets import PRESETS
 from branchax.runs import rundir, runlog
 from branchax.runs.signals import Preempted
 from experiments.command import answer, leave
-from experiments.harness import publish
+from experiments.harness import publish, read_results
 from experiments.published import curves, pages, plan, runs
 from experiments.published.plan import REPORTED, Arm
 
@@ -97,7 +97,7 @@ def state_of(item: Item) -> str:
     """Done, partial, missing, stale (its preset is another one by now), or why it cannot be run."""
     if item.arm.method.split("+")[0] not in PRESETS:
         return f"there is no preset {item.arm.method.split('+')[0]} yet"
-    data = curves.read(path_of(item))
+    data = read_results(path_of(item))
     if curves.differences(item.arm, path_of(item), plan.config_of(item.arm)):
         return curves.STALE
     if data.get("complete"):
@@ -210,7 +210,7 @@ def rate_of(rows: list[dict[str, Any]], seeds: int) -> dict[str, float] | None:
 def calls_of(item: Item, minutes: float = MINUTES) -> str:
     """How many calls an item takes, by the rate that was measured with as many seeds; empty when it was not."""
     names = item.arm.method.replace("+", "_"), item.arm.method.split("+")[0]
-    found = (curves.read(RESULTS / f"rate_{name}.json") for name in names)
+    found = (read_results(RESULTS / f"rate_{name}.json") for name in names)
     rate = next(filter(None, found), {}).get("seeds_at_once", {})
     rate = rate.get(str(item.arm.seeds))
     if rate is None or item.side_by_side:
@@ -224,7 +224,7 @@ def listing(items: tuple[Item, ...], minutes: float) -> Table:
     """A line an item."""
     table = Table("item", "what", "state", "reached", "calls", box=None, header_style="bold")
     for item in items:
-        data = curves.read(path_of(item))
+        data = read_results(path_of(item))
         seeds = data.get("seeds", {}).values()
         reached = f"{min(x['env_steps'][-1] for x in seeds):,}" if seeds else ""
         table.add_row(item.name, item.about, state_of(item), reached, calls_of(item, minutes))

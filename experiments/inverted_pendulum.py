@@ -6,16 +6,17 @@ The seeds are 340 to 359, on which nothing else was run but earlier versions of 
 evaluations in a row that reach 950 of 1,000. Of the evaluations after that, those below 950 are its lapses. It keeps
 the task if the last three reach 950.
 
-    python -m experiments.inverted_pendulum                   # all of it, or what is missing of it
+    python -m experiments.inverted_pendulum                   # what results/inverted_pendulum.json does not hold
+    python -m experiments.inverted_pendulum --again           # all of it, whatever that file holds
     python -m experiments.inverted_pendulum dhmbpo_tiny 345   # the seeds from 345 on, to run several side by side
     python -m experiments.inverted_pendulum --done            # publish what there is
 
-What was published before counts as well, where its settings are still those of today.
+What was published before counts as well, where its settings are still those of today; so in a fresh clone the first
+command has nothing to run. Runs that are in `runs/` count in any case.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +28,7 @@ from branchax.config import Config
 from branchax.presets import preset
 from branchax.runs import plots, rundir
 from branchax.runs.train import train
-from experiments.harness import RESULTS, RUNS, curves, differences, made_with, publish, steps_to
+from experiments.harness import RESULTS, RUNS, curves, differences, made_with, publish, read_results, steps_to
 
 WORLD, PRESETS = "brax/inverted_pendulum", ("dhmbpo_tiny", "mbpo")
 FIRSTS, COUNT = (340, 345, 350, 355), 5
@@ -103,12 +104,13 @@ def as_table(summaries: dict[str, dict[str, Any]]) -> str:
 def main(arguments: list[str]) -> None:
     """Runs, scores, publishes."""
     parts = [[name, str(first)] for name in PRESETS for first in FIRSTS]
-    if arguments not in ([], ["--done"], *parts):
-        raise SystemExit(f"{' '.join(arguments)} is not possible; allowed: nothing, --done, or {' '.join(parts[0])}")
+    if arguments not in ([], ["--again"], ["--done"], *parts):
+        allowed = f"nothing, --again, --done, or {' '.join(parts[0])}"
+        raise SystemExit(f"{' '.join(arguments)} is not possible; allowed: {allowed}")
     if len(arguments) == 2:
         train(config_of(arguments[0], int(arguments[1])), directory_of(arguments[0], int(arguments[1])))
         return
-    earlier = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    earlier = read_results(FILE, again=arguments == ["--again"])
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     used = []
     for name in PRESETS:

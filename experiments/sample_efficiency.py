@@ -7,16 +7,17 @@ rows are real), whichever is best on the world. A seed that does not solve the w
 counts with the whole budget, which is a lower bound; a run ends when all its seeds have. Ratios are of means over
 seeds, with an interval of pairs: both methods explore with the same actions.
 
-    python -m experiments.sample_efficiency                            # all of it, or what is missing of it
+    python -m experiments.sample_efficiency                            # what its file in results/ does not hold
+    python -m experiments.sample_efficiency --again                    # all of it, whatever that file holds
     python -m experiments.sample_efficiency classic/pendulum mbpo 100  # one part, to run several side by side
     python -m experiments.sample_efficiency --done                     # publish what is there
 
-What was published before counts as well, where its settings are still those of today, so that seeds can be added.
+What was published before counts as well, where its settings are still those of today, so that seeds can be added; so
+in a fresh clone the first command has nothing to run. Runs that are in `runs/` count in any case.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from branchax.presets import PRESETS, preset
 from branchax.runs import plots, rundir
 from branchax.runs.statistics import bootstrap
 from branchax.runs.train import train
-from experiments.harness import RESULTS, RUNS, curves, differences, made_with, publish, steps_to
+from experiments.harness import RESULTS, RUNS, curves, differences, made_with, publish, read_results, steps_to
 
 FIRSTS, COUNT = (100, 105), 5  # seeds from these on, side by side in one run; presets were chosen on seeds 20 to 24
 EXPLORED = 100  # real steps of exploration, of each method
@@ -216,7 +217,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) == 3:
         train_all(arguments[1], arguments[0], int(arguments[2]))
         return
-    earlier = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    earlier = read_results(FILE, again=arguments == ["--again"])
     found, configs, used = {}, {}, []
     for world, task in WORLDS.items():
         methods = methods_of(world)

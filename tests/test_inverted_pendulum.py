@@ -31,5 +31,5 @@ def test_a_seed_that_has_not_learned_counts_with_all_steps():
 
 def test_unknown_arguments_run_nothing(monkeypatch):
     monkeypatch.setattr(experiment, "train", None)
-    with pytest.raises(SystemExit, match="allowed: nothing, --done, or dhmbpo_tiny 340"):
+    with pytest.raises(SystemExit, match="allowed: nothing, --again, --done, or dhmbpo_tiny 340"):
         experiment.main(["--don"])

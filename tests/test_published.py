@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from branchax.presets import preset
 from branchax.runs import rundir, runlog
 from branchax.runs.signals import Preempted
 from experiments import gpu_queue
+from experiments.harness import read_results
 from experiments.published import __main__ as command
 from experiments.published import check, curves, draw, plan, runs, table
 from experiments.published.curves import DONE, MISSING, PARTIAL, Curve, Found, Ours
@@ -159,7 +161,7 @@ def test_runs_are_collected_as_far_as_they_are_and_the_longer_curve_stays(here):
     make_run(ARM, 101, 1, 5_000)
     make_run(ARM, 3, 1, 20_000)  # of development
     path = curves.collect(ARM, "published --seeds {seeds} --steps {steps}", curves.path_of(ARM))
-    data = curves.read(path)
+    data = read_results(path)
     assert list(data["seeds"]) == ["100", "101"] and not data["complete"]
     assert [data["seeds"][s]["complete"] for s in ("100", "101")] == [True, False]
     assert data["made"]["command"] == "python -m experiments.published --seeds 2 --steps 20000"
@@ -168,7 +170,7 @@ def test_runs_are_collected_as_far_as_they_are_and_the_longer_curve_stays(here):
     make_run(ARM, 102, 1, 1_000)
     for directory in plan.RUNS.glob("*s100"):
         (directory / rundir.CONFIG).unlink()  # the run is gone: what was collected of it stays
-    data = curves.read(curves.collect(ARM, "published", path))
+    data = read_results(curves.collect(ARM, "published", path))
     assert [x["env_steps"][-1] for x in data["seeds"].values()] == [20_000, 5_000, 1_000]
     assert set(data["runs"]) == {"Hopper_sac_s100", "Hopper_sac_s101", "Hopper_sac_s102"}
 
@@ -176,7 +178,7 @@ def test_runs_are_collected_as_far_as_they_are_and_the_longer_curve_stays(here):
 def test_curves_of_other_settings_are_not_mixed(here):
     make_run(ARM, 100, 1, 5_000)
     path = curves.collect(ARM, "published", curves.path_of(ARM))
-    data = curves.read(path)
+    data = read_results(path)
     data["configs"]["sac"]["agent"]["tau"] = 0.5
     rundir.write_json(path, data)
     make_run(ARM, 101, 1, 5_000)
@@ -191,7 +193,7 @@ def test_what_an_older_preset_learned_is_stale_and_not_done(here, capsys, monkey
     monkeypatch.setattr(command, "PLAN", (ARM,))
     make_run(ARM, 100, 1, 20_000)
     path = curves.collect(ARM, "published", curves.path_of(ARM))
-    data = curves.read(path)
+    data = read_results(path)
     data["configs"]["sac"]["agent"]["tau"] = 0.5
     rundir.write_json(path, data)
     assert command.states(ARM) == {100: ("stale", 20_000)}
@@ -203,9 +205,24 @@ def test_what_an_older_preset_learned_is_stale_and_not_done(here, capsys, monkey
     assert ours.earlier and table.EARLIER in table.of_task("Hopper", [ours], {})
 
 
+def test_what_was_run_elsewhere_is_run_again_when_asked(here):
+    directory = make_run(ARM, 100, 1, 20_000)
+    path = curves.collect(ARM, "published", curves.path_of(ARM))
+    shutil.rmtree(directory)
+    assert command.states(ARM)[100] == (DONE, 20_000)
+    assert command.states(ARM, again=True)[100] == (MISSING, 0)
+    before = path.read_bytes()
+    make_run(ARM, 100, 1, 20_000)
+    assert curves.collect(ARM, "published", path) and path.read_bytes() == before  # the same curve
+    make_run(ARM, 100, 1, 20_000, slope=0.02)
+    curves.collect(ARM, "published", path)
+    assert read_results(path)["seeds"]["100"]["return"][-1] == 500.0  # as long: the one at hand
+    assert command.states(ARM, again=True)[100] == (DONE, 20_000)
+
+
 def test_a_setting_that_is_new_and_not_at_its_default_makes_a_difference(here):
     path = curves.collect(ARM, "published", make_run(ARM, 100, 1, 5_000) and curves.path_of(ARM))
-    data, config = curves.read(path), plan.config_of(ARM)
+    data, config = read_results(path), plan.config_of(ARM)
     del data["configs"]["sac"]["agent"]["init_std"]  # as if it had not been there
     rundir.write_json(path, data)
     assert not curves.differences(ARM, path, config)
@@ -329,7 +346,7 @@ def test_a_check_against_an_older_preset_fails_and_says_what_changed(here, capsy
     fresh = lambda arm, seed, folder: make_run(arm, seed, 1, arm.env_steps, folder, slope=0.0153)  # noqa: E731
     monkeypatch.setattr(check, "train_seeds", fresh)
     assert command.main(flags) == 0 and "within" in capsys.readouterr().out
-    data = curves.read(path)
+    data = read_results(path)
     data["configs"]["sac"]["agent"]["tau"] = 0.5
     rundir.write_json(path, data)
     assert command.main(flags) == 1 and "FAILED" in (said := capsys.readouterr().out) and "agent.tau 0.5" in said
@@ -385,7 +402,7 @@ def test_the_queue_says_what_is_done_and_how_long_the_rest_takes(queue, capsys, 
         make_run(rate.arm, 100, count, 5_000, gpu_queue.folder_of(rate))
         assert gpu_queue.state_of(rate) == (PARTIAL if count < 3 else DONE)
         gpu_queue.collect(rate)
-    found = curves.read(gpu_queue.path_of(rate))["seeds_at_once"]
+    found = read_results(gpu_queue.path_of(rate))["seeds_at_once"]
     assert found["2"]["updates_per_s"] == 2 * found["1"]["updates_per_s"] == pytest.approx(20)
     assert found["3"]["seconds_per_1000_env_steps"] == pytest.approx(100)
     assert gpu_queue.calls_of(curve, minutes=10) == "about 5 of 10 minutes"  # 20 x 100 s in calls of 400 s and more
@@ -437,7 +454,7 @@ def test_an_item_is_preempted_and_what_it_has_is_written(queue, monkeypatch, cap
     flags = ["--here", "--item", "hopper_sac", "--minutes", "0.02", "--workers", "3"]
     assert gpu_queue.main(flags) == 0
     assert "goes on" in capsys.readouterr().out
-    assert curves.read(gpu_queue.path_of(queue[1]))["seeds"]["102"]["env_steps"][-1] == 4_000
+    assert read_results(gpu_queue.path_of(queue[1]))["seeds"]["102"]["env_steps"][-1] == 4_000
     assert (plan.RESULTS / "Hopper.png").exists()
 
 
@@ -479,7 +496,7 @@ def test_seeds_that_are_killed_go_on_to_the_same_numbers(tmp_path):
     assert process.wait(600) == 0
     for seed in (100, 101):
         assert rows_of(left, seed) == rows_of(stopped, seed) and len(rows_of(left, seed)) >= 3
-    data = curves.read(stopped / plan.RESULTS / "InvertedPendulum_sac.json")
+    data = read_results(stopped / plan.RESULTS / "InvertedPendulum_sac.json")
     assert data["complete"] and list(data["seeds"]) == ["100", "101"]
     assert (stopped / plan.RESULTS / "InvertedPendulum.png").exists()
 

@@ -3,6 +3,7 @@
     python -m experiments.published                                # what is done and missing; goes on with what is next
     python -m experiments.published --list                         # only says it
     python -m experiments.published --task Hopper --preset dhmbpo --seeds 3 --steps 50000
+    python -m experiments.published --task Hopper --preset mbpo --again  # also what was run elsewhere
     python -m experiments.published --collect                      # draws and writes what has been run so far
     python -m experiments.published --check                        # a short fresh run against the committed curve
 

@@ -14,6 +14,7 @@ from branchax.errors import ConfigError
 from branchax.presets import PRESETS
 from experiments import published
 from experiments.command import answer, leave
+from experiments.harness import read_results
 from experiments.published import curves, pages, plan, runs
 from experiments.published.curves import DONE, RUNNING, STALE
 from experiments.published.plan import PLAN, REPORTED, Arm
@@ -37,6 +38,8 @@ class Options:
     """The first seed; those below 100 are not published."""
     jobs: int = 1
     """Seeds at once on a CPU, each on a core of its own."""
+    again: Switch = False
+    """Train also what the results hold from runs that are not here."""
     list: Switch = False
     """Only say what is done and missing."""
     collect: Switch = False
@@ -67,14 +70,17 @@ def arms_of(options: Options) -> list[Arm]:
     return arms
 
 
-def states(arm: Arm, first: int = REPORTED) -> dict[int, tuple[str, int]]:
-    """How each seed of an arm is doing, and how far it is; all are stale where the preset is another one by now."""
-    there, kept = curves.found(arm), curves.read(curves.path_of(arm))
+def states(arm: Arm, first: int = REPORTED, again: bool = False) -> dict[int, tuple[str, int]]:
+    """How each seed of an arm is doing, and how far it is; all are stale where the preset is another one by now.
+
+    By the runs that are here and by the results; `again`: by the runs alone.
+    """
+    there, kept = curves.found(arm), read_results(curves.path_of(arm))
     if possible(arm):
         config = plan.config_of(arm)
         if curves.differences(arm, curves.path_of(arm), config):
             return {int(seed): (STALE, entry["env_steps"][-1]) for seed, entry in kept["seeds"].items()}
-        kept = curves.kept_of(arm, config)
+        kept = {} if again else curves.kept_of(arm, config)
     return {seed: curves.state_of(arm, seed, there, kept) for seed in range(first, first + arm.seeds)}
 
 
@@ -83,13 +89,13 @@ def possible(arm: Arm) -> bool:
     return arm.method.split("+")[0] in PRESETS
 
 
-def listing(arms: list[Arm], first: int = REPORTED) -> Table:
+def listing(arms: list[Arm], first: int = REPORTED, again: bool = False) -> Table:
     """A line an arm, with the state of each seed."""
     table = Table("task", "preset", "env steps", f"seeds from {first} on", box=None, header_style="bold")
     for arm in arms:
         each = [
             f"{state} at {reached:,}" if state not in (DONE,) and reached else state
-            for state, reached in states(arm, first).values()
+            for state, reached in states(arm, first, again).values()
         ]
         table.add_row(
             arm.task,
@@ -105,7 +111,7 @@ def go_on(arm: Arm, options: Options) -> int:
     import jax
 
     curves.check_same(arm, curves.path_of(arm), plan.config_of(arm))  # before hours are spent
-    each = {seed: state for seed, (state, _) in states(arm, options.first).items()}
+    each = {seed: state for seed, (state, _) in states(arm, options.first, options.again).items()}
     accelerated = jax.default_backend() != "cpu"
     parts = runs.missing(each, curves.found(arm), accelerated)
     if not accelerated:
@@ -132,7 +138,7 @@ def work(options: Options) -> int:
         pages.collect()
         return OK
     arms = arms_of(options)
-    Console().print(listing(arms, options.first))
+    Console().print(listing(arms, options.first, options.again))
     for arm in arms:
         if possible(arm) and (differs := curves.differences(arm, curves.path_of(arm), plan.config_of(arm))):
             print(f"stale: {curves.path_of(arm)} was made with other settings: {'; '.join(differs)}")
@@ -141,9 +147,13 @@ def work(options: Options) -> int:
         return OK
     # Where one arm is named, `go_on` says what makes a stale one so.
     over = (DONE, RUNNING) if options.task and options.preset else (DONE, RUNNING, STALE)
-    left = [a for a in arms if possible(a) and any(s not in over for s, _ in states(a, options.first).values())]
+    left = [
+        a
+        for a in arms
+        if possible(a) and any(s not in over for s, _ in states(a, options.first, options.again).values())
+    ]
     if not left:
-        print("nothing is missing")
+        print("nothing is missing" + ("" if options.again else "; --again trains what was run elsewhere"))
         pages.collect()
         return OK
     arm = left[0]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,7 +14,7 @@ from branchax.config import Config
 from branchax.errors import ConfigError
 from branchax.runs import lock, rundir, runlog
 from experiments import harness
-from experiments.harness import publish
+from experiments.harness import publish, read_results
 from experiments.published.plan import REPORTED, RESULTS, RUNS, Arm, config_of
 
 DATA = Path(__file__).parent / "data"
@@ -119,15 +118,11 @@ def state_of(arm: Arm, seed: int, runs: list[Found], collected: dict[str, Any]) 
     return (PARTIAL if mine or kept else MISSING), reached
 
 
-def read(path: Path) -> dict[str, Any]:
-    """What a results file holds; empty when it is not there."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-
-
 def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS) -> Path | None:
     """Writes the curves of an arm's runs into a results file, beside those that it holds of other seeds.
 
-    Of a seed that both have, the longer curve stays. Seeds below `REPORTED` are left out.
+    Of a seed that both have, the longer curve stays; of two that are as long, that of the run. Seeds below `REPORTED`
+    are left out.
 
     Args:
       arm: what was run.
@@ -141,23 +136,24 @@ def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS) -> Path | None
     Raises:
       ConfigError: when the file's runs had other settings.
     """
-    before = read(path)
+    before = read_results(path)
     seeds = dict(before.get("seeds", {}))
     runs, configs, steps = [], {}, before.get("env_steps", 0)
     for run in found(arm, folder):
         config = rundir.load_config(run.directory)
         for seed, curve in of_run(run.directory).items():
-            kept = seeds.get(str(seed))
-            if seed < REPORTED or (kept and kept["env_steps"][-1] >= curve.steps[-1]):
-                continue
-            check_same(arm, path, config)
-            seeds[str(seed)] = {
+            entry = {
                 "env_steps": curve.steps.tolist(),
                 "return": [round(float(x), 2) for x in curve.returns],
                 "wall_s": [round(float(x), 1) for x in curve.wall_s],
                 "run": run.directory.name,
                 "complete": bool(curve.steps[-1] >= config.env_steps),
             }
+            kept = seeds.get(str(seed))
+            if seed < REPORTED or kept == entry or (kept and kept["env_steps"][-1] > curve.steps[-1]):
+                continue
+            check_same(arm, path, config)
+            seeds[str(seed)] = entry
             runs.append(run.directory)
             configs[arm.method], steps = config, max(steps, config.env_steps)
     if not configs:
@@ -178,7 +174,7 @@ def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS) -> Path | None
 
 def differences(arm: Arm, path: Path, config: Config) -> list[str]:
     """The settings in which `config` differs from those that a results file was made with; none without a file."""
-    return harness.differences(read(path).get("configs", {}).get(arm.method, {}), config)
+    return harness.differences(read_results(path).get("configs", {}).get(arm.method, {}), config)
 
 
 def check_same(arm: Arm, path: Path, config: Config) -> None:
@@ -192,10 +188,10 @@ def check_same(arm: Arm, path: Path, config: Config) -> None:
 def kept_of(arm: Arm, config: Config) -> dict[str, Any]:
     """What results files hold of an arm, and those of the accelerator's queue with the settings of `config`; of a seed,
     the longer curve."""
-    data = read(path_of(arm))
+    data = read_results(path_of(arm))
     seeds = dict(data.get("seeds", {}))
     for path in sorted(GPU_RESULTS.glob("*.json")):
-        other = read(path)
+        other = read_results(path)
         if (other.get("task"), other.get("method")) != (arm.task, arm.method) or differences(arm, path, config):
             continue
         for seed, curve in other.get("seeds", {}).items():
@@ -212,12 +208,12 @@ def path_of(arm: Arm, folder: Path = RESULTS) -> Path:
 def ours(task: str, folders: Iterable[Path] = (RESULTS, GPU_RESULTS)) -> list[Ours]:
     """All that was collected of a task, on whatever machine."""
     files = [path for folder in folders for path in sorted(folder.glob("*.json"))]
-    return [_ours(data) for data in map(read, files) if data.get("task") == task and data.get("seeds")]
+    return [_ours(data) for data in map(read_results, files) if data.get("task") == task and data.get("seeds")]
 
 
 def collected(path: Path) -> Ours:
     """The curves of a results file."""
-    return _ours(read(path))
+    return _ours(read_results(path))
 
 
 def _ours(data: dict[str, Any]) -> Ours:

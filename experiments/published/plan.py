@@ -12,7 +12,7 @@ from branchax.presets import preset
 from experiments.variants import varied
 
 RUNS, RESULTS = Path("runs/published"), Path("results/published")
-REPORTED = 100  # the first seed that results are reported of; 0 to 9 are for development, and never published
+REPORTED = 100  # the first seed that results are reported of; those below are for development, and never published
 EPISODES = 10  # of an evaluation, by the policy's mode
 SAVED_EVERY = 1_000  # real steps between checkpoints, about: minutes on one core
 

@@ -19,11 +19,11 @@ HEADER = """# Beside published curves
 Written by `make published`. Return of an episode as mean ± sample standard deviation over seeds, at a number of real
 steps: of each seed the evaluation there (10 episodes, the policy's mode), read off between two neighbours where none is
 at that very step, never the best so far. One evaluation may fall on a dip or a peak: the last column has the mean of
-each seed's last five. In brackets: of how many seeds, where not all have got there. Ours first, then
-published ones; [experiments/published/data](../../experiments/published/data/README.md) has their sources. MBPO's
-published spread is no statistic of seeds and is left out. "Its settings of then": the preset was another one when these
-seeds were run. Seconds are means over seeds, with compilation and
-evaluations; in brackets ours as a share of the published counterpart's, which is of another machine.
+each seed's last five up to the step that all seeds have. In brackets: of how many seeds, where not all have got there.
+Ours first, then published ones; [experiments/published/data](../../experiments/published/data/README.md) has their
+sources. MBPO's published spread is no statistic of seeds and is left out. "Its settings of then": the preset was
+another one when these seeds were run. Seconds are means over seeds, with compilation and evaluations; in brackets ours
+as a share of the published counterpart's, which is of another machine.
 
 """
 
@@ -68,14 +68,16 @@ def _name(arm: Ours) -> str:
 
 def _ours_at(arm: Ours, mark: int) -> str:
     values = curves.all_at(arm, mark)
-    if not values.size:
-        return ""
-    fewer = f" ({values.size})" if values.size < len(arm.seeds) else ""
-    return f"{_mean(values)}{fewer}"
+    return f"{_mean(values)}{_fewer(arm, values)}" if values.size else ""
+
+
+def _fewer(arm: Ours, values: np.ndarray) -> str:
+    """How many seeds have got there, unless all have."""
+    return f" ({values.size})" if values.size < len(arm.seeds) else ""
 
 
 def _last(arm: Ours) -> str:
-    return _mean(np.array([curve.returns[-5:].mean() for curve in arm.seeds.values()]))
+    return _mean(np.array([c.returns[c.steps <= arm.reached][-5:].mean() for c in arm.seeds.values()]))
 
 
 def _mean(values: np.ndarray) -> str:
@@ -107,7 +109,7 @@ def _clock(arm: Ours, mark: int, published: dict[str, Published]) -> str:
     other = published.get(COUNTERPART.get(arm.method.split("+")[0], ""))
     theirs = np.nan if other is None else _value(other, mark, other.wall_s)
     share = "" if np.isnan(theirs) else f" (× {values.mean() / theirs:.2f})"
-    return f"{values.mean():,.0f}{share}"
+    return f"{values.mean():,.0f}{_fewer(arm, values)}{share}"
 
 
 def write(tables: dict[str, str], pictures: Path = RESULTS, page: Path = PAGE) -> Path:
