@@ -201,3 +201,31 @@ def test_finite_looks_at_every_leaf_of_a_row():
     rows = {"a": jnp.ones((3, 2)), "b": jnp.array([1.0, jnp.inf, 1.0]), "n": jnp.arange(3)}
     rows["a"] = rows["a"].at[2, 1].set(jnp.nan)
     np.testing.assert_array_equal(finite(rows), [True, False, False])
+
+
+def test_keeping_products_only_changes_the_memory_and_no_value():
+    kernels = jax.random.normal(jax.random.key(3), (3, 64, 64)) / 8
+    spec = WorldSpec("layers", 64, 64, 100)
+
+    def step(key, inner, action):
+        hidden = inner
+        for kernel in kernels:
+            hidden = jax.nn.silu(jnp.tanh(hidden @ kernel) + jnp.sin(hidden))
+        return hidden + action, hidden + action, hidden.sum(), False
+
+    world = make_world(spec, lambda key: (jnp.ones(64), jnp.ones(64)), step)
+
+    def pathwise(products_only):
+        def value(gain):
+            act = lambda key, obs: (gain * obs, ())  # noqa: E731
+            out = rollout(jax.random.key(1), world, act, starts(world, 128), 20, products_only=products_only)[1]
+            return out.transition.reward.mean(), out.transition.next_obs
+
+        return jax.jit(jax.value_and_grad(value, has_aux=True)).lower(jnp.full(64, 0.1)).compile()
+
+    kept, less = pathwise(False), pathwise(True)
+    ((value, obs), gradient), ((same_value, same_obs), same_gradient) = kept(jnp.full(64, 0.1)), less(jnp.full(64, 0.1))
+    np.testing.assert_allclose(value, same_value, rtol=1e-6)
+    np.testing.assert_allclose(obs, same_obs, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(gradient, same_gradient, rtol=1e-4, atol=1e-4)
+    assert less.memory_analysis().temp_size_in_bytes < 0.7 * kept.memory_analysis().temp_size_in_bytes

@@ -28,6 +28,7 @@ def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by de
     window: int | None = None,
     actions: jax.Array | None = None,
     memory: Any = None,
+    products_only: bool = False,
 ) -> tuple[WorldState, Trajectory]:
     """Steps `B` worlds in parallel for `length` steps.
 
@@ -47,6 +48,8 @@ def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by de
       actions: the actions of the first h <= H steps, instead of the policy's, [h, B, A].
       memory: the policy's memory, [B, ...], at the start and after every `restart`. An `act` whose memory is needed
         afterwards must also return it in its extras.
+      products_only: for derivatives keep nothing of a step but its matrix products, and compute the rest again on the
+        way back: less memory, and less time where products are most of the work. The values are the same but for rounding.
 
     Returns:
       The states after the last step [B, ...], and the trajectory [H, B, ...].
@@ -93,6 +96,9 @@ def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by de
         # A branch instead of a mask, because `horizon` is the same for the whole batch and all seeds.
         return advance(carry, x) if horizon is None else jax.lax.cond(x[0] < horizon, advance, skip, carry, x)
 
+    if products_only:
+        # `prevent_cse` is for code outside a scan; in a scan there is nothing to merge with.
+        body = jax.checkpoint(body, policy=jax.checkpoint_policies.dots_saveable, prevent_cse=False)
     alive = jnp.ones(batch, bool)
     with jax.named_scope("rollout"):  # its name in profiles and in the compiled program's text
         (state, *_), trajectory = jax.lax.scan(body, (start, alive, at_first), (jnp.arange(length), context, actions))

@@ -84,7 +84,7 @@ def look_ahead(parts: Parts, state: TrainState, horizon: jax.Array) -> Ahead:
         def one(key: Key, members: Any, start: WorldState) -> Trajectory:
             world = model.world(state.model, None)
             of_member: Any = world if members is None else lambda member: model.world(state.model, member)
-            return rollout(key, of_member, act, start, longest, context=members, horizon=steps)[1]
+            return rollout(key, of_member, act, start, longest, context=members, horizon=steps, products_only=True)[1]
 
         return jax.vmap(one)(jax.random.split(key_run, count), members, starts)
 
