@@ -501,13 +501,19 @@ def test_seeds_that_are_killed_go_on_to_the_same_numbers(tmp_path):
     assert (stopped / plan.RESULTS / "InvertedPendulum.png").exists()
 
 
-def test_the_means_of_five_evaluations_in_the_texts_are_those_of_the_results():
-    """On Hopper, of each seed the last five evaluations up to 30,000 steps."""
-    said = []
-    for method in ("mbpo", "dhmbpo_small", "sac"):
-        seeds = curves.collected(curves.path_of(Arm("Hopper", method), ROOT / plan.RESULTS)).seeds.values()
-        each = np.array([curve.returns[curve.steps <= 30_000][-5:].mean() for curve in seeds])
-        said.append(f"{each.mean():,.0f} ± {each.std(ddof=1):,.0f}")
+def test_the_returns_on_hopper_in_the_texts_are_those_of_the_results():
+    """And the means of the last five evaluations of each seed up to 30,000 steps."""
+    said, marks = [], (10_000, 20_000, 30_000)
     readme, page = (" ".join((ROOT / file).read_text().split()) for file in ("README.md", table.PAGE))
-    assert f"have means of {said[0]} (`mbpo`), {said[1]} (`dhmbpo_small`) and {said[2]} (`sac`)." in readme
+    for method in ("mbpo", "dhmbpo_small", "sac"):
+        ours = curves.collected(curves.path_of(Arm("Hopper", method), ROOT / plan.RESULTS))
+        each = np.array([curve.returns[curve.steps <= marks[-1]][-5:].mean() for curve in ours.seeds.values()])
+        said.append(f"{each.mean():,.0f} ± {each.std(ddof=1):,.0f}")
+        at = [curves.all_at(ours, mark) for mark in marks]
+        cells = [f"{values.mean():,.0f} ± {values.std(ddof=1):,.0f}" for values in at]
+        assert f"| **`{method}`** | {' | '.join(cells)} | {said[-1]} |" in readme
+    for method in ("DHMBPO", "MACURA", "MBPO", "SAC"):
+        curve = curves.published("Hopper")[method]
+        cells = [f"{curve.mean[curve.steps == mark][0]:,.0f}" for mark in marks]
+        assert f"| {method}, published | {' | '.join(cells)} | |" in readme
     assert f"have a mean of {said[2]} (`dhmbpo_small`: {said[1]}; `mbpo`: {said[0]})" in page
