@@ -258,11 +258,12 @@ def work(options: Options) -> int:
         raise ConfigError(f"seeds: {options.seeds} is not possible without --steps; allowed: {SEEDS}")
     plan = Plan(options.steps, options.seeds)
     file = plan.results / "ablation.json"
-    earlier = read_results(file, options.again)
+    earlier = read_results(file)
+    counts = read_results(file, options.again)
     arms = [] if options.draw else list(ARMS) if options.arm is None else [options.arm]
     try:
         for world, arm in itertools.product(WORLDS, arms):
-            if plan.known(world, arm, earlier) is None:
+            if plan.known(world, arm, counts) is None:
                 check(config := plan.config(world, arm))
                 train(config, plan.directory(world, arm))
     finally:  # interrupted, too

@@ -227,10 +227,10 @@ def in_simulator(name: str) -> bool:
 def main() -> None:
     """Runs, scores, publishes."""
     file = RESULTS / "family.json"
-    before = read_results(file, "--again" in sys.argv[1:])
+    before, again = read_results(file), "--again" in sys.argv[1:]
     arguments = [a for a in sys.argv[1:] if a not in ("--publish", "--again")]
     if "--publish" not in sys.argv[1:]:
-        run_all(arguments or list(WORLDS), before)
+        run_all(arguments or list(WORLDS), read_results(file, again))
         if arguments:
             return
     found = {w: {n: s for n in PRESETS if (s := find(n, w, before)) is not None} for w in WORLDS}

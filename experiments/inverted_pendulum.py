@@ -110,7 +110,7 @@ def main(arguments: list[str]) -> None:
     if len(arguments) == 2:
         train(config_of(arguments[0], int(arguments[1])), directory_of(arguments[0], int(arguments[1])))
         return
-    earlier = read_results(FILE, again=arguments == ["--again"])
+    earlier, again = read_results(FILE), arguments == ["--again"]
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     used = []
     for name in PRESETS:
@@ -118,7 +118,7 @@ def main(arguments: list[str]) -> None:
         settings = earlier.get("configs", {}).get(name, {})
         scores[name] = {} if differences(settings, config_of(name, FIRSTS[0])) else dict(then)
         for first in FIRSTS:
-            if arguments != ["--done"] and str(first) not in scores[name]:
+            if arguments != ["--done"] and (again or str(first) not in scores[name]):
                 train(config_of(name, first), directory_of(name, first))
             if found := scores_of(name, first):
                 scores[name] |= found

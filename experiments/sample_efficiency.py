@@ -214,14 +214,17 @@ def as_table(found: dict[str, Any]) -> str:
 
 def main(arguments: list[str]) -> None:
     """Runs, compares, publishes."""
+    if len(arguments) != 3 and arguments not in ([], ["--again"], ["--done"]):
+        allowed = "nothing, --again, --done, or a world, a method and a first seed"
+        raise SystemExit(f"{' '.join(arguments)} is not possible; allowed: {allowed}")
     if len(arguments) == 3:
         train_all(arguments[1], arguments[0], int(arguments[2]))
         return
-    earlier = read_results(FILE, again=arguments == ["--again"])
+    earlier, counts = read_results(FILE), read_results(FILE, again=arguments == ["--again"])
     found, configs, used = {}, {}, []
     for world, task in WORLDS.items():
         methods = methods_of(world)
-        solved, _ = collect(world, earlier)
+        solved, _ = collect(world, counts)
         missing = [(f, m) for f in FIRSTS for m in methods if str(f) not in solved[m]]
         for first, method in missing if arguments != ["--done"] else ():
             train_all(method, world, first)

@@ -465,3 +465,10 @@ def test_the_critics_alone_warm_up():
     after, told = jax.jit(lambda p: agent.warm_up(jax.random.key(5), p, SOURCES))(before)
     jax.tree.map(np.testing.assert_array_equal, after.actor.params, before.actor.params)
     assert float(jnp.abs(after.critics.params.net["layer_0"]["bias"]).max()) > 0 and set(told.losses) == {"critic/loss"}
+
+
+def test_the_way_back_through_the_model_keeps_products_only():
+    program = build(preset("dhmbpo_tiny", "classic/pendulum"))
+    state = jax.eval_shape(program.init, jax.random.key(0))
+    text = str(jax.make_jaxpr(lambda state: program.stages.improve(state, None, jnp.int32(20)))(state))
+    assert "dotssaveable" in text.lower().replace("_", "")  # JAX's name of the policy, as its versions print it

@@ -197,7 +197,7 @@ def test_what_an_older_preset_learned_is_stale_and_not_done(here, capsys, monkey
     data["configs"]["sac"]["agent"]["tau"] = 0.5
     rundir.write_json(path, data)
     assert command.states(ARM) == {100: ("stale", 20_000)}
-    monkeypatch.setattr(command.pages, "collect", lambda: None)
+    monkeypatch.setattr(command.pages, "collect", lambda again: None)
     assert command.main([]) == 0  # the whole plan goes past it
     said = capsys.readouterr().out
     assert "stale at 20,000" in said and "agent.tau 0.5 -> 0.005" in said and "move it" in said
@@ -205,7 +205,7 @@ def test_what_an_older_preset_learned_is_stale_and_not_done(here, capsys, monkey
     assert ours.earlier and table.EARLIER in table.of_task("Hopper", [ours], {})
 
 
-def test_what_was_run_elsewhere_is_run_again_when_asked(here):
+def test_what_was_run_elsewhere_is_run_again_when_asked(here, capsys):
     directory = make_run(ARM, 100, 1, 20_000)
     path = curves.collect(ARM, "published", curves.path_of(ARM))
     shutil.rmtree(directory)
@@ -213,11 +213,29 @@ def test_what_was_run_elsewhere_is_run_again_when_asked(here):
     assert command.states(ARM, again=True)[100] == (MISSING, 0)
     before = path.read_bytes()
     make_run(ARM, 100, 1, 20_000)
-    assert curves.collect(ARM, "published", path) and path.read_bytes() == before  # the same curve
+    assert curves.collect(ARM, "published", path, again=True) and path.read_bytes() == before  # the same curve
     make_run(ARM, 100, 1, 20_000, slope=0.02)
-    curves.collect(ARM, "published", path)
-    assert read_results(path)["seeds"]["100"]["return"][-1] == 500.0  # as long: the one at hand
+    last = lambda: read_results(path)["seeds"]["100"]["return"][-1]  # noqa: E731
+    assert curves.collect(ARM, "published", path) and last() == 300.0
+    assert curves.collect(ARM, "published", path, again=True) and last() == 500.0  # as long: the one at hand
     assert command.states(ARM, again=True)[100] == (DONE, 20_000)
+    make_run(ARM, 100, 1, 10_000, slope=0.02)
+    curves.collect(ARM, "published", path, again=True)
+    assert last() == 500.0 and "keeps a longer curve of seed 100" in capsys.readouterr().out
+
+
+def test_the_command_runs_again_what_was_run_elsewhere(here, capsys, monkeypatch):
+    make_run(ARM, 100, 3, 20_000)
+    curves.collect(ARM, "published", curves.path_of(ARM))
+    shutil.rmtree(plan.RUNS)
+    done: list = []
+    monkeypatch.setattr(command.runs, "run_processes", lambda arm, parts, jobs, every: done.append(parts) or 0)
+    monkeypatch.setattr(command.pages, "collect", done.append)
+    flags = ["--task", "Hopper", "--preset", "sac", "--seeds", "3", "--steps", "20000"]
+    assert command.main(flags) == 0 and done == [False]
+    assert "--again trains it here" in capsys.readouterr().out
+    assert command.main([*flags, "--again"]) == 0
+    assert done == [False, [(100, 1), (101, 1), (102, 1)], True]
 
 
 def test_a_setting_that_is_new_and_not_at_its_default_makes_a_difference(here):

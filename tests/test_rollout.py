@@ -228,4 +228,5 @@ def test_keeping_products_only_changes_the_memory_and_no_value():
     np.testing.assert_allclose(value, same_value, rtol=1e-6)
     np.testing.assert_allclose(obs, same_obs, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(gradient, same_gradient, rtol=1e-4, atol=1e-4)
+    assert less.as_text().count(" dot(") == kept.as_text().count(" dot(")  # none is computed twice
     assert less.memory_analysis().temp_size_in_bytes < 0.7 * kept.memory_analysis().temp_size_in_bytes

@@ -135,7 +135,7 @@ def work(options: Options) -> int:
         del core
         return OK
     if options.collect:
-        pages.collect()
+        pages.collect(options.again)
         return OK
     arms = arms_of(options)
     Console().print(listing(arms, options.first, options.again))
@@ -153,15 +153,18 @@ def work(options: Options) -> int:
         if possible(a) and any(s not in over for s, _ in states(a, options.first, options.again).values())
     ]
     if not left:
-        print("nothing is missing" + ("" if options.again else "; --again trains what was run elsewhere"))
-        pages.collect()
+        print("nothing is missing")
+        elsewhere = {s for a in arms for s, _ in states(a, options.first, True).values()} - {DONE, RUNNING, STALE}
+        if elsewhere:
+            print("  some of it was run elsewhere; --again trains it here")
+        pages.collect(options.again)
         return OK
     arm = left[0]
     print(f"going on with {arm.task} {arm.method}, {arm.env_steps:,} env steps; Ctrl-C saves", flush=True)
     try:
         code = go_on(arm, options)
     finally:
-        pages.collect()
+        pages.collect(options.again)
     return code
 
 

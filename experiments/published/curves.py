@@ -118,17 +118,17 @@ def state_of(arm: Arm, seed: int, runs: list[Found], collected: dict[str, Any]) 
     return (PARTIAL if mine or kept else MISSING), reached
 
 
-def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS) -> Path | None:
+def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS, again: bool = False) -> Path | None:
     """Writes the curves of an arm's runs into a results file, beside those that it holds of other seeds.
 
-    Of a seed that both have, the longer curve stays; of two that are as long, that of the run. Seeds below `REPORTED`
-    are left out.
+    Of a seed that both have, the longer curve stays. Seeds below `REPORTED` are left out.
 
     Args:
       arm: what was run.
       name: of the module that did it, with its flags, where `{seeds}` and `{steps}` stand for how many.
       path: the file.
       folder: where the runs are.
+      again: of curves that are as long, that of the run stays, not that of the file.
 
     Returns:
       The path, or None when there is nothing to write.
@@ -150,7 +150,10 @@ def collect(arm: Arm, name: str, path: Path, folder: Path = RUNS) -> Path | None
                 "complete": bool(curve.steps[-1] >= config.env_steps),
             }
             kept = seeds.get(str(seed))
-            if seed < REPORTED or kept == entry or (kept and kept["env_steps"][-1] > curve.steps[-1]):
+            further = kept["env_steps"][-1] - curve.steps[-1] if kept else -1
+            if seed < REPORTED or kept == entry or further > 0 or (further == 0 and not again):
+                if again and further > 0:
+                    print(f"{path} keeps a longer curve of seed {seed} than that of {run.directory}")
                 continue
             check_same(arm, path, config)
             seeds[str(seed)] = entry

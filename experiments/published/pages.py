@@ -9,8 +9,8 @@ from experiments.published import curves, draw, plan, table
 from experiments.published.plan import PLAN, Arm
 
 
-def collect() -> None:
-    """Collects every run that there is, and shows all that was collected."""
+def collect(again: bool = False) -> None:
+    """Collects every run that there is, and shows all that was collected; `again` as in `curves.collect`."""
     known = {(arm.task, arm.method): arm for arm in PLAN}
     for directory in sorted(plan.RUNS.glob("*_*_s*")):
         task, _, rest = directory.name.partition("_")
@@ -20,7 +20,7 @@ def collect() -> None:
             continue
         name = f"published --task {arm.task} --preset {arm.method} --seeds {{seeds}} --steps {{steps}}"
         try:
-            curves.collect(arm, name, curves.path_of(arm))
+            curves.collect(arm, name, curves.path_of(arm), again=again)
         except ConfigError as error:  # the others are none the worse
             print(f"published: {error}", file=sys.stderr)
     show()
