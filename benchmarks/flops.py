@@ -73,8 +73,8 @@ def look_ahead_row(obs: int, action: int, model: ModelConfig, agent: SACConfig, 
 
 
 def per_real_step(obs: int, action: int, config: Config) -> dict[str, float]:
-    """Operations for each real step of a run of SAC in a learned model, by part; rollouts at their longest. Looks at
-    held-out rows are left out, and what the policy computes for the range of values.
+    """Operations for each real step of a run of SAC in a learned model, by part; rollouts at their longest. Evaluations
+    on held-out rows are left out, and what the policy computes for the range of values.
 
     A fit whose error never falls takes `fit, patience`, one that `model.max_rounds` ends `fit, most`.
     `model.good_error` can end it sooner.

@@ -48,9 +48,9 @@ def rollout(  # noqa: PLR0913 (one loop for all uses; most options are off by de
       actions: the actions of the first h <= H steps, instead of the policy's, [h, B, A].
       memory: the policy's memory, [B, ...], at the start and after every `restart`. An `act` whose memory is needed
         afterwards must also return it in its extras.
-      products_only: for derivatives keep nothing of a step but its matrix products, and compute the rest again on the
-        way back: less memory, and less time where products are most of the work. The values are the same but for
-        rounding.
+      products_only: for derivatives keep of a step only its start and its matrix products, and compute the rest again
+        on the way back: less memory, and less time where products are most of the work. The values are the same but
+        for rounding.
 
     Returns:
       The states after the last step [B, ...], and the trajectory [H, B, ...].
