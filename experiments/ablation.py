@@ -259,7 +259,7 @@ def work(options: Options) -> int:
     plan = Plan(options.steps, options.seeds)
     file = plan.results / "ablation.json"
     earlier = read_results(file)
-    counts = read_results(file, options.again)
+    counts = {} if options.again else earlier
     arms = [] if options.draw else list(ARMS) if options.arm is None else [options.arm]
     try:
         for world, arm in itertools.product(WORLDS, arms):

@@ -230,7 +230,7 @@ def main() -> None:
     before, again = read_results(file), "--again" in sys.argv[1:]
     arguments = [a for a in sys.argv[1:] if a not in ("--publish", "--again")]
     if "--publish" not in sys.argv[1:]:
-        run_all(arguments or list(WORLDS), read_results(file, again))
+        run_all(arguments or list(WORLDS), {} if again else before)
         if arguments:
             return
     found = {w: {n: s for n in PRESETS if (s := find(n, w, before)) is not None} for w in WORLDS}

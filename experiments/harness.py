@@ -51,9 +51,9 @@ def learned(directory: Path, seed: int) -> dict[str, Any]:
     }
 
 
-def read_results(path: Path, again: bool = False) -> dict[str, Any]:
-    """What a results file holds; empty where there is none, or where all of it is to be run `again`."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() and not again else {}
+def read_results(path: Path) -> dict[str, Any]:
+    """What a results file holds; empty where there is none."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def steps_to(steps: np.ndarray, returns: np.ndarray, threshold: float, hold: int = 3) -> float | None:

@@ -220,7 +220,8 @@ def main(arguments: list[str]) -> None:
     if len(arguments) == 3:
         train_all(arguments[1], arguments[0], int(arguments[2]))
         return
-    earlier, counts = read_results(FILE), read_results(FILE, again=arguments == ["--again"])
+    earlier = read_results(FILE)
+    counts = {} if arguments == ["--again"] else earlier
     found, configs, used = {}, {}, []
     for world, task in WORLDS.items():
         methods = methods_of(world)

@@ -1,6 +1,7 @@
 """The double horizon, piece by piece: what is run, compared, drawn, and what goes on after an interruption."""
 
 import json
+import shutil
 
 import pytest
 
@@ -69,6 +70,20 @@ def test_a_trial_runs_all_arms_in_order_and_then_nothing_more(here, monkeypatch)
     )
     assert (plan.results / "ablation.png").stat().st_size > 10_000 and not ablation.RESULTS.exists()
     assert ablation.main(flags) == 0 and ablation.main([*flags, "--draw"]) == 0 and len(here) == count
+
+
+def test_what_is_run_again_leaves_the_other_results(here, monkeypatch):
+    monkeypatch.setattr(ablation, "ARMS", {arm: ARMS[arm] for arm in (BASE, "no_spread", "relu")})
+    monkeypatch.setattr(ablation, "WORLDS", {PENDULUM: WORLDS[PENDULUM]})
+    monkeypatch.setattr(ablation, "draw", lambda worlds, path: None)
+    ablation.RESULTS.mkdir()
+    assert ablation.main([]) == 0 and len(here) == 3
+    shutil.rmtree(ablation.RUNS)
+    assert ablation.main([]) == 0 and len(here) == 3
+    for count, arm in ((4, BASE), (5, "relu")):
+        assert ablation.main(["--again", "--arm", arm]) == 0 and len(here) == count
+    arms = json.loads((ablation.RESULTS / "ablation.json").read_text())["worlds"][PENDULUM]["arms"]
+    assert list(arms) == [BASE, "no_spread", "relu"] and arms["relu"]["area_mean"] == 37.5
 
 
 def test_an_arm_is_run_again_where_it_was_cut_off_or_has_other_settings(here):
